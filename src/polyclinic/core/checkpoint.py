@@ -1,0 +1,66 @@
+"""The state of a run on disk: written whole or not at all, and checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from polyclinic.core import codec
+from polyclinic.core.errors import InputError, Stopped
+
+_HASH = 32
+
+
+class Checkpoint:
+    """A `Store` in one file. The hash of what it holds stands in front of it."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def load(self) -> Mapping[str, Any] | None:
+        """The saved value, or None. Raises CHECKPOINT_DAMAGED when the file is not as written."""
+        if not self.path.exists():
+            return None
+        data = self.path.read_bytes()
+        if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
+            raise InputError(
+                f"{self.path}: the checkpoint is not as it was written", code="CHECKPOINT_DAMAGED",
+                rule="a checkpoint is read only when its SHA-256 fits",
+                next="restore the file from a backup, or delete it and run the study anew",
+                kept="the damaged file is left as it is",
+            )
+        value: Mapping[str, Any] = codec.decode(data[_HASH:])
+        return value
+
+    def save(self, value: Mapping[str, Any]) -> None:
+        """Replace the file in one step. Raises DISK_FULL and keeps the file before it."""
+        body = codec.encode(value)
+        write_atomic(self.path, hashlib.sha256(body).digest() + body)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write to a temporary file, fsync, rename, fsync the folder: old or new, never between."""
+    temporary = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise Stopped(
+            f"{path}: {error.strerror or error}", code="CANNOT_WRITE",
+            rule="the state is saved after every round, whole or not at all",
+            next="free some space or choose another folder, then run again with --resume",
+            kept="everything up to the round before" if path.exists() else "nothing yet",
+        ) from error

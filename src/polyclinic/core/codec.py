@@ -1,0 +1,124 @@
+"""Canonical bytes: one value, one byte string, the same on every machine.
+
+A message is a JSON header (sorted keys, no spaces) and, after it, the arrays in the order in which
+the header meets them, little-endian and C-ordered. Only None, bool, int, float, str, list, dict and
+arrays of five types exist, so decoding cannot run code. Decoding is strict: what is not canonical,
+too long or cut short is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.errors import PolyclinicError
+
+MAGIC = b"PCM1"
+_DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
+_ARRAY = "$array"
+
+
+class CodecError(PolyclinicError):
+    """Bytes or a value outside the canonical form: BAD_MESSAGE."""
+
+
+def encode(value: Any) -> bytes:
+    """Canonical bytes of a nested value."""
+    arrays: list[bytes] = []
+    header = json.dumps(_lower(value, arrays), sort_keys=True, separators=(",", ":"),
+                        ensure_ascii=True, allow_nan=False).encode()
+    return b"".join([MAGIC, struct.pack("<Q", len(header)), header, *arrays])
+
+
+def decode(data: bytes) -> Any:
+    """The value of canonical bytes. Raises CodecError for anything else."""
+    if data[:4] != MAGIC or len(data) < 12:
+        raise _bad("no Polyclinic message")
+    (length,) = struct.unpack_from("<Q", data, 4)
+    if length > len(data) - 12:
+        raise _bad("the header is cut short")
+    try:
+        header = json.loads(data[12 : 12 + length], parse_constant=_no_constant)
+    except (ValueError, RecursionError):
+        raise _bad("the header is not JSON") from None
+    cursor = _Cursor(data, 12 + length)
+    value = _raise(header, cursor)
+    if cursor.at != len(data):
+        raise _bad("bytes are left over")
+    if encode(value) != data:
+        raise _bad("the message is not in canonical form")
+    return value
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of the canonical bytes, in hex."""
+    return hashlib.sha256(encode(value)).hexdigest()
+
+
+def _lower(value: Any, arrays: list[bytes]) -> Any:
+    if value is None or isinstance(value, (bool, str, int)):
+        return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _bad("a number is not finite")
+        return value
+    if isinstance(value, np.ndarray):
+        kind = f"{value.dtype.kind}{value.dtype.itemsize}"
+        if kind not in _DTYPES:
+            raise _bad(f"arrays of type {value.dtype} do not travel")
+        arrays.append(np.ascontiguousarray(value, dtype=_DTYPES[kind]).tobytes())
+        return {_ARRAY: [kind, list(value.shape)]}
+    if isinstance(value, np.generic):
+        return _lower(value.item(), arrays)
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) and key != _ARRAY for key in value):
+            raise _bad("keys are texts")
+        return {key: _lower(value[key], arrays) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_lower(item, arrays) for item in value]
+    raise _bad(f"values of type {type(value).__name__} do not travel")
+
+
+class _Cursor:
+    def __init__(self, data: bytes, at: int) -> None:
+        self.data, self.at = data, at
+
+    def array(self, spec: Any) -> Any:
+        try:
+            kind, shape = spec
+            dtype = np.dtype(_DTYPES[kind])
+            valid = all(type(n) is int and 0 <= n < 2**40 for n in shape) and len(shape) <= 8
+        except (TypeError, ValueError, KeyError):
+            valid = False
+        if not valid:
+            raise _bad("an array is described wrongly")
+        size = math.prod(shape) * dtype.itemsize
+        if size > len(self.data) - self.at:
+            raise _bad("an array is cut short")
+        chunk = np.frombuffer(self.data, dtype, math.prod(shape), self.at).reshape(shape)
+        self.at += size
+        return chunk.astype(dtype.newbyteorder("="))
+
+
+def _raise(value: Any, cursor: _Cursor) -> Any:
+    if isinstance(value, list):
+        return [_raise(item, cursor) for item in value]
+    if isinstance(value, dict):
+        if set(value) == {_ARRAY}:
+            return cursor.array(value[_ARRAY])
+        return {key: _raise(value[key], cursor) for key in sorted(value)}
+    return value
+
+
+def _no_constant(_: str) -> Any:
+    raise ValueError("not a finite number")
+
+
+def _bad(what: str) -> CodecError:
+    return CodecError(what, code="BAD_MESSAGE", rule="messages are canonical bytes of plain data")

@@ -1,0 +1,148 @@
+"""What partitions compute, what a trust domain adds up, what a gate lets out, what the sites sum to.
+
+The four types are the four places of an array's life, and each has one maker: a `Task` makes a
+`Contribution`, `Workers` make a `Sum`, the gate makes a `Release`, the federation makes a `Total`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core import codec, ring
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.leaf import Leaf
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gate needs to know about the rows behind a contribution. It never leaves the site.
+
+    patients  number of patients behind the contribution
+    cells     per leaf, the number of patients behind each entry (int64, the leaf's shape)
+
+    Evidence is a commutative monoid under `+`: ``Evidence() + e == e``.
+    """
+
+    patients: int = 0
+    cells: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+
+    def __add__(self, other: Evidence) -> Evidence:
+        cells = dict(self.cells)
+        for name, counts in other.cells.items():
+            cells[name] = cells[name] + counts if name in cells else counts
+        return Evidence(self.patients + other.patients, cells)
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """The arrays of one partition, by leaf name, and the evidence behind them."""
+
+    leaves: Mapping[str, Array | float | int]
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Contributions added inside one trust domain, in ring form. Made by Workers only."""
+
+    words: Mapping[str, Array]
+    evidence: Evidence
+
+    @staticmethod
+    def of(leaves: Sequence[Leaf], contribution: Contribution) -> Sum:
+        """Ring form of one contribution. Raises SCHEMA_MISMATCH when arrays are not as declared."""
+        if set(contribution.leaves) != {leaf.name for leaf in leaves}:
+            raise _mismatch("the arrays are not those that the task declares")
+        return Sum(
+            {leaf.name: _to_words(leaf, contribution.leaves[leaf.name]) for leaf in leaves},
+            contribution.evidence,
+        )
+
+    def __add__(self, other: Sum) -> Sum:
+        words = {name: add_words(mine, other.words[name]) for name, mine in self.words.items()}
+        return Sum(words, self.evidence + other.evidence)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What one site lets out in one round. Made by the gate only.
+
+    hidden  per leaf, 1 where the gate zeroed an entry because too few patients stood behind it
+    """
+
+    site: str
+    plan: str
+    words: Mapping[str, Array]
+    hidden: Mapping[str, NDArray[np.int64]]
+
+    def to_bytes(self) -> bytes:
+        return codec.encode({"site": self.site, "plan": self.plan, "words": self.words,
+                             "hidden": self.hidden})
+
+
+@dataclass(frozen=True)
+class Total:
+    """The opened sum over sites. Made by `open_total` for a federation or a trust domain only.
+
+    values   by leaf name: float64 or int64 arrays (0-d for scalars)
+    hidden   by leaf name: how many sites hid each entry (only leaves with small cells)
+    by_site  the sites' own arrays, for plans that collect
+    """
+
+    values: Mapping[str, Array]
+    sites: tuple[str, ...] = ()
+    hidden: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    by_site: Mapping[str, Total] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+
+    def __getitem__(self, name: str) -> Array:
+        return self.values[name]
+
+    def number(self, name: str) -> float:
+        return float(self.values[name])
+
+
+def open_total(
+    leaves: Sequence[Leaf], words: Mapping[str, Array], **more: Any
+) -> Total:
+    """Decode ring words into a Total."""
+    return Total({leaf.name: _from_words(leaf, words[leaf.name]) for leaf in leaves}, **more)
+
+
+def add_words(a: Array, b: Array) -> Array:
+    return ring.add(a, b) if a.dtype == np.uint64 else a + b
+
+
+def words_shape(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of a leaf's ring form, which is what a message must hold."""
+    if leaf.ring == "int64":
+        return (leaf.size,), np.dtype(np.int64)
+    return (leaf.size, 2), np.dtype(np.uint64)
+
+
+def _to_words(leaf: Leaf, value: Array | float | int) -> Array:
+    array = np.asarray(value)
+    if array.shape != leaf.shape:
+        raise _mismatch(f"{leaf.name} has shape {array.shape}, declared {leaf.shape}")
+    if leaf.ring == "int64":
+        if array.dtype.kind not in "iub":
+            raise _mismatch(f"{leaf.name} is declared as integers")
+        return array.astype(np.int64).ravel()
+    return ring.encode(array.astype(np.float64), leaf.scale)
+
+
+def _from_words(leaf: Leaf, words: Array) -> Array:
+    flat = words if leaf.ring == "int64" else ring.decode(words, leaf.scale)
+    return flat.reshape(leaf.shape)
+
+
+def _mismatch(what: str) -> PolyclinicError:
+    return PolyclinicError(what, code="SCHEMA_MISMATCH",
+                           rule="a contribution holds exactly the arrays that its task declares")

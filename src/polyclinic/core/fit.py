@@ -1,0 +1,110 @@
+"""The one loop: plan, total, update, checkpoint, until the algorithm is finished."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from polyclinic.core.algorithm import Algorithm, State
+from polyclinic.core.contribution import Total
+from polyclinic.core.errors import Stopped
+from polyclinic.core.federation import Engine
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import lookup
+
+
+@dataclass(frozen=True)
+class Round:
+    """One finished round, as callbacks, history and report see it. `seconds` is wall time."""
+
+    number: int
+    step: str
+    task: str
+    plan: str
+    seconds: float
+    figures: Mapping[str, float] = field(default_factory=dict)
+    left: tuple[Mapping[str, Any], ...] = ()
+
+
+class Store(Protocol):
+    """Keeps the newest state of a run."""
+
+    def load(self) -> Mapping[str, Any] | None: ...
+    def save(self, value: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished fit: the model, and the history of its rounds."""
+
+    model: Any
+    state: State
+    rounds: tuple[Round, ...]
+
+
+Callback = Callable[[Round], None]
+
+
+def fit(
+    algorithm: Algorithm,
+    engine: Engine,
+    *,
+    seed: int = 0,
+    store: Store | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Run `algorithm` to its end.
+
+    The state is saved in `store` after every round. A store that already holds a state resumes it;
+    the result has the same bytes as an undisturbed run. Ctrl-C between two saves loses at most the
+    round in progress.
+    """
+    saved = store.load() if store else None
+    state: State = saved["state"] if saved else algorithm.init(seed)
+    rounds = [_round_from(r) for r in saved["rounds"]] if saved else []
+    parent = rounds[-1].plan if rounds else ""
+    with engine.session():
+        try:
+            while (plan := algorithm.plan(state)) is not None:
+                plan = plan.at(len(rounds) + 1, parent)
+                started = time.perf_counter()
+                total = engine.total(plan)
+                state = algorithm.update(state, plan, total)
+                rounds.append(_finished(plan, total, time.perf_counter() - started,
+                                        algorithm.progress(state)))
+                parent = plan.round_hash
+                if store:
+                    store.save({"state": state, "rounds": [asdict(r) for r in rounds]})
+                for callback in callbacks:
+                    callback(rounds[-1])
+        except KeyboardInterrupt:
+            raise _interrupted(len(rounds), store is not None) from None
+    return Run(algorithm.model(state), state, tuple(rounds))
+
+
+def _finished(plan: Plan, total: Total, seconds: float, figures: Mapping[str, float]) -> Round:
+    leaves = lookup(plan.task, plan.version).leaves(plan)
+    left = tuple(
+        {"leaf": leaf.name, "kind": leaf.kind, "shape": list(leaf.shape), "numbers": leaf.size,
+         "bytes": leaf.size * (8 if leaf.ring == "int64" else 16),
+         "sites": list(total.sites), "combine": plan.combine}
+        for leaf in leaves
+    )
+    shown = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+    return Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, shown, left)
+
+
+def _round_from(data: Mapping[str, Any]) -> Round:
+    return Round(**{**data, "left": tuple(data["left"])})
+
+
+def _interrupted(rounds: int, stored: bool) -> Stopped:
+    return Stopped(
+        f"stopped by Ctrl-C after round {rounds}", code="INTERRUPTED",
+        rule="the state is saved after every round" if stored else "this run had no run folder",
+        next="the same command with --resume goes on from there" if stored else "start again",
+        kept=f"rounds 1 to {rounds}" if stored and rounds else "nothing",
+    )

@@ -1,0 +1,38 @@
+"""One declared array of a contribution."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """What a task says about one array before it computes it. Derived at the site from the plan.
+
+    name     unique within the task
+    shape    of the array
+    kind     in a word, for the officer: "gradient", "histogram", "count"
+    ring     "exact128": float64 summed in the 128-bit ring; "int64": integers
+    scale    power of two of the ring's unit; from declared bounds, never from data
+    unit     of the numbers, where they have one
+    bound    largest magnitude of one patient's part, where the task clips; None: not bounded
+    support  who stands behind an entry: all "patients" of the contribution, or per entry ("cells")
+    small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
+             contribution, or "hide" the entry (zeroed and flagged; histograms and cross-tables)
+    """
+
+    name: str
+    shape: tuple[int, ...] = ()
+    kind: str = "sum"
+    ring: Literal["exact128", "int64"] = "exact128"
+    scale: int = 0
+    unit: str = ""
+    bound: float | None = None
+    support: Literal["patients", "cells"] = "patients"
+    small: Literal["refuse", "hide"] = "refuse"
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)

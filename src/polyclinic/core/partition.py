@@ -1,0 +1,85 @@
+"""Rows that one worker holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+CHUNK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Some rows of one site, all rows of a patient together.
+
+    columns  float64 arrays, one per column, (n_rows,), NaN = missing; or, for arrays in one trust
+             domain, ``"X"`` (n_rows, n_features) with ``"y"`` and the like beside it
+    key      int64 (n_rows,): ordinal of the row's patient at the site. It does not depend on how
+             rows are split, so folds and samples drawn from it do not either. None: first, first+1, ...
+    cache    pure function of (plan, rows); may vanish at any time
+    """
+
+    columns: Mapping[str, NDArray[np.float64]]
+    key: NDArray[np.int64] | None = None
+    site: str = ""
+    first: int = 0
+    cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def n_rows(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    @property
+    def keys(self) -> NDArray[np.int64]:
+        if self.key is None:
+            return np.arange(self.first, self.first + self.n_rows, dtype=np.int64)
+        return self.key
+
+    @property
+    def n_patients(self) -> int:
+        return self.n_rows if self.key is None else self.patients()
+
+    def patients(self, rows: NDArray[np.bool_] | None = None) -> int:
+        """Number of patients behind `rows` (all rows when None)."""
+        if self.key is None:
+            return self.n_rows if rows is None else int(np.count_nonzero(rows))
+        key = self.key if rows is None else self.key[rows]
+        return int(np.count_nonzero(np.diff(key))) + 1 if len(key) else 0
+
+    def cached(self, name: str, make: Callable[[], Any]) -> Any:
+        found = self.cache.get(name)
+        if found is None:
+            found = self.cache[name] = make()
+        return found
+
+    def slice(self, start: int, stop: int) -> Partition:
+        """Rows start..stop as views of the same memory, with a cache of their own."""
+        return Partition(
+            {name: values[start:stop] for name, values in self.columns.items()},
+            None if self.key is None else self.key[start:stop],
+            self.site,
+            self.first + start,
+        )
+
+    def split(self, parts: int) -> list[Partition]:
+        """Contiguous parts of near-equal size; a patient's rows stay together."""
+        cuts = [self.n_rows * i // parts for i in range(parts + 1)]
+        return self._cut(cuts)
+
+    def chunks(self, rows: int = CHUNK_ROWS) -> list[Partition]:
+        """Parts of `rows` rows counted from the start: the unit of floating-point addition."""
+        return self._cut([*range(0, self.n_rows, rows), self.n_rows])
+
+    def _cut(self, cuts: list[int]) -> list[Partition]:
+        edges = sorted({self._patient_edge(cut) for cut in cuts})
+        return [self.slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+
+    def _patient_edge(self, row: int) -> int:
+        if self.key is None or row <= 0 or row >= self.n_rows or self.key[row] != self.key[row - 1]:
+            return row
+        later = np.flatnonzero(self.key[row:] != self.key[row])
+        return row + int(later[0]) if len(later) else self.n_rows

@@ -1,0 +1,80 @@
+"""What every site is asked to compute in one round, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar
+
+from polyclinic.core import codec
+
+T = TypeVar("T")
+Combine = Literal["sum", "collect"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Data only, so that a reviewer can read all of it and two sites get the same bytes.
+
+    task     name of the installed `Task` that computes it, with `version`
+    step     the round in words, as an officer reads it: "Newton round"
+    values   every number that the computation uses; nested dict of arrays, numbers and texts
+    combine  "sum" over sites, or "collect": one contribution per site, allowed by name only
+    cohort   the rows it is about; fixed once per analysis
+    round    number of the round; `parent` is the round hash of the plan before it
+    to       the sites that are asked; empty = all
+    """
+
+    task: str
+    values: Mapping[str, Any]
+    step: str = ""
+    version: int = 1
+    combine: Combine = "sum"
+    cohort: Mapping[str, Any] | None = None
+    round: int = 0
+    parent: str = ""
+    to: tuple[str, ...] = ()
+    _derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def at(self, round: int, parent: str) -> Plan:
+        return replace(self, round=round, parent=parent, _derived={})
+
+    def once(self, name: str, make: Callable[[], T]) -> T:
+        """A value derived from the plan, computed once and shared by all partitions."""
+        if name not in self._derived:
+            self._derived[name] = make()
+        found: T = self._derived[name]
+        return found
+
+    def content(self) -> dict[str, Any]:
+        """What is asked, without where it stands in a run: asking again is the same content."""
+        return {
+            "task": self.task, "version": self.version, "step": self.step, "values": self.values,
+            "combine": self.combine, "cohort": self.cohort, "to": list(self.to),
+        }
+
+    @property
+    def content_hash(self) -> str:
+        return self.once("content_hash", lambda: codec.digest(self.content()))
+
+    @property
+    def round_hash(self) -> str:
+        place = {"content": self.content_hash, "round": self.round, "parent": self.parent}
+        return self.once("round_hash", lambda: codec.digest(place))
+
+    def to_bytes(self) -> bytes:
+        return codec.encode({**self.content(), "round": self.round, "parent": self.parent})
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Plan:
+        """The plan in `data`. Raises CodecError when a field is absent, extra or of a wrong type."""
+        fields = codec.decode(data)
+        kinds: dict[str, type | tuple[type, ...]] = {
+            "task": str, "version": int, "step": str, "values": dict, "combine": str,
+            "cohort": (dict, type(None)), "to": list, "round": int, "parent": str,
+        }
+        if not isinstance(fields, dict) or set(fields) != set(kinds) or not all(
+            isinstance(fields[name], kind) for name, kind in kinds.items()
+        ) or fields["combine"] not in ("sum", "collect"):
+            raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
+        return Plan(**{**fields, "to": tuple(fields["to"])})

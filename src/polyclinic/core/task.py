@@ -1,0 +1,71 @@
+"""The site's half of an algorithm, and the list of those that are installed.
+
+A plan names a task; a site looks the name up here. No code travels. Other packages add tasks by an
+entry point in the group ``polyclinic.tasks`` that names a list of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib.metadata import entry_points
+from typing import Literal, Protocol
+
+from polyclinic.core.contribution import Contribution
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+
+Grain = Literal["row", "patient", "site"]
+GROUP = "polyclinic.tasks"
+
+
+class Task(Protocol):
+    """Computes one kind of contribution; never sees the algorithm that asked.
+
+    grain  "row": rows may be split anywhere; "patient": all rows of a patient in one call; "site":
+           the whole site in one call. Workers never split a patient, whatever the grain.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def grain(self) -> Grain: ...
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        """The arrays that `local` will return, derived from the plan at the site."""
+        ...
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        """The contribution of one partition. Pure."""
+        ...
+
+
+_installed: dict[tuple[str, int], Task] = {}
+_loaded: list[str] = []
+
+
+def register(tasks: Iterable[Task]) -> None:
+    """Install `tasks`; installing the same one twice is harmless, two of one name are an error."""
+    for task in tasks:
+        key = (task.name, task.version)
+        if _installed.setdefault(key, task) is not task:
+            raise ValueError(f"two tasks are called {task.name} version {task.version}")
+
+
+def lookup(name: str, version: int) -> Task:
+    """The installed task of that name and version. Raises UNKNOWN_TASK."""
+    if (name, version) not in _installed and not _loaded:
+        _loaded.append(GROUP)
+        for entry in entry_points(group=GROUP):
+            register(entry.load())
+    task = _installed.get((name, version))
+    if task is None:
+        raise PolyclinicError(
+            f"no algorithm step {name!r} version {version} is installed here", code="UNKNOWN_TASK",
+            rule="a site runs installed algorithms only; no code travels",
+            next="install the same version of Polyclinic at every site",
+        )
+    return task

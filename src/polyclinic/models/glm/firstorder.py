@@ -1,0 +1,236 @@
+"""Solvers that use gradients only: L-BFGS, distributed gradient descent, stochastic descent.
+
+gd    theta <- theta - eta * (sum of gradients), all rows, synchronous. A round evaluates twice,
+      once and half the last step size and keeps the best, so eta follows the curvature.
+sgd   each partition draws rows by hash(seed, round, key); the step decays as 1 / (1 + decay * round)
+      and the iterates of the second half are averaged (Polyak & Juditsky 1992).
+lbfgs Nocedal & Wright, *Numerical Optimization* (2006), algorithm 7.4; step sizes travel together.
+
+What leaves the site: see `polyclinic.models.glm.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.algorithm import State
+from polyclinic.core.contribution import Total
+from polyclinic.core.plan import Plan
+from polyclinic.models.glm.scale import Point, Scale
+from polyclinic.models.glm.solution import Optimum
+
+Floats = NDArray[np.float64]
+MEMORY = 10
+BACKTRACK = np.array([0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5])
+STALLED = 1e-6
+CURVATURE = {"gaussian": 1.0, "binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
+
+
+def _start(scale: Scale, seed: int) -> State:
+    return {
+        "seed": seed, "theta": scale.start(), "objective": None, "gradient": None, "loss": None,
+        "rounds": 0, "step": None, "end": "", "eta": 1.0,
+    }
+
+
+def _optimum(state: State, theta: Any = None) -> Optimum:
+    at = state["theta"] if theta is None else theta
+    return Optimum(at, state["loss"], None, None, state["rounds"], state["end"] or "stopped",
+                   state["step"])
+
+
+def _figures(scale: Scale, state: State) -> Mapping[str, float]:
+    if state["objective"] is None:
+        return {}
+    return {"loss": state["objective"] * 2.0 ** (2 * scale.spec.response_exponent)}
+
+
+def _per_row(scale: Scale) -> float:
+    """An upper bound of the summed curvature in standard units of one term."""
+    heaviest = 1.0
+    if scale.moments.class_weight is not None:
+        heaviest = float(scale.moments.class_weight.max())
+    return CURVATURE.get(scale.spec.family, 1.0) * scale.moments.weight * heaviest
+
+
+@dataclass(frozen=True)
+class GradientDescent:
+    """Full-batch gradient descent; see the module."""
+
+    scale: Scale
+
+    def init(self, seed: int) -> State:
+        return {**_start(self.scale, seed), "eta": self.scale.spec.solver.step}
+
+    def _candidates(self, state: State) -> Floats:
+        if state["gradient"] is None:
+            return np.asarray(state["theta"])[None]
+        etas = state["eta"] * np.array([2.0, 1.0, 0.5]) / _per_row(self.scale)
+        candidates: Floats = state["theta"] - etas[:, None] * state["gradient"]
+        return candidates
+
+    def plan(self, state: State) -> Plan | None:
+        if state["end"]:
+            return None
+        return self.scale.plan(self._candidates(state), 1, "gradient round")
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        solver, rounds = self.scale.spec.solver, state["rounds"] + 1
+        candidates = self._candidates(state)
+        losses = self.scale.losses(total, candidates)
+        best = int(np.argmin(losses))
+        first = state["objective"] is None
+        if not first and losses[best] > state["objective"] + 1e-13 * abs(state["objective"]):
+            end = "max_rounds" if rounds >= solver.max_rounds else ""
+            return {**state, "eta": state["eta"] * 0.25, "rounds": rounds, "end": end}
+        point = self.scale.point(total, candidates[best], index=best)
+        if point is None:
+            return {**state, "theta": state["theta"] * 0.5, "rounds": rounds}
+        eta = state["eta"] if first else state["eta"] * (2.0, 1.0, 0.5)[best]
+        step = float(np.linalg.norm(point.gradient) / np.sqrt(_per_row(self.scale)))
+        new = {**state, "theta": candidates[best], "objective": point.objective, "step": step,
+               "loss": point.loss, "gradient": point.gradient, "eta": eta, "rounds": rounds}
+        if step <= solver.tolerance or eta < 1e-9:
+            return {**new, "end": "converged"}
+        return {**new, "end": "max_rounds" if rounds >= solver.max_rounds else ""}
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return _figures(self.scale, state)
+
+    def model(self, state: State) -> Optimum:
+        return _optimum(state)
+
+
+@dataclass(frozen=True)
+class StochasticDescent:
+    """Mini-batch gradient descent with decaying step and averaging; see the module."""
+
+    scale: Scale
+
+    def init(self, seed: int) -> State:
+        return {**_start(self.scale, seed), "mean": np.zeros(self.scale.spec.size), "averaged": 0}
+
+    def plan(self, state: State) -> Plan | None:
+        if state["end"]:
+            return None
+        draw = {"sample": self.scale.spec.solver.batch, "seed": state["seed"],
+                "round": state["rounds"] + 1}
+        return self.scale.plan(state["theta"], 1, "gradient round on a batch", **draw)
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        solver, rounds = self.scale.spec.solver, state["rounds"] + 1
+        point = self.scale.point(total, state["theta"], share=solver.batch)
+        end = "" if rounds < solver.max_rounds else "averaged"
+        if point is None:
+            return {**state, "theta": 0.5 * state["theta"], "rounds": rounds, "end": end}
+        eta = solver.step / (1.0 + solver.decay * rounds) / (_per_row(self.scale) * solver.batch)
+        theta = state["theta"] - eta * point.gradient
+        new = {**state, "theta": theta, "rounds": rounds, "loss": point.loss,
+               "objective": point.objective / solver.batch, "end": end}
+        if 2 * rounds > solver.max_rounds:
+            count = state["averaged"] + 1
+            mean = state["mean"] + (theta - state["mean"]) / count
+            new = {**new, "averaged": count, "mean": mean}
+        return new
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return _figures(self.scale, state)
+
+    def model(self, state: State) -> Optimum:
+        return _optimum(state, state["mean"] if state["averaged"] else None)
+
+
+@dataclass(frozen=True)
+class LBFGS:
+    """Limited-memory BFGS; see the module."""
+
+    scale: Scale
+
+    def init(self, seed: int) -> State:
+        empty = np.zeros((0, self.scale.spec.size))
+        return {**_start(self.scale, seed), "s": empty, "y": empty, "searching": False}
+
+    def plan(self, state: State) -> Plan | None:
+        if state["end"]:
+            return None
+        return self.scale.plan(self._candidates(state), 1, "L-BFGS round")
+
+    def _candidates(self, state: State) -> Floats:
+        if state["gradient"] is None:
+            return np.asarray(state["theta"])[None]
+        sizes = BACKTRACK if state["searching"] else np.ones(1)
+        candidates: Floats = state["theta"] + sizes[:, None] * self._direction(state)
+        return candidates
+
+    def _direction(self, state: State) -> Floats:
+        """Two-loop recursion."""
+        q, s, y = -state["gradient"], state["s"], state["y"]
+        alphas = []
+        for i in range(len(s) - 1, -1, -1):
+            alpha = float(s[i] @ q) / float(s[i] @ y[i])
+            alphas.append(alpha)
+            q = q - alpha * y[i]
+        q = q * (float(s[-1] @ y[-1]) / float(y[-1] @ y[-1]) if len(s)
+                 else 1.0 / _per_row(self.scale))
+        for i, alpha in enumerate(reversed(alphas)):
+            q = q + (alpha - float(y[i] @ q) / float(s[i] @ y[i])) * s[i]
+        return np.asarray(q)
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        state = {**state, "rounds": state["rounds"] + 1}
+        candidates = self._candidates(state)
+        if state["gradient"] is None:
+            point = self.scale.point(total, candidates[0])
+            if point is None:
+                return {**state, "theta": 0.5 * state["theta"]}
+            return self._accept(state, candidates[0], point)
+        losses = self.scale.losses(total, candidates)
+        slope = float(state["gradient"] @ self._direction(state))
+        sizes = BACKTRACK if state["searching"] else np.ones(1)
+        slack = 1e-12 * (1.0 + abs(state["objective"]))
+        good = np.flatnonzero(losses <= state["objective"] + 1e-4 * sizes * slope + slack)
+        if not len(good):
+            return self._failed(state)
+        at = int(good[np.argmin(losses[good])])
+        point = self.scale.point(total, candidates[at], index=at)
+        return self._failed(state) if point is None else self._accept(state, candidates[at], point)
+
+    def _failed(self, state: State) -> State:
+        if not state["searching"]:
+            return self._bounded({**state, "searching": True})
+        if len(state["s"]):
+            empty = np.zeros((0, self.scale.spec.size))
+            return self._bounded({**state, "searching": False, "s": empty, "y": empty})
+        end = "converged" if (state["step"] or 1.0) < STALLED else "no_descent"
+        return {**state, "end": end}
+
+    def _bounded(self, state: State) -> State:
+        full = state["rounds"] >= self.scale.spec.solver.max_rounds
+        return {**state, "end": "max_rounds"} if full else state
+
+    def _accept(self, state: State, theta: Floats, point: Point) -> State:
+        s, y = state["s"], state["y"]
+        if state["gradient"] is not None:
+            ds, dy = theta - state["theta"], point.gradient - state["gradient"]
+            if float(ds @ dy) > 1e-14 * float(np.linalg.norm(ds) * np.linalg.norm(dy)):
+                s, y = np.vstack([s, ds])[-MEMORY:], np.vstack([y, dy])[-MEMORY:]
+        new = {**state, "theta": theta, "objective": point.objective, "loss": point.loss,
+               "gradient": point.gradient, "s": s, "y": y, "searching": False}
+        decrease = -0.5 * float(point.gradient @ self._direction(new))
+        step = float(np.sqrt(2.0 * max(decrease, 0.0)))
+        stalled = state["step"] is not None and step < STALLED and step > 0.5 * state["step"]
+        new["step"] = step
+        if step <= self.scale.spec.solver.tolerance or stalled:
+            return {**new, "end": "converged"}
+        return self._bounded(new)
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return _figures(self.scale, state)
+
+    def model(self, state: State) -> Optimum:
+        return _optimum(state)

@@ -1,0 +1,302 @@
+"""The site's half of generalised linear models.
+
+What leaves the site, each as a sum over its rows: counts, first and second moments of the terms
+and of the outcome; at given coefficients the loss, its gradient and its Hessian; on request the
+outer products of score vectors for robust standard errors. No row leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core import codec
+from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.design import Design
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.sampling import uniform
+from polyclinic.core.task import Grain
+from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
+from polyclinic.models.glm.kernel import Derivatives, Rows, many_predictors, one_predictor
+
+Floats = NDArray[np.float64]
+
+
+def design_of(plan: Plan) -> Design:
+    return plan.once("design", lambda: Design.from_data(plan.values["design"]))
+
+
+def rows_of(plan: Plan, partition: Partition) -> tuple[Rows, int]:
+    """The rows that the plan is about, and the number of patients behind them."""
+    base = base_rows(plan, partition)
+    chosen = plan.values["rows"]
+    if "folds" in chosen:
+        kept = partition.keys % chosen["folds"] != chosen["without"]
+        weight = kept if base.weight is None else base.weight * kept
+        base = Rows(base.x, base.y, weight.astype(np.float64), base.offset)
+        if "sample" not in chosen:
+            return base, partition.patients(kept)
+    if "sample" not in chosen:
+        return base, partition.n_patients
+    draw = (chosen["seed"], chosen["round"], chosen["sample"])
+
+    def take() -> tuple[Rows, int]:
+        drawn = uniform(partition.keys, chosen["seed"], chosen["round"], partition.site)
+        mask = drawn < chosen["sample"]
+        part = [None if v is None else v[mask] for v in (base.weight, base.offset)]
+        return Rows(base.x[mask], base.y[mask], *part), partition.patients(mask)
+
+    if chosen["round"] == 0 and "folds" not in chosen:
+        found: tuple[Rows, int] = partition.cached(f"sample {draw} {_key(plan)}", take)
+        return found
+    return take()
+
+
+def base_rows(plan: Plan, partition: Partition) -> Rows:
+    """Model matrix, outcome, weight and offset of all rows; built once per design."""
+    made: Rows = partition.cached(f"rows {_key(plan)}", lambda: _build(plan, partition))
+    return made
+
+
+def _key(plan: Plan) -> str:
+    needed = {name: plan.values.get(name) for name in ("design", "family", "class_weight")}
+    return plan.once("rows key", lambda: codec.digest(needed))
+
+
+def _build(plan: Plan, partition: Partition) -> Rows:
+    design, columns = design_of(plan), partition.columns
+    x, y = design.matrix(columns, partition.site), columns[design.response]
+    weight = columns[design.weight] if design.weight else None
+    scale = plan.values.get("response_exponent", 0)
+    if scale:
+        y = np.ldexp(y, -scale)
+    class_weight = plan.values.get("class_weight")
+    if class_weight is not None and len(class_weight):
+        by_class = class_weight[y.astype(np.int64)]
+        weight = by_class if weight is None else weight * by_class
+    return Rows(x, y, weight, columns[design.offset] if design.offset else None)
+
+
+@dataclass(frozen=True)
+class MomentsTask:
+    """Counts and moments; with "shift" in the plan, second moments about it."""
+
+    name: str = "glm.moments"
+    version: int = 1
+    grain: Grain = "row"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        p, classes = len(design_of(plan).terms), plan.values["classes"]
+        return (
+            Leaf("n", (), "count", "int64", unit="rows"),
+            Leaf("patients", (), "count", "int64", unit="patients"),
+            Leaf("invalid", (), "count", "int64", unit="rows"),
+            Leaf("counts", (classes,), "count", "int64", unit="rows"),
+            Leaf("class_weights", (classes,), "sum"),
+            Leaf("x", (p,), "sum"),
+            Leaf("xx", (p,), "sum of squares"),
+            Leaf("outcome", (5,), "sum"),
+        )
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        design, rows, patients = design_of(plan), *rows_of(plan, partition)
+        classes, p = plan.values["classes"], len(design.terms)
+        shift = plan.values.get("shift")
+        raw_shift = np.ldexp(shift, design.exponents) if shift is not None else None
+        x, xx = np.zeros(p), np.zeros(p)
+        for at, block in rows.blocks(raw_shift):
+            w = np.ones(len(block)) if rows.weight is None else rows.weight[at]
+            x += w @ block
+            xx += w @ (block * block)
+        e = design.exponents
+        weight = np.ones(len(rows.y)) if rows.weight is None else rows.weight
+        counts, by_class = _class_counts(rows.y, weight, classes)
+        return Contribution(
+            {
+                "n": int(np.count_nonzero(weight)) if "folds" in plan.values["rows"]
+                else len(weight),
+                "patients": patients,
+                "invalid": _invalid(plan, rows, classes),
+                "counts": counts, "class_weights": by_class,
+                "x": np.ldexp(x, -e), "xx": np.ldexp(xx, -2 * e),
+                "outcome": _outcome(plan, rows, weight),
+            },
+            Evidence(patients),
+        )
+
+
+def _class_counts(y: Floats, weight: Floats, classes: int) -> tuple[NDArray[np.int64], Floats]:
+    if not classes:
+        return np.zeros(0, dtype=np.int64), np.zeros(0)
+    label = np.clip(np.nan_to_num(y), 0, classes - 1).astype(np.int64)
+    counts = np.bincount(label[weight != 0], minlength=classes)
+    return counts, np.bincount(label, weights=weight, minlength=classes)
+
+
+def _invalid(plan: Plan, rows: Rows, classes: int) -> int:
+    if plan.values["family"] == MULTINOMIAL:
+        bad = ~np.isin(rows.y, np.arange(classes))
+    else:
+        bad = FAMILIES[plan.values["family"]].invalid(rows.y)
+    return int(np.count_nonzero(bad))
+
+
+def _outcome(plan: Plan, rows: Rows, weight: Floats) -> Floats:
+    """Sums of weight, w y, w y^2, and of the family's saturated loss and constant."""
+    y = rows.y
+    if plan.values["family"] == MULTINOMIAL:
+        return np.array([weight.sum(), 0.0, 0.0, 0.0, 0.0])
+    family = FAMILIES[plan.values["family"]]
+    good = ~family.invalid(y)
+    y, weight = y[good], weight[good]
+    return np.array([weight.sum(), weight @ y, weight @ (y * y),
+                     weight @ family.saturated(y), weight @ family.constant(y)])
+
+
+@dataclass(frozen=True)
+class DerivativesTask:
+    """Loss, gradient and Hessian at candidate coefficients "theta" (m, size)."""
+
+    name: str = "glm.derivatives"
+    version: int = 1
+    grain: Grain = "row"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        m, size = plan.values["theta"].shape
+        order = plan.values["order"]
+        leaves = [Leaf("too_large", (), "flag", "int64"), Leaf("loss", (m,), "loss")]
+        if order >= 1:
+            leaves.append(Leaf("gradient", (m, size), "gradient"))
+        if order == 2:
+            leaves.append(Leaf("hessian", (m, size * (size + 1) // 2), "Hessian"))
+        return tuple(leaves)
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        rows, patients = rows_of(plan, partition)
+        sums = derivatives(plan, rows, plan.values["theta"], plan.values["order"])
+        values: dict[str, Any] = {"too_large": int(sums.too_large), "loss": sums.loss}
+        if plan.values["order"] >= 1:
+            values["gradient"] = sums.gradient
+        if plan.values["order"] == 2:
+            values["hessian"] = sums.hessian[(slice(None), *np.triu_indices(sums.hessian.shape[1]))]
+        if sums.too_large:
+            values = {k: v if k == "too_large" else np.zeros_like(v) for k, v in values.items()}
+        return Contribution(values, Evidence(patients))
+
+
+def derivatives(plan: Plan, rows: Rows, theta: Floats, order: int) -> Derivatives:
+    """Derivatives with respect to coefficients of the scaled, shifted terms."""
+    design, family = design_of(plan), plan.values["family"]
+    if theta.shape[1] % (len(design.terms) + int(design.intercept)):
+        raise PolyclinicError("theta does not fit the design", code="BAD_MESSAGE")
+    lead = np.zeros(int(design.intercept), dtype=np.int64)
+    e = np.concatenate([lead, design.exponents])
+    shift = plan.values["shift"]
+    raw_shift = np.ldexp(shift, design.exponents) if np.any(shift) else None
+    e = np.tile(e, theta.shape[1] // len(e)) if len(e) else e
+    at = np.ldexp(theta, -e)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if family == MULTINOMIAL:
+            classes = plan.values["classes"]
+            raw = many_predictors(rows, classes, at, order, raw_shift, design.intercept)
+        else:
+            raw = one_predictor(rows, FAMILIES[family], at, order, raw_shift, design.intercept)
+    gradient = np.ldexp(raw.gradient, -e) if order >= 1 else raw.gradient
+    hessian = np.ldexp(raw.hessian, -(e[:, None] + e)) if order == 2 else raw.hessian
+    return Derivatives(raw.loss, gradient, hessian)
+
+
+@dataclass(frozen=True)
+class InformationTask:
+    """At the final coefficients: expected information and Pearson's chi-square.
+
+    Needed where the link is not canonical, so that the Hessian is not the information.
+    """
+
+    name: str = "glm.information"
+    version: int = 1
+    grain: Grain = "row"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        size = plan.values["theta"].shape[1]
+        return (Leaf("pearson", (), "chi-square"),
+                Leaf("information", (size * (size + 1) // 2,), "information"))
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        design, family = design_of(plan), FAMILIES[plan.values["family"]]
+        rows, patients = rows_of(plan, partition)
+        pearson, information = 0.0, np.zeros((plan.values["theta"].shape[1],) * 2)
+        for full, eta, at in _scaled_blocks(design, rows, plan):
+            w = np.ones(len(eta)) if rows.weight is None else rows.weight[at]
+            mean = family.mean(eta)
+            residual = rows.y[at] - mean
+            pearson += float(w @ (residual * residual / family.variance(mean)))
+            information += full.T @ (full * (w * family.information(eta))[:, None])
+        packed = information[np.triu_indices(len(information))]
+        return Contribution({"pearson": pearson, "information": packed}, Evidence(patients))
+
+
+def _scaled_blocks(design: Design, rows: Rows, plan: Plan) -> Any:
+    """Blocks of the scaled, shifted model matrix with intercept, and their linear predictor."""
+    shift = np.ldexp(plan.values["shift"], design.exponents)
+    theta = plan.values["theta"][0]
+    for at, x in rows.blocks(shift):
+        scaled = np.ldexp(x, -design.exponents)
+        full = np.hstack([np.ones((len(x), 1)), scaled]) if design.intercept else scaled
+        q = len(theta) // full.shape[1]
+        eta = full @ theta.reshape(q, -1).T
+        if rows.offset is not None:
+            eta = eta + rows.offset[at, None]
+        yield full, eta[:, 0] if q == 1 else eta, at
+
+
+@dataclass(frozen=True)
+class ScoresTask:
+    """Outer products of score vectors at the final coefficients, for robust standard errors.
+
+    "by" in the plan: "row" adds every row's own (HC0); "site" the square of each site's summed
+    score, for errors clustered by site.
+    """
+
+    name: str = "glm.scores"
+    version: int = 1
+    grain: Grain = "site"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        size = plan.values["theta"].shape[1]
+        return (Leaf("clusters", (), "count", "int64"),
+                Leaf("meat", (size * (size + 1) // 2,), "score products"))
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        design, size = design_of(plan), plan.values["theta"].shape[1]
+        rows, patients = rows_of(plan, partition)
+        meat, total = np.zeros((size, size)), np.zeros(size)
+        for full, eta, at in _scaled_blocks(design, rows, plan):
+            first = _first(plan, eta, rows.y[at])
+            if rows.weight is not None:
+                first = first * rows.weight[at, None]
+            score = (first[:, :, None] * full[:, None, :]).reshape(len(full), size)
+            meat += score.T @ score
+            total += score.sum(axis=0)
+        if plan.values["by"] == "site":
+            meat = np.outer(total, total)
+        packed = meat[np.triu_indices(size)]
+        return Contribution({"clusters": 1, "meat": packed}, Evidence(patients))
+
+
+def _first(plan: Plan, eta: Floats, y: Floats) -> Floats:
+    if plan.values["family"] != MULTINOMIAL:
+        return FAMILIES[plan.values["family"]].derivatives(eta, y)[1][:, None]
+    top = np.maximum(eta.max(axis=1, keepdims=True), 0.0)
+    e = np.exp(eta - top)
+    p = e / (e.sum(axis=1, keepdims=True) + np.exp(-top))
+    return p - (y[:, None] == np.arange(1, eta.shape[1] + 1))
+
+
+tasks = [MomentsTask(), DerivativesTask(), InformationTask(), ScoresTask()]

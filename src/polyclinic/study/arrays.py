@@ -1,0 +1,125 @@
+"""Arrays in one trust domain: checked, described by bounds, cut into blocks without a copy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.design import Design, Term
+from polyclinic.core.errors import InputError
+from polyclinic.core.partition import CHUNK_ROWS, Partition
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A design over a matrix, and the rows behind it.
+
+    labels  the site of every row, or None; they partition nothing unless the model needs them
+    """
+
+    design: Design
+    rows: Partition
+    labels: NDArray[Any] | None = None
+
+    def by_site(self) -> list[Partition]:
+        """The rows of each label, gathered."""
+        if self.labels is None:
+            raise InputError("errors clustered by site need the site of every row",
+                             code="NO_SITES", rule="fit(X, y, sites=labels) names the sites",
+                             next="fit again with sites=")
+        return [
+            Partition({name: values[self.labels == label]
+                       for name, values in self.rows.columns.items()}, site=str(label))
+            for label in np.unique(self.labels)
+        ]
+
+
+def from_arrays(
+    x: Floats,
+    y: Floats,
+    names: Sequence[str],
+    *,
+    intercept: bool = True,
+    weight: Any = None,
+    offset: Any = None,
+    labels: Any = None,
+    site_effects: bool = False,
+) -> Arrays:
+    """Describe and check arrays. `x` (n_rows, n_features) is not copied.
+
+    Raises
+    ------
+    InputError : NOT_FINITE for NaN or infinity, WRONG_LENGTH for arrays of different length.
+    """
+    columns: dict[str, Floats] = {"X": x, "y": y}
+    for name, values in (("w", weight), ("offset", offset)):
+        if values is not None:
+            columns[name] = _column(name, values, len(y))
+    if labels is not None:
+        labels = np.asarray(labels)
+        if len(labels) != len(y):
+            raise _length("sites", len(labels), len(y))
+    if site_effects:
+        if labels is None:
+            raise InputError("a fixed effect per site needs the site of every row", code="NO_SITES",
+                             rule="fit(X, y, sites=labels) names the sites", next="give sites=")
+        levels = np.unique(labels)[1:]
+        columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
+        names = [*names, *(f"site[T.{level}]" for level in levels)]
+    bounds = _bounds(x, "X")
+    for name in ("w", "offset"):
+        if name in columns:
+            _bounds(columns[name][:, None], name)
+    terms = tuple(Term(str(name), (), float(bound)) for name, bound in zip(names, bounds, strict=True))
+    design = Design(
+        terms, "y", intercept, "offset" if offset is not None else None,
+        "w" if weight is not None else None,
+        response_bound=float(_bounds(y[:, None], "y")[0]) or 1.0,
+    )
+    return Arrays(design, Partition(columns), labels)
+
+
+def _column(name: str, values: Any, n_rows: int) -> Floats:
+    column = np.asarray(values, dtype=np.float64)
+    column = np.broadcast_to(column, (n_rows,)).copy() if column.ndim == 0 else column
+    if column.shape != (n_rows,):
+        raise _length("sample_weight" if name == "w" else name, len(column), n_rows)
+    if name == "w" and np.any(column < 0):
+        raise InputError("sample_weight: some weights are negative", code="NEGATIVE_WEIGHT",
+                         rule="weights are 0 or more")
+    return column
+
+
+def _length(name: str, got: int, wanted: int) -> InputError:
+    return InputError(f"{name} has {got} entries for {wanted} rows", code="WRONG_LENGTH",
+                      rule="one entry per row")
+
+
+def _bounds(x: Floats, name: str) -> Floats:
+    """Largest magnitude per column. One pass; NaN and infinity show in it."""
+
+    def one(start: int) -> Floats:
+        block = x[start : start + CHUNK_ROWS]
+        return np.asarray(np.maximum(block.max(axis=0), -block.min(axis=0)), dtype=np.float64)
+
+    starts = range(0, len(x), CHUNK_ROWS)
+    if len(starts) > 1:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = list(pool.map(one, starts))
+    else:
+        found = [one(start) for start in starts]
+    bounds = np.max(found, axis=0) if found else np.zeros(x.shape[1])
+    if not np.all(np.isfinite(bounds)):
+        kind = "NaN" if np.isnan(bounds).any() else "infinity"
+        raise InputError(f"Input {name} contains {kind}.", code="NOT_FINITE",
+                         rule="arrays are finite numbers",
+                         next="drop or fill the missing values first")
+    return np.asarray(bounds)

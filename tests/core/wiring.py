@@ -1,0 +1,50 @@
+"""Federations and domains over arrays, as an engine wires them, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.federation import Domain, Federation
+from polyclinic.core.partition import Partition
+from polyclinic.engines.embedded import InProcess, Site, ThreadWorkers
+from polyclinic.privacy.gate import Gate
+from polyclinic.privacy.policy import Policy
+
+OPEN = Policy(min_patients=1)
+
+
+def partition(columns: Mapping[str, Any], key: Any = None, site: str = "") -> Partition:
+    arrays = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    return Partition(arrays, None if key is None else np.asarray(key, dtype=np.int64), site)
+
+
+def cut(columns: Mapping[str, Any], sizes: Sequence[int], key: Any = None) -> dict[str, Partition]:
+    """Sites a, b, c, ... with `sizes` rows each, taken in order."""
+    edges = np.cumsum([0, *sizes])
+    return {
+        name: partition(
+            {column: values[start:stop] for column, values in columns.items()},
+            None if key is None else key[start:stop], name)
+        for name, start, stop in zip("abcdefghij", edges, edges[1:], strict=False)
+    }
+
+
+def federation(
+    parts: Mapping[str, Partition], policy: Policy | None = None, partitions: int = 1,
+    threads: int | None = None,
+) -> Federation:
+    """Every partition is a site of its own with a gate."""
+    policy = policy or Policy()
+    sites = {
+        name: Site(name, lambda cohort, workers=ThreadWorkers(part, partitions, threads): workers,
+                   Gate(name, policy))
+        for name, part in parts.items()
+    }
+    return Federation(InProcess(sites), list(sites))
+
+
+def domain(part: Partition, partitions: int = 1, threads: int | None = None) -> Domain:
+    return Domain(ThreadWorkers(part, partitions, threads))
