@@ -93,7 +93,8 @@ class _Cursor:
         try:
             kind, shape = spec
             dtype = np.dtype(_DTYPES[kind])
-            valid = all(type(n) is int and 0 <= n < 2**40 for n in shape) and len(shape) <= 8
+            valid = isinstance(shape, list) and len(shape) <= 8 and all(
+                type(n) is int and 0 <= n < 2**40 for n in shape)
         except (TypeError, ValueError, KeyError):
             valid = False
         if not valid:
@@ -101,7 +102,12 @@ class _Cursor:
         size = math.prod(shape) * dtype.itemsize
         if size > len(self.data) - self.at:
             raise _bad("an array is cut short")
-        chunk = np.frombuffer(self.data, dtype, math.prod(shape), self.at).reshape(shape)
+        try:
+            chunk = np.frombuffer(self.data, dtype, math.prod(shape), self.at).reshape(shape)
+        except ValueError:  # no entries, but more dimensions' worth of them than numpy can count
+            raise _bad("an array is described wrongly") from None
+        if kind == "b1" and chunk.view(np.uint8).max(initial=0) > 1:
+            raise _bad("a truth value is neither 0 nor 1")
         self.at += size
         return chunk.astype(dtype.newbyteorder("="))
 

@@ -1,10 +1,9 @@
-"""What every estimator shares: scikit-learn conventions over sites or arrays."""
+"""What every regression estimator shares: scikit-learn's conventions over sites or arrays."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -15,16 +14,319 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from polyclinic.core.checkpoint import Checkpoint
-from polyclinic.core.design import Design, Factor, Term
+from polyclinic.core.design import Design, exponent
 from polyclinic.core.errors import DataWarning, InputError
-from polyclinic.core.federation import Domain, Engine, Inline
-from polyclinic.core.fit import Callback, Round, Run, fit
+from polyclinic.core.federation import Inline
+from polyclinic.core.fit import Callback, Run, Store, fit
 from polyclinic.core.partition import Partition
-from polyclinic.core.task import register
-from polyclinic.models import tasks
+from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
-from polyclinic.models.glm.robust import cluster_covariance, robust_covariance
+from polyclinic.models.glm.robust import robust_covariance, scores_plan
 from polyclinic.study.arrays import Arrays, from_arrays
+from polyclinic.study.formula import FormulaData, from_formula
+from polyclinic.study.sites import Sites
+
+Floats = NDArray[np.float64]
+MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
+
+
+class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """Base of the generalised linear models. See `LogisticRegression` for what they share."""
+
+    _family = ""
+    _small_sample = False  # True: t distribution instead of the normal one
+
+    def __init__(
+        self,
+        *,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        fit_intercept: bool = True,
+        site_effects: bool = False,
+        solver: str = "newton",
+        max_rounds: int | None = None,
+        tolerance: float = 1e-10,
+        solver_options: dict[str, float] | None = None,
+        random_state: int = 0,
+    ) -> None:
+        self.l2 = l2
+        self.l1 = l1
+        self.fit_intercept = fit_intercept
+        self.site_effects = site_effects
+        self.solver = solver
+        self.max_rounds = max_rounds
+        self.tolerance = tolerance
+        self.solver_options = solver_options
+        self.random_state = random_state
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        sites: Any = None,
+        offset: Any = None,
+        engine: Embedded | None = None,
+        callbacks: Sequence[Callback] = (),
+        store: Store | None = None,
+    ) -> Self:
+        """Fit over sites by a formula, or over arrays in one trust domain.
+
+        Parameters
+        ----------
+        X : `Sites`, or array or frame of shape (n_rows, n_features).
+        y : with `Sites` the formula, ``"disease ~ age + C(cp)"``; else the outcome, (n_rows,).
+        sample_weight : (n_rows,), 0 or more; a weight of 2 counts as two rows. In a formula:
+            ``weights(column)``.
+        sites : (n_rows,) site of every row. It only partitions, unless `site_effects` is set or
+            errors are clustered by site.
+        offset : (n_rows,) known part of the linear predictor. In a formula: ``offset(column)``.
+        engine : where to compute; None: this process.
+        callbacks : called after every round with a `Round`.
+        store : keeps the state after every round; one that holds a state resumes it.
+
+        Raises
+        ------
+        InputError : bad input, named. Refused : a site's gate refused.
+        """
+        engine = engine or Embedded()
+        if isinstance(X, Sites):
+            return self._fit_sites(X, y, engine, callbacks, store)
+        if isinstance(y, str):
+            raise InputError("a formula needs sites", code="NO_SITES",
+                             rule="fit(sites, formula) or fit(X, y)",
+                             next="make sites with pc.read or pc.split")
+        return self._fit_arrays(X, y, sample_weight, sites, offset, engine, callbacks, store)
+
+    def _fit_sites(
+        self, sites: Sites, formula: str, engine: Embedded, callbacks: Sequence[Callback],
+        store: Store | None,
+    ) -> Self:
+        data = from_formula(sites, formula, engine, site_effects=self.site_effects,
+                            intercept=self.fit_intercept)
+        family, classes = self._outcome_of_column(data)
+        spec = self._spec(data.design, family, classes)
+        run = fit(glm(spec), data.federation, seed=self.random_state, callbacks=callbacks,
+                  store=store)
+        self._sites, self._formula, self._data = sites, formula, data
+        self._arrays = None
+        return self._finish(run, spec, engine)
+
+    def _fit_arrays(
+        self, X: Any, y: Any, sample_weight: Any, sites: Any, offset: Any, engine: Embedded,
+        callbacks: Sequence[Callback], store: Store | None,
+    ) -> Self:
+        x, outcome = validate_data(
+            self, _native(X), y, dtype=[np.float64, np.float32], ensure_all_finite=False,
+            y_numeric=False, multi_output=False,
+        )
+        values, family, classes = self._outcome(np.asarray(outcome))
+        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(x.shape[1])])
+        arrays = from_arrays(
+            x, values, names, intercept=self.fit_intercept, weight=sample_weight, offset=offset,
+            labels=sites, site_effects=self.site_effects,
+        )
+        spec = self._spec(arrays.design, family, classes)
+        run = fit(glm(spec), engine.domain(arrays.rows), seed=self.random_state,
+                  callbacks=callbacks, store=store)
+        self._arrays, self._data = arrays, None
+        return self._finish(run, spec, engine)
+
+    def _outcome(self, y: NDArray[Any]) -> tuple[Floats, str, int]:
+        """Outcome as float64, family, number of classes, for arrays."""
+        if y.dtype.kind not in "fiub":
+            y = y.astype(np.float64)
+        return y.astype(np.float64), self._family, 0
+
+    def _outcome_of_column(self, data: FormulaData) -> tuple[str, int]:
+        """Family and number of classes, for a formula."""
+        return self._family, 0
+
+    def _class_weight(self) -> Any:
+        return None
+
+    def _spec(self, design: Design, family: str, classes: int) -> Spec:
+        if self.l1 < 0 or self.l2 < 0:
+            raise InputError("a penalty is negative", code="NEGATIVE_PENALTY",
+                             rule="l1 and l2 are 0 or more")
+        options = dict(self.solver_options or {})
+        rounds = self.max_rounds or MAX_ROUNDS.get(self.solver, 25)
+        try:
+            solver = Solver(self.solver, max_rounds=rounds, tolerance=self.tolerance, **options)
+        except TypeError:
+            raise InputError(
+                f"solver_options: {', '.join(options)}", code="UNKNOWN_OPTION",
+                rule="options: step, batch, decay, warm_rows") from None
+        return Spec(design, family, classes, float(self.l2), float(self.l1), self._class_weight(),
+                    solver=solver)
+
+    def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:
+        self.result_: GLMFit = run.model[-1]
+        self.rounds_ = run.rounds
+        self.n_iter_ = self.result_.rounds
+        self._engine = engine
+        self._set_coef()
+        for message, category in self.warnings_():
+            warnings.warn(message, category, stacklevel=3)
+        return self
+
+    def _set_coef(self) -> None:
+        coef, lead = self.result_.coef, int(self._design.intercept)
+        self.coef_ = coef[0, lead:]
+        self.intercept_ = float(coef[0, 0]) if lead else 0.0
+
+    @property
+    def _design(self) -> Design:
+        return self.result_.scale.spec.design
+
+    def warnings_(self) -> list[tuple[str, type[Warning]]]:
+        """What a reader of the result should know, each with its warning class."""
+        found: list[tuple[str, type[Warning]]] = []
+        result, names = self.result_, self._names()
+        width = result.scale.spec.width
+        for j in np.flatnonzero(~result.active[:width]):
+            found.append((_aliased(names[: width], int(j), result), DataWarning))
+        if result.end == "separated":
+            found.append((_separated(names, result), DataWarning))
+        elif not result.converged:
+            found.append((
+                f"{self.solver} ended after {result.rounds} rounds ({result.end})"
+                + (f", {result.distance:.2g} standard errors from the optimum"
+                   if result.distance is not None else "")
+                + "; raise max_rounds, or use another solver", ConvergenceWarning))
+        return found
+
+    def _names(self) -> list[str]:
+        lead = ["Intercept"] if self._design.intercept else []
+        return [*lead, *self._design.names]
+
+    def summary(
+        self, *, exponentiate: bool = False, robust: bool | str = False, level: float = 0.95
+    ) -> pd.DataFrame:
+        """Coefficients with standard errors, indexed by term.
+
+        Parameters
+        ----------
+        exponentiate : odds, rate or mean ratios instead of coefficients; `se` stays on the log scale.
+        robust : True for sandwich errors (HC0), "site" for errors clustered by site; one more round.
+        level : of the intervals.
+
+        Returns
+        -------
+        DataFrame with columns coef, se, z, p, lower, upper. Linear models use the t distribution.
+        """
+        check_is_fitted(self)
+        covariance = self.covariance(robust)
+        coef = np.where(np.isnan(np.diag(self.result_.covariance)) & ~self.result_.active, np.nan,
+                        self.result_.coef.ravel())
+        se = np.sqrt(np.diag(covariance))
+        law = stats.t(self.result_.df_resid) if self._small_sample and not robust else stats.norm
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = coef / se
+        half = law.ppf(0.5 + level / 2) * se
+        table = pd.DataFrame(
+            {"coef": coef, "se": se, "z": z, "p": 2 * law.sf(np.abs(z)),
+             "lower": coef - half, "upper": coef + half},
+            index=pd.Index(self._names(), name="term"),
+        )
+        if exponentiate:
+            table[["coef", "lower", "upper"]] = np.exp(table[["coef", "lower", "upper"]])
+        return table
+
+    def covariance(self, robust: bool | str = False) -> Floats:
+        """Covariance of the coefficients, (n_coefficients, n_coefficients); see `summary`."""
+        check_is_fitted(self)
+        if not robust:
+            return self.result_.covariance
+        by = "site" if robust == "site" else "row"
+        plan = scores_plan(self.result_, by)
+        if self._data is not None:
+            total = self._data.federation.total(plan)
+        elif by == "site":
+            return self._clustered(plan)
+        else:
+            total = self._engine.domain(self._training().rows).total(plan)
+        return robust_covariance(self.result_, total, by)
+
+    def _clustered(self, plan: Any) -> Floats:
+        from polyclinic.core.federation import Domain
+
+        sums = [Domain(Inline(part)).total(plan) for part in self._training().by_site()]
+        values = {name: np.sum([s[name] for s in sums], axis=0) for name in sums[0].values}
+        return robust_covariance(self.result_, type(sums[0])(values), "site")
+
+    def _training(self) -> Arrays:
+        arrays: Arrays | None = self._arrays
+        if arrays is None:
+            raise InputError("the rows that this model was fitted on are not here",
+                             code="NO_TRAINING_ROWS",
+                             rule="robust errors need one more round over the rows",
+                             next="ask for them before saving the model")
+        return arrays
+
+    def _linear(self, X: Any) -> Floats:
+        """Linear predictor of new rows, (n_rows, n_predictors)."""
+        check_is_fitted(self)
+        predictor = predictor_of(self.result_)
+        if self._data is not None:
+            return predictor.linear(self._data.partition(X))
+        x = validate_data(self, _native(X), reset=False, dtype=np.float64)
+        extra = len(self._design.terms) - x.shape[1]
+        lead = int(self._design.intercept)
+        eta = x @ predictor.coef[:, lead : lead + x.shape[1]].T
+        if extra and self.site_effects:
+            raise InputError("prediction with site effects needs a formula model",
+                             code="NO_SITES", rule="new rows carry no site")
+        return np.asarray(eta + predictor.coef[:, 0] if lead else eta)
+
+    @property
+    def predictor_(self) -> GLMPredictor:
+        return predictor_of(self.result_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "result_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Rows never travel with a saved model."""
+        state: dict[str, Any] = super().__getstate__()
+        if "result_" in state:
+            state = {**state, "_arrays": None, "_sites": None}
+            if state.get("_data") is not None:
+                state["_data"] = state["_data"].without_rows()
+        return state
+
+
+def _native(X: Any) -> Any:
+    """pandas and arrays as they are; polars and arrow frames as pandas, so names are kept."""
+    if isinstance(X, (np.ndarray, list, pd.DataFrame)) or not hasattr(X, "columns"):
+        return X
+    import narwhals as nw
+
+    return nw.from_native(X, eager_only=True).to_pandas()
+
+
+def _aliased(names: Sequence[str], column: int, result: GLMFit) -> str:
+    parts = result.made_up_of(column)
+    others = [names[j] for j in parts]
+    if not parts:
+        why = "it is 0 in every row"
+    elif others == ["Intercept"]:
+        why = "it is the same in every row"
+    else:
+        why = f"it is a combination of {', '.join(others)}"
+    return f"{names[column]} says nothing that the other terms do not: {why}; left out of the fit"
+
+
+def _separated(names: Sequence[str], result: GLMFit) -> str:
+    se = np.sqrt(np.maximum(np.diag(result.inverse), 0.0))
+    far = [names[j % len(names)] for j in np.flatnonzero(se > 100.0)]
+    return (
+        f"the outcome is separated by {', '.join(dict.fromkeys(far)) or 'the terms together'}: "
+        "no row contradicts a perfect prediction, so the coefficients have no finite optimum; "
+        "their values and errors mean nothing. Merge levels, leave the term out, or set l2 > 0"
+    )
+
+

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 MEMORY = 10
 BACKTRACK = np.array([0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5])
 STALLED = 1e-6
-CURVATURE = {"gaussian": 1.0, "binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
+CURVATURE = {"binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
 
 
 def _start(scale: Scale, seed: int) -> State:
@@ -51,8 +51,8 @@ def _figures(scale: Scale, state: State) -> Mapping[str, float]:
 
 
 def _per_row(scale: Scale) -> float:
-    """An upper bound of the summed curvature in standard units of one term."""
-    heaviest = 1.0
+    """The summed curvature in standard units of one term: a bound, or for counts a fair guess."""
+    heaviest = 2.0 * scale.moments.y_mean if scale.spec.family == "poisson" else 1.0
     if scale.moments.class_weight is not None:
         heaviest = float(scale.moments.class_weight.max())
     return CURVATURE.get(scale.spec.family, 1.0) * scale.moments.weight * heaviest

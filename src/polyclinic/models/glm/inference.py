@@ -34,7 +34,7 @@ class GLMFit:
     coef         (n_predictors, width), intercept first where there is one
     covariance   (size, size), NaN for coefficients without one
     theta, scale for further rounds at the same point (robust errors), standard units
-    inverse      (size, size): inverse of the penalised information, standard units
+    inverse      (size, size): inverse of the penalised Hessian, standard units
     distance     how far the solver ended from the optimum, in standard errors
     """
 
@@ -124,14 +124,13 @@ class Inference:
         scale, spec, theta = self.scale, self.scale.spec, self.optimum.theta
         curvature, active = state["curvature"], self._active(state["curvature"])
         theta = np.where(active, theta, 0.0)
-        bread = curvature if state["information"] is None else state["information"]
-        inverse = np.zeros_like(curvature)
-        keep = np.ix_(active, active)
-        inverse[keep] = np.linalg.pinv((bread + scale.quadratic)[keep], hermitian=True)
+        information = curvature if state["information"] is None else state["information"]
+        inverse = _inverse(curvature + scale.quadratic, active)
+        bread = _inverse(information + scale.quadratic, active)
         fit = _statistics(scale, state, int(active.sum()))
         transform = scale.transform()
         dispersion = np.ldexp(fit["dispersion"], -2 * spec.response_exponent)
-        covariance = dispersion * transform @ (inverse @ bread @ inverse) @ transform.T
+        covariance = dispersion * transform @ (bread @ information @ bread) @ transform.T
         valid = active & ~(spec.l1 > 0)
         covariance = np.where(np.outer(valid, valid), covariance, np.nan)
         return GLMFit(
@@ -157,6 +156,13 @@ class Inference:
         g = state["gradient"][active]
         matrix = (state["curvature"] + self.scale.quadratic)[keep]
         return float(np.sqrt(max(float(g @ np.linalg.pinv(matrix, hermitian=True) @ g), 0.0)))
+
+
+def _inverse(matrix: Floats, active: NDArray[np.bool_]) -> Floats:
+    """Inverse within the active coefficients, 0 elsewhere."""
+    inverse, keep = np.zeros_like(matrix), np.ix_(active, active)
+    inverse[keep] = np.linalg.pinv(matrix[keep], hermitian=True)
+    return inverse
 
 
 def _statistics(scale: Scale, state: Mapping[str, Any], rank: int) -> dict[str, Any]:

@@ -90,7 +90,12 @@ def _mean_sd(sums: Mapping[str, Any], shift: Any) -> tuple[Any, Any]:
 
 def _check(spec: Spec, sums: Mapping[str, Any]) -> None:
     response = spec.design.response
-    if int(sums["n"]) == 0 or float(sums["outcome"][0]) <= 0:
+    if int(sums["n"]) and not int(sums["invalid"]) and float(sums["outcome"][0]) <= 0:
+        raise InputError(
+            "every row has weight zero", code="NO_WEIGHT",
+            rule="at least one row has a weight above 0", next="look at the weights",
+        )
+    if int(sums["n"]) == 0:
         raise InputError(
             "no row is left to fit", code="NO_ROWS",
             rule="a fit needs rows that are complete in the formula's columns",

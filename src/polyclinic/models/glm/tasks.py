@@ -73,14 +73,16 @@ def _build(plan: Plan, partition: Partition) -> Rows:
     design, columns = design_of(plan), partition.columns
     x, y = design.matrix(columns, partition.site), columns[design.response]
     weight = columns[design.weight] if design.weight else None
+    offset = columns[design.offset] if design.offset else None
     scale = plan.values.get("response_exponent", 0)
     if scale:
         y = np.ldexp(y, -scale)
+        offset = None if offset is None else np.ldexp(offset, -scale)
     class_weight = plan.values.get("class_weight")
     if class_weight is not None and len(class_weight):
         by_class = class_weight[y.astype(np.int64)]
         weight = by_class if weight is None else weight * by_class
-    return Rows(x, y, weight, columns[design.offset] if design.offset else None)
+    return Rows(x, y, weight, offset)
 
 
 @dataclass(frozen=True)

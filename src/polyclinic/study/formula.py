@@ -1,0 +1,125 @@
+"""From sites and a formula to a design and the federation that answers for its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.design import Design, Factor, Term
+from polyclinic.core.errors import EmptySite, InputError
+from polyclinic.core.federation import Federation
+from polyclinic.core.fit import fit
+from polyclinic.core.partition import Partition
+from polyclinic.data.codebook import Codebook
+from polyclinic.data.cohort import Cohort
+from polyclinic.data.formula import compile_formula, formula_columns
+from polyclinic.data.read import table_from_frame
+from polyclinic.engines.embedded import Embedded
+from polyclinic.models.glm.means import ColumnMeans
+from polyclinic.study.sites import Sites
+
+
+@dataclass(frozen=True)
+class FormulaData:
+    """A formula over sites, ready to fit.
+
+    fills  pooled means that stand in for missing values, by column
+    """
+
+    formula: str
+    design: Design
+    codebook: Codebook
+    cohort: Cohort
+    federation: Federation
+    fills: Mapping[str, float]
+
+    def partition(self, frame: Any) -> Partition:
+        """New rows as the design needs them; frames are read by the codebook."""
+        if isinstance(frame, Partition):
+            return frame
+        needed = [c for c in self.design.columns if c != self.design.response]
+        table = table_from_frame(frame, self.codebook, "new rows", columns=needed)
+        missing = [c for c in needed if c not in self.design.fills
+                   and np.isnan(table.columns[c]).any()]
+        if missing:
+            raise InputError(
+                f"new rows: {', '.join(missing)} is missing in some", code="MISSING_VALUES",
+                rule="a prediction needs every column of the formula",
+                next="fill them, or fit with missing = \"mean\"")
+        return Partition(table.columns, site="new rows")
+
+    def without_rows(self) -> FormulaData:
+        return replace(self, federation=Federation(_Gone(), (), None))
+
+
+class _Gone:
+    """Transport of a saved model: its sites are not here."""
+
+    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        raise InputError("the sites that this model was fitted on are not here",
+                         code="NO_TRAINING_ROWS", rule="a saved model holds no rows",
+                         next="connect to the sites and fit again")
+
+    def session(self) -> Any:
+        from contextlib import nullcontext
+
+        return nullcontext()
+
+
+def from_formula(
+    sites: Sites, formula: str, engine: Embedded, *, site_effects: bool = False,
+    intercept: bool = True,
+) -> FormulaData:
+    """Compile `formula` against the sites' codebook and fix the rows that it is about.
+
+    Without a cohort of its own, `sites` gives its rows that are complete in the formula's columns.
+
+    Raises
+    ------
+    InputError : unknown column, level or function, or a column that the cohort does not complete.
+    EmptySite : a site would be left without a patient.
+    """
+    columns = formula_columns(formula, sites.codebook)
+    cohort = sites.fixed or Cohort(where=None, columns=columns, missing={"default": "drop"})
+    sites.refuse_not_comparable(columns)
+    outside = [c for c in columns if c not in cohort.columns]
+    if outside:
+        raise InputError(
+            f"{', '.join(outside)} is in the formula and not among the cohort's columns",
+            code="COLUMN_NOT_IN_COHORT",
+            rule="a cohort is fixed once and is complete in its columns",
+            next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])")
+    federation = sites.federation(engine, cohort)
+    filled = tuple(c for c in cohort.with_rule("mean") if c in columns)
+    fills = pooled_means(federation, filled, sites.codebook)
+    design = compile_formula(formula, sites.codebook, fills=fills, indicators=tuple(fills))
+    if not intercept:
+        design = replace(design, intercept=False)
+    if site_effects:
+        design = with_site_effects(design, federation.sites)
+    return FormulaData(formula, design, sites.codebook, cohort, federation, fills)
+
+
+def pooled_means(
+    federation: Federation, columns: tuple[str, ...], codebook: Codebook
+) -> dict[str, float]:
+    """Means of the present values over all sites, from one round of sums."""
+    if not columns:
+        return {}
+    bounds = {column: codebook.bound(column) for column in columns}
+    means: dict[str, float] = fit(ColumnMeans(columns, bounds), federation).model
+    empty = [column for column, mean in means.items() if mean is None]
+    if empty:
+        raise EmptySite(f"{', '.join(empty)} has no value at any site", code="ALL_MISSING",
+                        rule="a mean needs at least one value",
+                        next="leave the column out of the formula")
+    return means
+
+
+def with_site_effects(design: Design, sites: tuple[str, ...]) -> Design:
+    """A 0/1 term per site but the first."""
+    effects = tuple(Term(f"site[T.{site}]", (Factor("site", site),), 1.0) for site in sites[1:])
+    return replace(design, terms=design.terms + effects)

@@ -1,0 +1,147 @@
+"""`Sites`: hospitals whose rows a study may ask about, and the cohort that is fixed for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.errors import EmptySite
+from polyclinic.core.federation import Federation
+from polyclinic.core.partition import Partition
+from polyclinic.data.codebook import Codebook
+from polyclinic.data.cohort import Cohort
+from polyclinic.data.table import Table
+from polyclinic.engines.embedded import Embedded
+from polyclinic.privacy.policy import Policy
+
+
+class Sites:
+    """Hospitals of one study, each behind a gate of its own. Rows are never shown.
+
+    Made by `pc.read`, `pc.split` and `pc.datasets`; `cohort` fixes which rows a study is about.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, Table],
+        codebook: Codebook,
+        *,
+        policy: Policy | Mapping[str, Policy] | None = None,
+        fixed: Cohort | None = None,
+        empty_site: str = "error",
+        source: str = "",
+    ) -> None:
+        self._tables = dict(tables)
+        self.codebook = codebook
+        self.fixed = fixed
+        self.empty_site = empty_site
+        self.source = source
+        self.policies = _policies(policy, self._tables)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tables)
+
+    @property
+    def table(self) -> Callable[[str], Table]:
+        """The table of a site that is on this machine."""
+        return self._tables.__getitem__
+
+    def cohort(
+        self,
+        where: str | None = None,
+        *,
+        missing: str | Mapping[str, str] = "drop",
+        columns: Sequence[str] | None = None,
+        empty_site: str = "error",
+    ) -> Sites:
+        """The same hospitals with the rows fixed: every later number is about these patients.
+
+        Parameters
+        ----------
+        where : condition on columns, for example ``"age >= 18 and not (sex is missing)"``.
+        missing : "drop" rows without a value, "mean" (pooled, plus a 0/1 column), or "error"; one
+            for all, or by column with a "default".
+        columns : the columns that must be complete; None: all of the codebook.
+        empty_site : "error", or "leave_out" a hospital without a patient.
+        """
+        rules = {"default": missing} if isinstance(missing, str) else dict(missing)
+        wanted = tuple(columns) if columns is not None else self._columns_in_use()
+        fixed = Cohort(where=where, columns=wanted, missing=rules)
+        return Sites(self._tables, self.codebook, policy=self.policies, fixed=fixed,
+                     empty_site=empty_site, source=self.source)
+
+    def _columns_in_use(self) -> tuple[str, ...]:
+        return tuple(next(iter(self._tables.values())).columns)
+
+    def rows(self, site: str, cohort: Cohort | None) -> Partition:
+        """The rows of `site` that `cohort` selects, a patient's rows side by side."""
+        table = self._tables[site]
+        chosen = np.arange(table.n_rows) if cohort is None else cohort.rows(table)
+        patient = table.patient[chosen]
+        if np.any(np.diff(patient) < 0):
+            order = np.argsort(patient, kind="stable")
+            chosen, patient = chosen[order], patient[order]
+        key = np.cumsum(np.diff(patient, prepend=-1) != 0, dtype=np.int64) - 1
+        single = len(key) == 0 or key[-1] == len(key) - 1
+        whole = len(chosen) == table.n_rows and bool(np.all(np.diff(chosen) == 1))
+        columns = {name: values if whole else values[chosen]
+                   for name, values in table.columns.items()}
+        return Partition(columns, None if single else key, site)
+
+    def federation(self, engine: Embedded | None = None, cohort: Cohort | None = None) -> Federation:
+        """The hospitals as they answer: each computes on the rows of `cohort` behind its gate.
+
+        Raises
+        ------
+        EmptySite : a hospital has no patient in the cohort (unless `empty_site` is "leave_out").
+        """
+        cohort = cohort or self.fixed
+        counts = {site: self.rows(site, cohort).n_patients for site in self.names}
+        empty = [site for site, count in counts.items() if count == 0]
+        if empty and (self.empty_site != "leave_out" or len(empty) == len(counts)):
+            raise self._empty(empty[0], cohort)
+        makers = {site: self._maker(site) for site in self.names if site not in empty}
+        data = None if cohort is None else cohort.to_data()
+        return (engine or Embedded()).federation(makers, self.policies, data)
+
+    def _maker(self, site: str) -> Callable[[Mapping[str, Any] | None], Partition]:
+        def make(cohort: Mapping[str, Any] | None) -> Partition:
+            return self.rows(site, None if cohort is None else Cohort.from_data(cohort))
+
+        return make
+
+    def _empty(self, site: str, cohort: Cohort | None) -> EmptySite:
+        table = self._tables[site]
+        worst = [
+            f"{name}: {int(np.isnan(table.columns[name]).sum())} of {table.n_rows} missing"
+            for name in (cohort.with_rule("drop") if cohort else ())
+            if np.isnan(table.columns[name]).all()
+        ]
+        return EmptySite(
+            f"{site} has no complete row" + (f" ({'; '.join(worst)})" if worst else ""),
+            code="EMPTY_SITE", site=site,
+            rule="no hospital is lost without saying so",
+            next='leave the column out, use missing = "mean" for it, or empty_site = "leave_out"')
+
+    def refuse_not_comparable(self, columns: Sequence[str]) -> None:
+        """Raise when a column does not mean the same at every site."""
+        from polyclinic.data.codebook import refuse_not_comparable
+
+        refuse_not_comparable(self.codebook, self.names, columns)
+
+    def __repr__(self) -> str:
+        patients = sum(table.n_patients for table in self._tables.values())
+        target = f", target {self.codebook.target.column}" if self.codebook.target else ""
+        columns = len(self.codebook.columns)
+        return f"Sites({len(self._tables)} hospitals, {patients} patients, {columns} columns{target})"
+
+
+def _policies(
+    policy: Policy | Mapping[str, Policy] | None, sites: Mapping[str, Any]
+) -> dict[str, Policy]:
+    if isinstance(policy, Mapping):
+        return {site: policy.get(site, Policy()) for site in sites}
+    return dict.fromkeys(sites, policy or Policy())
