@@ -1,0 +1,48 @@
+"""Polyclinic: hospitals learn together; only sums leave.
+
+Names are imported on first use, so that ``import polyclinic`` is quick and the core needs numpy only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "LinearRegression": "polyclinic.study.regression",
+    "LogisticRegression": "polyclinic.study.regression",
+    "PoissonRegression": "polyclinic.study.regression",
+    "GammaRegression": "polyclinic.study.regression",
+    "Sites": "polyclinic.study.sites",
+    "read": "polyclinic.study.door",
+    "split": "polyclinic.study.door",
+    "Embedded": "polyclinic.engines.embedded",
+    "Policy": "polyclinic.privacy.policy",
+    "Checkpoint": "polyclinic.core.checkpoint",
+    "PolyclinicError": "polyclinic.core.errors",
+    "InputError": "polyclinic.core.errors",
+    "EmptySite": "polyclinic.core.errors",
+    "Refused": "polyclinic.core.errors",
+    "Stopped": "polyclinic.core.errors",
+    "DataWarning": "polyclinic.core.errors",
+    "run": "polyclinic.study.run",
+    "load": "polyclinic.study.saved",
+}
+
+__all__ = ["datasets", *sorted(_WHERE)]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "datasets":
+        return import_module("polyclinic.study.datasets")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'polyclinic' has no attribute {name!r}")
+    value = getattr(import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

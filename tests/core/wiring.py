@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,13 +37,15 @@ def federation(
     threads: int | None = None,
 ) -> Federation:
     """Every partition is a site of its own with a gate."""
-    policy = policy or Policy()
-    sites = {
-        name: Site(name, lambda cohort, workers=ThreadWorkers(part, partitions, threads): workers,
-                   Gate(name, policy))
-        for name, part in parts.items()
-    }
+    sites = {}
+    for name, part in parts.items():
+        workers = ThreadWorkers(part, partitions, threads)
+        sites[name] = Site(name, _always(workers), Gate(name, policy or Policy()))
     return Federation(InProcess(sites), list(sites))
+
+
+def _always(workers: ThreadWorkers) -> Callable[[Any], ThreadWorkers]:
+    return lambda cohort: workers
 
 
 def domain(part: Partition, partitions: int = 1, threads: int | None = None) -> Domain:

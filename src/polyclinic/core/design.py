@@ -21,7 +21,7 @@ from polyclinic.core.spline import bspline_basis, natural_basis
 Floats = NDArray[np.float64]
 
 _FUNCTIONS = {"log": np.log, "log1p": np.log1p, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs}
-KINDS = ("value", "level", "missing", "power", "bspline", "natural", "site", *_FUNCTIONS)
+KINDS = ("value", "level", "missing", "power", "affine", "bspline", "natural", "site", *_FUNCTIONS)
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Factor:
     level    1 where the category column holds level number ``args[0]`` (0-based codebook order)
     missing  1 where the value is missing
     power    value ** args[0]
+    affine   args[0] * value + args[1]
     log, log1p, exp, sqrt, abs
     bspline  basis function number args[0] of degree args[1], knots args[2:] (boundaries first, last)
     natural  natural cubic basis function number args[0], knots args[1:] (boundaries first, last)
@@ -55,6 +56,8 @@ class Factor:
             return np.where(np.isnan(x), np.nan, (x == self.args[0]).astype(np.float64))
         if self.kind == "power":
             return np.power(x, self.args[0])
+        if self.kind == "affine":
+            return self.args[0] * x + self.args[1]
         if self.kind == "bspline":
             return bspline_basis(x, int(self.args[0]), int(self.args[1]), self.args[2:])
         if self.kind == "natural":

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from polyclinic.core import codec
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
@@ -112,7 +114,10 @@ Opened = tuple[Mapping[str, Any], Mapping[str, Any]]
 def _open_reply(site: str, plan: Plan, leaves: Sequence[Leaf], reply: bytes | None) -> Opened:
     if reply is None:
         raise _crossed(site, plan, "SITE_LOST")
-    fields = codec.decode(reply)
+    try:
+        fields = codec.decode(reply)
+    except codec.CodecError:
+        raise _crossed(site, plan, "BAD_MESSAGE") from None
     if not isinstance(fields, dict):
         raise _crossed(site, plan, "BAD_MESSAGE")
     if "code" in fields:
@@ -131,7 +136,8 @@ def _fits(leaves: Sequence[Leaf], words: Any, hidden: Any) -> bool:
     return all(
         isinstance(got, dict)
         and set(got) == set(wanted)
-        and all((got[n].shape, got[n].dtype) == wanted[n] for n in wanted)
+        and all(isinstance(got[n], np.ndarray) and (got[n].shape, got[n].dtype) == wanted[n]
+                for n in wanted)
         for got, wanted in ((words, expected), (hidden, flags))
     )
 

@@ -29,6 +29,11 @@ class Partition:
     first: int = 0
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
+    def __post_init__(self) -> None:
+        if self.key is not None and np.any(self.key[1:] < self.key[:-1]):
+            # Else a cut could split a patient, and one patient would count as several.
+            raise ValueError("all rows of a patient stand together, in ascending order of key")
+
     @property
     def n_rows(self) -> int:
         return len(next(iter(self.columns.values())))

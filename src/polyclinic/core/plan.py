@@ -69,12 +69,15 @@ class Plan:
     def from_bytes(data: bytes) -> Plan:
         """The plan in `data`. Raises CodecError when a field is absent, extra or of a wrong type."""
         fields = codec.decode(data)
-        kinds: dict[str, type | tuple[type, ...]] = {
-            "task": str, "version": int, "step": str, "values": dict, "combine": str,
-            "cohort": (dict, type(None)), "to": list, "round": int, "parent": str,
+        kinds: dict[str, tuple[type, ...]] = {
+            "task": (str,), "version": (int,), "step": (str,), "values": (dict,),
+            "combine": (str,), "cohort": (dict, type(None)), "to": (list,), "round": (int,),
+            "parent": (str,),
         }
         if not isinstance(fields, dict) or set(fields) != set(kinds) or not all(
-            isinstance(fields[name], kind) for name, kind in kinds.items()
-        ) or fields["combine"] not in ("sum", "collect"):
+            type(fields[name]) in kind for name, kind in kinds.items()
+        ) or fields["combine"] not in ("sum", "collect") or not all(
+            isinstance(site, str) for site in fields["to"]
+        ):
             raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
         return Plan(**{**fields, "to": tuple(fields["to"])})

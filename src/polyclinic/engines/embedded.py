@@ -144,7 +144,7 @@ class Site:
         except PolyclinicError as error:
             self.log.append(error)
             return codec.encode({"code": error.code})
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever it was, no more than a code may cross the border
             self.log.append(error)
             return codec.encode({"code": "SITE_FAILED"})
 

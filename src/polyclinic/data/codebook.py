@@ -1,0 +1,235 @@
+"""The codebook: what every column means, agreed by all hospitals; the only source of levels."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from polyclinic.core import codec
+from polyclinic.core.errors import InputError
+from polyclinic.data.expression import Expression, parse
+from polyclinic.data.toml import load_toml, validate
+
+UNBOUNDED = 2.0**20
+Kind = Literal["number", "integer", "binary", "category", "date", "text"]
+Range = Annotated[tuple[float, float], Field()]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileFormat(_Part):
+    """[file]: how a file is written."""
+
+    header: bool = True
+    missing: list[str] = [""]
+    delimiter: Annotated[str, Field(min_length=1, max_length=1)] = ","
+    decimal: Literal[".", ","] = "."
+
+
+class SiteFormat(_Part):
+    """[site.X.file]: what one site writes differently."""
+
+    header: bool | None = None
+    missing: list[str] | None = None
+    delimiter: str | None = None
+    decimal: Literal[".", ","] | None = None
+
+
+class Patient(_Part):
+    """[patient]: which rows belong to one patient; "row": each row is one."""
+
+    id: str = "row"
+    duplicates: Literal["warn", "error", "first"] = "warn"
+
+
+class Column(_Part):
+    """One column. `range`: outside is an error; `usual`: outside is a finding, the value is kept."""
+
+    type: Kind
+    unit: str | None = None
+    range: Range | None = None
+    usual: Range | None = None
+    levels: dict[str, str] | None = None
+    missing: list[str | int | float] = []
+    label: str = ""
+    molar_mass: Annotated[float | None, Field(gt=0)] = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Column:
+        if (self.type in ("binary", "category")) != (self.levels is not None):
+            raise ValueError("binary and category columns have levels, and no others")
+        if self.type == "binary" and len(self.levels or {}) != 2:
+            raise ValueError("a binary column has two levels")
+        for name in ("range", "usual"):
+            pair = getattr(self, name)
+            if pair is not None and not pair[0] < pair[1]:
+                raise ValueError(f"{name} is [lower, upper]")
+        return self
+
+
+class Derived(_Part):
+    """A column made from others by an expression."""
+
+    type: Literal["number", "integer", "binary", "category"] = "binary"
+    from_: Annotated[str, Field(alias="from")]
+    levels: dict[str, str] | None = None
+    unit: str | None = None
+    range: Range | None = None
+    usual: Range | None = None
+    label: str = ""
+
+    @field_validator("from_")
+    @classmethod
+    def _parses(cls, text: str) -> str:
+        parse(text)
+        return text
+
+    @property
+    def expression(self) -> Expression:
+        return parse(self.from_)
+
+
+class Target(_Part):
+    """[target]: the column that studies usually explain."""
+
+    column: str
+
+
+class Mapped(_Part):
+    """How one site writes a column: its name there, its unit, its codes (own code -> ours)."""
+
+    column: str | None = None
+    unit: str | None = None
+    levels: dict[str, str | int | float] | None = None
+
+
+class SiteSection(_Part):
+    """[site.X]: what is different at one site."""
+
+    not_comparable: dict[str, str] = {}
+    not_recorded: list[str] = []
+    map: dict[str, Mapped] = {}
+    file: SiteFormat = SiteFormat()
+
+
+class Codebook(_Part):
+    """The whole codebook. `load` reads it from TOML."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ignored_types=(cached_property,))
+
+    format: Literal[1] = 1
+    name: str
+    title: str = ""
+    source: str = ""
+    file: FileFormat = FileFormat()
+    patient: Patient = Patient()
+    columns: dict[str, Column]
+    derived: dict[str, Derived] = {}
+    target: Target | None = None
+    site: dict[str, SiteSection] = {}
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Codebook:
+        known = {*self.columns, *self.derived}
+        if twice := set(self.columns) & set(self.derived):
+            raise ValueError(f"{sorted(twice)[0]} is both a column and derived")
+        for name, derived in self.derived.items():
+            for used in derived.expression.columns:
+                if used not in self.columns:
+                    raise ValueError(f"{name} is derived from {used}, which is no column")
+        if self.target and self.target.column not in known:
+            raise ValueError(f"the target {self.target.column} is no column")
+        if self.patient.id != "row" and self.patient.id not in self.columns:
+            raise ValueError(f"the patient id {self.patient.id} is no column")
+        for site, section in self.site.items():
+            named = {*section.not_comparable, *section.not_recorded, *section.map}
+            for name in sorted(named - known):
+                raise ValueError(f"[site.{site}] names {name}, which is no column")
+        return self
+
+    @staticmethod
+    def load(path: str | Path) -> Codebook:
+        """Read a TOML codebook. Raises InputError; nothing is read from a hospital."""
+        return load_toml(path, Codebook)
+
+    @staticmethod
+    def from_dict(content: Mapping[str, Any], where: str = "codebook") -> Codebook:
+        return validate(content, Codebook, where)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data from which `from_dict` makes the same codebook."""
+        return self.model_dump(by_alias=True, exclude_none=True)
+
+    @cached_property
+    def content_hash(self) -> str:
+        return codec.digest(self.model_dump(by_alias=True, exclude_none=True))
+
+    @property
+    def usable(self) -> tuple[str, ...]:
+        """Columns that a table holds: no text, no patient id."""
+        stored = [name for name, c in self.columns.items()
+                  if c.type != "text" and name != self.patient.id]
+        return (*stored, *self.derived)
+
+    def spec(self, name: str) -> Column | Derived:
+        """The entry of a column. Raises UNKNOWN_COLUMN with the nearest name."""
+        found = self.columns.get(name) or self.derived.get(name)
+        if found is None or name not in self.usable:
+            close = difflib.get_close_matches(name, self.usable, 1)
+            if found is not None:
+                raise InputError(f"{name} is text or the patient id, and never leaves the file",
+                                 code="UNKNOWN_COLUMN", rule="a formula uses coded columns",
+                                 next="use another column")
+            raise InputError(f"{name} is no column of the codebook {self.name}",
+                             code="UNKNOWN_COLUMN", rule=f"columns: {', '.join(self.usable)}",
+                             next=f'did you mean "{close[0]}"?' if close else "correct the name")
+        return found
+
+    def level_names(self, name: str) -> tuple[str, ...]:
+        """The level codes of a column as terms show them, in order; empty without levels."""
+        return tuple(self.spec(name).levels or ())
+
+    @property
+    def codes(self) -> dict[str, tuple[str, ...]]:
+        """Level codes of every column that has them."""
+        return {name: self.level_names(name) for name in self.usable if self.spec(name).levels}
+
+    def label(self, name: str) -> str:
+        return self.spec(name).label or name
+
+    def bound(self, name: str) -> float:
+        """Largest magnitude that the codebook allows; 2**20 where it gives no range."""
+        spec = self.spec(name)
+        if spec.levels:
+            return float(max(len(spec.levels) - 1, 1))
+        if spec.range is None:
+            return UNBOUNDED
+        return max(abs(spec.range[0]), abs(spec.range[1])) or 1.0
+
+    def file_of(self, site: str) -> FileFormat:
+        """How the file of `site` is written."""
+        section = self.site.get(site)
+        own = section.file.model_dump(exclude_none=True) if section else {}
+        return self.file.model_copy(update=own)
+
+    def section(self, site: str) -> SiteSection:
+        return self.site.get(site, SiteSection())
+
+
+def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Sequence[str]) -> None:
+    """Raise NOT_COMPARABLE when a column does not mean the same at one of the sites."""
+    for site in sites:
+        for column in columns:
+            reason = codebook.section(site).not_comparable.get(column)
+            if reason:
+                raise InputError(
+                    f"{site}, column {column}: {reason}", code="NOT_COMPARABLE", site=site,
+                    rule="a column of a formula means the same at every hospital",
+                    next="use a derived column that does, or leave the hospital out")

@@ -1,0 +1,87 @@
+"""Which rows a study is about: fixed once, as data that travels in every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.errors import InputError
+from polyclinic.data.expression import parse
+from polyclinic.data.table import Table
+
+RULES = ("drop", "mean", "error")
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Rows that fulfil `where` and are complete in those `columns` whose rule is "drop".
+
+    missing  rule per column, with "default": drop the row, fill with the pooled mean, or error
+    """
+
+    where: str | None = None
+    columns: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=lambda: {"default": "drop"})
+
+    def __post_init__(self) -> None:
+        if self.where is not None:
+            parse(self.where)
+        for column, rule in self.missing.items():
+            if rule not in RULES:
+                raise InputError(f'missing: "{rule}" for {column}', code="WRONG_VALUE",
+                                 rule=f"rules: {', '.join(RULES)}", next="correct the rule")
+
+    def rule(self, column: str) -> str:
+        return self.missing.get(column, self.missing.get("default", "drop"))
+
+    def with_rule(self, rule: str) -> tuple[str, ...]:
+        """The cohort's columns that have `rule`."""
+        return tuple(column for column in self.columns if self.rule(column) == rule)
+
+    def to_data(self) -> dict[str, Any]:
+        return {"where": self.where, "columns": list(self.columns), "missing": dict(self.missing)}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Cohort:
+        return Cohort(data["where"], tuple(data["columns"]), dict(data["missing"]))
+
+    def rows(self, table: Table) -> NDArray[np.int64]:
+        """Positions of the selected rows.
+
+        Raises
+        ------
+        InputError : UNKNOWN_COLUMN; MISSING_VALUES where a column's rule is "error".
+        """
+        inside, complete = self._masks(table)
+        for column in self.with_rule("error"):
+            gaps = int(np.count_nonzero(np.isnan(table.columns[column]) & inside))
+            if gaps:
+                raise InputError(
+                    f"{table.site}, column {column}: {gaps} rows have no value",
+                    code="MISSING_VALUES", site=table.site,
+                    rule=f'missing = "error" for {column}',
+                    next='use "drop" or "mean", or complete the data')
+        return np.flatnonzero(inside & complete)
+
+    def left_out(self, table: Table) -> dict[str, int]:
+        """Patients without a selected row, by reason: "condition" or "missing"."""
+        inside, complete = self._masks(table)
+        kept = np.unique(table.patient[inside & complete])
+        meant = np.unique(table.patient[inside])
+        return {"condition": table.n_patients - len(meant), "missing": len(meant) - len(kept)}
+
+    def _masks(self, table: Table) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        for column in self.columns:
+            table.codebook.spec(column)
+        inside = np.ones(table.n_rows, dtype=bool)
+        if self.where is not None:
+            value = parse(self.where).evaluate(table.columns, table.codebook.codes)
+            inside = value == 1.0
+        complete = np.ones(table.n_rows, dtype=bool)
+        for column in self.with_rule("drop"):
+            complete &= ~np.isnan(table.columns[column])
+        return inside, complete

@@ -1,0 +1,164 @@
+"""Formulas, compiled to a `Design` with levels and knots from the codebook only.
+
+formulaic reads the formula's algebra (+ : * ** - ()); the factors in it are compiled here from a
+short list of functions. Nothing in a formula is ever evaluated as code. Category columns are coded
+against their first level, with or without C(); interactions without main effects and models without
+intercept are coded to full rank as in R and patsy (Nathaniel Smith's subterm algorithm).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from formulaic.errors import FormulaicError
+from formulaic.parser import DefaultFormulaParser
+
+from polyclinic.core.design import Design, Factor, Term
+from polyclinic.core.errors import InputError
+from polyclinic.data.codebook import Codebook
+from polyclinic.data.factors import Compiled, Role, compile_factor
+
+Subset = frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Parsed:
+    response: Compiled
+    terms: tuple[tuple[Compiled, ...], ...]
+    intercept: bool
+    offset: str | None
+    weight: str | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        found = [self.response.column]
+        found += [factor.column for term in self.terms for factor in term]
+        found += [extra for extra in (self.offset, self.weight) if extra]
+        return tuple(dict.fromkeys(found))
+
+
+def formula_columns(formula: str, codebook: Codebook) -> tuple[str, ...]:
+    """Columns that a formula reads, outcome first. Raises as `compile_formula`."""
+    return _parse(formula, codebook).columns
+
+
+def compile_formula(
+    formula: str,
+    codebook: Codebook,
+    fills: Mapping[str, float] | None = None,
+    indicators: Sequence[str] = (),
+) -> Design:
+    """The design of ``"outcome ~ terms"``.
+
+    Parameters
+    ----------
+    fills : value that stands in for a missing one, by column.
+    indicators : columns that also get a 0/1 term ``column_missing`` after their first term.
+
+    Raises
+    ------
+    InputError : BAD_FORMULA, UNKNOWN_COLUMN, UNKNOWN_FUNCTION, UNKNOWN_LEVEL, KNOTS_NEEDED.
+    """
+    parsed, fills = _parse(formula, codebook), dict(fills or {})
+    for column in fills:
+        if codebook.spec(column).type == "category":
+            raise InputError(
+                f"{column}: a category has no mean", code="WRONG_VALUE",
+                rule='missing = "mean" is for numbers and 0/1 columns',
+                next='use "drop", or add a level for missing to the codebook')
+    terms: list[Term] = []
+    waiting = list(indicators)
+    for term, subterms in zip(parsed.terms, _codings(parsed), strict=True):
+        for full in subterms:
+            terms += _columns(term, full)
+        for column in [c for c in waiting if any(f.column == c for f in term)]:
+            terms.append(Term(f"{column}_missing", (Factor("missing", column),), 1.0))
+            waiting.remove(column)
+    return Design(
+        tuple(terms), parsed.response.column, parsed.intercept, parsed.offset, parsed.weight, fills,
+        codebook.bound(parsed.response.column),
+        codebook.bound(parsed.weight) if parsed.weight else 1.0,
+    )
+
+
+def _parse(formula: str, codebook: Codebook) -> _Parsed:
+    try:
+        structured = DefaultFormulaParser().get_terms(formula)
+        left, right = [*structured.lhs], [*structured.rhs]
+    except (FormulaicError, AttributeError, SyntaxError, ValueError, TypeError) as error:
+        raise InputError(f"formula {formula!r} is not understood", code="BAD_FORMULA",
+                         rule='a formula reads "outcome ~ term + term"',
+                         next=f"correct it ({type(error).__name__})") from None
+    if len(left) != 1 or len(left[0].factors) != 1:
+        raise InputError(f"formula {formula!r} needs one outcome", code="BAD_FORMULA",
+                         rule='a formula reads "outcome ~ term + term"', next="correct it")
+    response = compile_factor(left[0].factors[0].expr, codebook)
+    if response.role is not Role.NUMBER or response.factors[0].kind != "value":
+        response = _outcome(left[0].factors[0].expr, response)
+    terms, intercept, extras = [], False, dict.fromkeys((Role.OFFSET, Role.WEIGHT))
+    for term in right:
+        factors = [compile_factor(f.expr, codebook) for f in term.factors if f.expr != "1"]
+        special = [f for f in factors if f.role in extras]
+        if special:
+            extras[special[0].role] = special[0].column  # type: ignore[assignment]
+        elif factors:
+            terms.append(tuple(factors))
+        else:
+            intercept = True
+    terms.sort(key=len)
+    return _Parsed(response, tuple(terms), intercept, extras[Role.OFFSET], extras[Role.WEIGHT])
+
+
+def _outcome(text: str, response: Compiled) -> Compiled:
+    """A category as outcome stands for its levels; nothing else may be done to an outcome."""
+    if response.role is Role.CATEGORY and response.text == response.column:
+        return response
+    raise InputError(f"the outcome {text} is not a column", code="BAD_FORMULA",
+                     rule="the outcome is a column of the codebook, as it is",
+                     next="define it under [derived] in the codebook")
+
+
+def _codings(parsed: _Parsed) -> Iterable[list[dict[str, bool]]]:
+    """Per term its subterms; each maps category factors to True for full-rank coding."""
+    spanned: dict[Subset, set[Subset]] = {}
+    if parsed.intercept:
+        spanned[frozenset()] = {frozenset()}
+    for term in parsed.terms:
+        numbers = frozenset(f.text for f in term if f.role is not Role.CATEGORY)
+        categories = [f.text for f in term if f.role is Role.CATEGORY]
+        used = spanned.setdefault(numbers, set())
+        new = [frozenset(s) for size in range(len(categories) + 1)
+               for s in itertools.combinations(categories, size) if frozenset(s) not in used]
+        used.update(new)
+        yield _absorb([dict.fromkeys((c for c in categories if c in s), False) for s in new])
+
+
+def _absorb(subterms: list[dict[str, bool]]) -> list[dict[str, bool]]:
+    """Merge a subterm with one that has a factor more: that factor then has full rank."""
+    for i, short in enumerate(subterms):
+        for j in range(i + 1, len(subterms)):
+            long = subterms[j]
+            extra = set(long.items()) - set(short.items())
+            if len(long) == len(short) + 1 and len(extra) == 1 and set(short) <= set(long):
+                merged = {**long, next(iter(extra))[0]: True}
+                return _absorb([*subterms[:i], *subterms[i + 1 : j], merged, *subterms[j + 1 :]])
+    return subterms
+
+
+def _columns(term: Sequence[Compiled], full: Mapping[str, bool]) -> list[Term]:
+    """The columns of one subterm; the first factor varies fastest, as in patsy."""
+    parts = [
+        factor.columns(full.get(factor.text, False))
+        for factor in term if factor.role is not Role.CATEGORY or factor.text in full
+    ]
+    found = []
+    for combined in itertools.product(*reversed(parts)):
+        chosen = list(reversed(combined))
+        bound = 1.0
+        for column in chosen:
+            bound *= column.bound
+        found.append(Term(":".join(column.name for column in chosen),
+                          tuple(f for column in chosen for f in column.factors), bound))
+    return found

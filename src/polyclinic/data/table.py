@@ -1,0 +1,34 @@
+"""One hospital's rows as the codebook defines them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.data.codebook import Codebook
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns in the codebook's units; stays at its site.
+
+    columns  float64, (n_rows,), NaN = missing. Numbers in the agreed unit; binary 0/1; a category
+             the position of its level; dates as days since 1970-01-01. No text, no id.
+    patient  int64, (n_rows,): number of the row's patient in order of first appearance
+    """
+
+    site: str
+    columns: Mapping[str, NDArray[np.float64]]
+    patient: NDArray[np.int64]
+    codebook: Codebook
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.patient)
+
+    @property
+    def n_patients(self) -> int:
+        return int(self.patient.max()) + 1 if len(self.patient) else 0

@@ -1,0 +1,153 @@
+"""The grammar of a study file. Unknown keys and wrong values stop before any data is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from polyclinic.core import codec
+from polyclinic.core.errors import InputError
+from polyclinic.data.toml import load_toml
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class About(_Section):
+    """[study]: what officers read and sign."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
+    title: str = ""
+    purpose: str = ""
+
+
+class Data(_Section):
+    """[data]: the codebook and the hospitals' files, or a named data set."""
+
+    schema_: Annotated[str | None, Field(alias="schema")] = None
+    sites: dict[str, str] | None = None
+    folder: str | None = None
+    dataset: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        given = [name for name in ("sites", "folder", "dataset") if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError("give one of: sites, folder, dataset")
+        if self.dataset is None and self.schema_ is None:
+            raise ValueError("files need a codebook: schema = \"...\"")
+        return self
+
+
+class CohortSection(_Section):
+    """[cohort]: fixed once; every number of the study is about the same patients."""
+
+    where: str | None = None
+    missing: str | dict[str, Literal["drop", "mean", "error"]] = "drop"
+    empty_site: Literal["error", "leave_out"] = "error"
+
+
+class ModelSection(_Section):
+    """[model]"""
+
+    kind: Literal["logistic", "linear", "poisson", "gamma"]
+    formula: str
+    l2: Annotated[float, Field(ge=0)] = 0.0
+    l1: Annotated[float, Field(ge=0)] = 0.0
+    class_weight: Literal["balanced"] | dict[str, float] | None = None
+    site_effects: bool = False
+
+
+class SolverSection(_Section):
+    """[solver]"""
+
+    name: Literal["newton", "lbfgs", "gd", "sgd"] = "newton"
+    max_rounds: Annotated[int | None, Field(gt=0)] = None
+    tolerance: Annotated[float, Field(gt=0)] = 1e-10
+    step: Annotated[float | None, Field(gt=0)] = None
+    batch: Annotated[float | None, Field(gt=0, le=1)] = None
+    decay: Annotated[float | None, Field(ge=0)] = None
+    warm_rows: Annotated[int | None, Field(ge=0)] = None
+
+    @property
+    def options(self) -> dict[str, float]:
+        given = {name: getattr(self, name) for name in ("step", "batch", "decay", "warm_rows")}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+class PrivacySection(_Section):
+    """[privacy]"""
+
+    min_patients: Annotated[int, Field(ge=1)] = 5
+    show_sites: bool = True
+
+
+class EngineSection(_Section):
+    """[engine]"""
+
+    name: Literal["embedded"] = "embedded"
+    partitions: Annotated[int, Field(ge=1)] = 1
+    threads: Annotated[int | None, Field(ge=1)] = None
+
+
+class EvaluationSection(_Section):
+    """[evaluation]"""
+
+    validate_: Annotated[Literal["cross-validation", "none"], Field(alias="validate")] = (
+        "cross-validation"
+    )
+    folds: Annotated[int, Field(ge=2, le=50)] = 5
+    thresholds: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5]
+    subgroups: list[str] = []
+    alone: bool = True
+
+
+class OutputSection(_Section):
+    """[output]"""
+
+    folder: str = "runs"
+    report: list[Literal["html", "json"]] = ["html"]
+
+
+class Study(_Section):
+    """A whole study file."""
+
+    format: Literal[1]
+    seed: int = 0
+    study: About
+    data: Data
+    cohort: CohortSection = CohortSection()
+    model: ModelSection
+    solver: SolverSection = SolverSection()
+    privacy: PrivacySection = PrivacySection()
+    engine: EngineSection = EngineSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    output: OutputSection = OutputSection()
+
+    @property
+    def hash(self) -> str:
+        """What an officer approves: every setting except where the output goes."""
+        content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
+        return codec.digest(content)
+
+    @property
+    def short_hash(self) -> str:
+        """The hash as people compare it: two groups of four."""
+        return f"{self.hash[:4]} {self.hash[4:8]}"
+
+
+def load_study(path: str | Path) -> Study:
+    """Read a study file. Paths in it are relative to it.
+
+    Raises
+    ------
+    InputError : NO_FILE, BAD_TOML, UNKNOWN_KEY, WRONG_VALUE; nothing was read from a hospital.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: there is no such study file", code="NO_FILE",
+                         rule="a study is one TOML file", next="polyclinic demo writes an example")
+    study: Study = load_toml(path, Study)
+    return study
