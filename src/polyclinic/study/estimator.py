@@ -105,14 +105,22 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         self, sites: Sites, formula: str, engine: Embedded, callbacks: Sequence[Callback],
         store: Store | None,
     ) -> Self:
+        if not isinstance(formula, str):
+            raise InputError("sites need a formula", code="BAD_FORMULA",
+                             rule='fit(sites, "outcome ~ term + term")', next="give a formula")
         data = from_formula(sites, formula, engine, site_effects=self.site_effects,
                             intercept=self.fit_intercept)
+        return self._fit_data(data, engine, callbacks, store)
+
+    def _fit_data(
+        self, data: FormulaData, engine: Embedded, callbacks: Sequence[Callback],
+        store: Store | None,
+    ) -> Self:
         family, classes = self._outcome_of_column(data)
         spec = self._spec(data.design, family, classes)
         run = fit(glm(spec), data.federation, seed=self.random_state, callbacks=callbacks,
                   store=store)
-        self._sites, self._formula, self._data = sites, formula, data
-        self._arrays = None
+        self._arrays, self._data = None, data
         return self._finish(run, spec, engine)
 
     def _fit_arrays(
@@ -165,6 +173,7 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
 
     def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:
         self.result_: GLMFit = run.model[-1]
+        self.state_ = run.state
         self.rounds_ = run.rounds
         self.n_iter_ = self.result_.rounds
         self._engine = engine
@@ -283,6 +292,16 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         return np.asarray(eta + predictor.coef[:, 0] if lead else eta)
 
     @property
+    def formula_data(self) -> FormulaData:
+        """The formula's data. Raises NO_FORMULA for a model fitted on arrays."""
+        data: FormulaData | None = self._data
+        if data is None:
+            raise InputError("this model was fitted on arrays", code="NO_FORMULA",
+                             rule="this needs hospitals and a formula",
+                             next="fit(sites, formula); for arrays use scikit-learn's own tools")
+        return data
+
+    @property
     def predictor_(self) -> GLMPredictor:
         return predictor_of(self.result_)
 
@@ -293,7 +312,7 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         """Rows never travel with a saved model."""
         state: dict[str, Any] = super().__getstate__()
         if "result_" in state:
-            state = {**state, "_arrays": None, "_sites": None}
+            state = {**state, "_arrays": None}
             if state.get("_data") is not None:
                 state["_data"] = state["_data"].without_rows()
         return state

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import EmptySite, InputError
 from polyclinic.core.federation import Federation
-from polyclinic.core.fit import fit
+from polyclinic.core.fit import Round, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
@@ -26,7 +26,9 @@ from polyclinic.study.sites import Sites
 class FormulaData:
     """A formula over sites, ready to fit.
 
-    fills  pooled means that stand in for missing values, by column
+    fills    pooled means that stand in for missing values, by column
+    present  how many values each of these means is of
+    rounds   the rounds that found them
     """
 
     formula: str
@@ -35,6 +37,8 @@ class FormulaData:
     cohort: Cohort
     federation: Federation
     fills: Mapping[str, float]
+    present: Mapping[str, int]
+    rounds: tuple[Round, ...] = ()
 
     def partition(self, frame: Any) -> Partition:
         """New rows as the design needs them; frames are read by the codebook."""
@@ -52,7 +56,7 @@ class FormulaData:
         return Partition(table.columns, site="new rows")
 
     def without_rows(self) -> FormulaData:
-        return replace(self, federation=Federation(_Gone(), (), None))
+        return replace(self, federation=gone(self.federation.sites))
 
 
 class _Gone:
@@ -69,9 +73,14 @@ class _Gone:
         return nullcontext()
 
 
+def gone(sites: Sequence[str]) -> Federation:
+    """The federation of a saved model: it knows the sites' names and reaches none."""
+    return Federation(_Gone(), sites, None)
+
+
 def from_formula(
     sites: Sites, formula: str, engine: Embedded, *, site_effects: bool = False,
-    intercept: bool = True,
+    intercept: bool = True, store: Store | None = None,
 ) -> FormulaData:
     """Compile `formula` against the sites' codebook and fix the rows that it is about.
 
@@ -94,29 +103,32 @@ def from_formula(
             next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])")
     federation = sites.federation(engine, cohort)
     filled = tuple(c for c in cohort.with_rule("mean") if c in columns)
-    fills = pooled_means(federation, filled, sites.codebook)
+    means, rounds = pooled_means(federation, filled, sites.codebook, store)
+    fills = {column: mean for column, (mean, _) in means.items()}
     design = compile_formula(formula, sites.codebook, fills=fills, indicators=tuple(fills))
     if not intercept:
         design = replace(design, intercept=False)
     if site_effects:
         design = with_site_effects(design, federation.sites)
-    return FormulaData(formula, design, sites.codebook, cohort, federation, fills)
+    present = {column: count for column, (_, count) in means.items()}
+    return FormulaData(formula, design, sites.codebook, cohort, federation, fills, present, rounds)
 
 
 def pooled_means(
-    federation: Federation, columns: tuple[str, ...], codebook: Codebook
-) -> dict[str, float]:
-    """Means of the present values over all sites, from one round of sums."""
+    federation: Federation, columns: tuple[str, ...], codebook: Codebook,
+    store: Store | None = None,
+) -> tuple[dict[str, tuple[float, int]], tuple[Round, ...]]:
+    """Mean and number of the present values over all sites, from one round of sums."""
     if not columns:
-        return {}
+        return {}, ()
     bounds = {column: codebook.bound(column) for column in columns}
-    means: dict[str, float] = fit(ColumnMeans(columns, bounds), federation).model
-    empty = [column for column, mean in means.items() if mean is None]
+    run = fit(ColumnMeans(columns, bounds), federation, store=store)
+    empty = [column for column, (mean, _) in run.model.items() if mean is None]
     if empty:
         raise EmptySite(f"{', '.join(empty)} has no value at any site", code="ALL_MISSING",
                         rule="a mean needs at least one value",
                         next="leave the column out of the formula")
-    return means
+    return run.model, run.rounds
 
 
 def with_site_effects(design: Design, sites: tuple[str, ...]) -> Design:

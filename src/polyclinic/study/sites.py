@@ -73,6 +73,11 @@ class Sites:
         return Sites(self._tables, self.codebook, policy=self.policies, fixed=fixed,
                      empty_site=empty_site, source=self.source)
 
+    def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Sites:
+        """The same hospitals under another policy."""
+        return Sites(self._tables, self.codebook, policy=policy, fixed=self.fixed,
+                     empty_site=self.empty_site, source=self.source)
+
     def _columns_in_use(self) -> tuple[str, ...]:
         return tuple(next(iter(self._tables.values())).columns)
 
@@ -125,6 +130,10 @@ class Sites:
             code="EMPTY_SITE", site=site,
             rule="no hospital is lost without saying so",
             next='leave the column out, use missing = "mean" for it, or empty_site = "leave_out"')
+
+    def left_out(self, site: str, cohort: Cohort) -> dict[str, int]:
+        """Patients of `site` outside the cohort, by reason; for the site's own eyes."""
+        return cohort.left_out(self._tables[site])
 
     def refuse_not_comparable(self, columns: Sequence[str]) -> None:
         """Raise when a column does not mean the same at every site."""

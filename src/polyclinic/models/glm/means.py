@@ -41,7 +41,7 @@ class PresentTask:
 
 @dataclass(frozen=True)
 class ColumnMeans:
-    """One round; its result is the mean per column, None where no value is present."""
+    """One round; its result is (mean, number of values) per column, mean None without a value."""
 
     columns: tuple[str, ...]
     bounds: Mapping[str, float]
@@ -65,7 +65,7 @@ class ColumnMeans:
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
 
-    def model(self, state: State) -> dict[str, float | None]:
+    def model(self, state: State) -> dict[str, tuple[float | None, int]]:
         sums = np.ldexp(state["sum"], self._exponents)
-        return {name: float(s / k) if k else None
+        return {name: (float(s / k) if k else None, int(k))
                 for name, s, k in zip(self.columns, sums, state["present"], strict=True)}

@@ -1,0 +1,181 @@
+"""The command line. It shows and asks; what it calls is the study layer."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.cli import show
+
+app = typer.Typer(
+    name="polyclinic", cls=TyperGroup, no_args_is_help=True, add_completion=False,
+    pretty_exceptions_enable=False, rich_markup_mode=None,
+    help="Hospitals learn together; only sums leave.",
+)
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+_debug = False
+
+
+@app.callback()
+def options(debug: Debug = False) -> None:
+    global _debug
+    _debug = _debug or debug
+
+
+@app.command()
+def demo(out: Out = None, json: Json = False) -> None:
+    """The main job on real data: four hospitals, one model, validation, a report."""
+    from polyclinic.study.demo import demo_study
+    from polyclinic.study.run import run
+
+    study, sites = demo_study()
+    folder = out or Path("runs/demo")
+    view = show.View(quiet=json)
+    view.title(study, sites)
+    _finish(run(study, folder, resume=_stopped(folder, study.hash), show=view.tell, sites=sites),
+            view, json)
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="A study file (TOML).")],
+    out: Out = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a study; the run folder holds model, coefficients, metrics and report."""
+    from polyclinic.study.file import load_study
+    from polyclinic.study.run import run as run_study
+
+    view = show.View(quiet=json)
+    view.title(load_study(study), None)
+    _finish(run_study(study, out, resume=resume, show=view.tell), view, json)
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A hospital's file.")],
+    schema: Annotated[Path, typer.Option("--schema", help="The codebook (TOML).")],
+    site: Annotated[str | None, typer.Option("--site", help="The hospital's name.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every column.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="A copy to send: no small counts.")] = False,
+    json: Json = False,
+) -> None:
+    """Data quality of one hospital: findings and counts, never rows."""
+    from polyclinic.data.check import check_table
+    from polyclinic.data.codebook import Codebook
+
+    findings = check_table(data, Codebook.load(schema), site or data.stem)
+    if json:
+        show.as_json(findings.to_dict())
+    else:
+        typer.echo(findings.to_text(all=everything, share=share))
+
+
+@app.command()
+def predict(
+    run: Annotated[Path, typer.Argument(help="A run folder, or a saved model.")],
+    data: Annotated[Path, typer.Argument(help="A file with the model's columns.")],
+    site: Annotated[str, typer.Option("--site", help="Whose file it is.")] = "new rows",
+    out: Annotated[Path | None, typer.Option("--out", help="Write CSV here.")] = None,
+) -> None:
+    """Predictions for the rows of a file, as CSV, in the file's order."""
+    from polyclinic.study.predict import predict_file
+
+    table = predict_file(run, data, site)
+    if out is None:
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        from polyclinic.core.checkpoint import write_atomic
+
+        write_atomic(out, table.to_csv(index=False).encode())
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
+    """Write the report of a run anew."""
+    from polyclinic.study.predict import report_again
+
+    typer.echo(f"report {report_again(run)}")
+
+
+@app.command()
+def datasets() -> None:
+    """The named data sets, where they come from, and whether they are here."""
+    from polyclinic.data.datasets import describe
+
+    show.datasets(describe())
+
+
+@app.command()
+def explain(code: Annotated[str, typer.Argument(help="An error code.")]) -> None:
+    """The rule and the next step behind an error code that crossed a hospital's border."""
+    from polyclinic.core.codes import NEXT, RULES
+    from polyclinic.core.errors import InputError
+
+    if code not in RULES:
+        raise InputError(f"no code {code} crosses a border", code="UNKNOWN_CODE",
+                         rule=f"codes: {', '.join(RULES)}", next="correct the code",
+                         kept="")
+    typer.echo(f"{code}\nrule   {RULES[code]}\nnext   {NEXT.get(code, 'none')}")
+
+
+def _stopped(folder: Path, study: str) -> bool:
+    """True when `folder` holds an unfinished run of this very study."""
+    import json
+
+    mark = folder / "study.json"
+    return (mark.exists() and not (folder / "metrics.json").exists()
+            and json.loads(mark.read_bytes()).get("hash") == study)
+
+
+def _finish(done: Any, view: show.View, json: bool) -> None:
+    if json:
+        show.as_json(done.results)
+    else:
+        view.finished(done)
+
+
+def main() -> None:
+    """Entry point: exit codes 0 done, 2 wrong input, 3 refused, 4 stopped, 130 Ctrl-C."""
+    global _debug
+    if "--debug" in sys.argv:  # allowed in any place
+        _debug = True
+        sys.argv.remove("--debug")
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except PolyclinicError as error:
+        if _debug:
+            traceback.print_exc()
+        show.error(error)
+        sys.exit(130 if error.code == "INTERRUPTED" else error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")):
+            _usage(error)
+        if _debug:
+            raise
+        show.unexpected(error)
+        sys.exit(1)
+
+
+def _usage(error: Any) -> None:
+    error.show()
+    sys.exit(getattr(error, "exit_code", 2))
+
+
+if __name__ == "__main__":
+    main()

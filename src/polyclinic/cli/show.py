@@ -1,0 +1,130 @@
+"""What the terminal shows. Plain ASCII, at most 80 columns; a progress line only on a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import textwrap
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+import polyclinic
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.report import words
+
+LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
+
+
+def error(found: PolyclinicError) -> None:
+    """What happened, code, rule, next, kept; to stderr, in this order."""
+    lines = _folded("error", f"{found.what}  {found.code}")
+    for name, label in LABELS:
+        text = getattr(found, name)
+        if text:
+            lines += _folded(label, text)
+    print("\n".join(lines), file=sys.stderr)
+
+
+def unexpected(found: Exception) -> None:
+    """An error nobody planned: named, without a traceback and without values."""
+    lines = [
+        *_folded("error", f"{type(found).__name__}: an error inside Polyclinic  UNEXPECTED"),
+        *_folded("next", "run again with --debug and report what it shows"),
+        *_folded("kept", "what earlier rounds wrote to the run folder"),
+    ]
+    print("\n".join(lines), file=sys.stderr)
+
+
+def _folded(label: str, text: str) -> list[str]:
+    lines = [part for line in text.splitlines()
+             for part in textwrap.wrap(line, 73, break_long_words=False, break_on_hyphens=False)]
+    return [f"{label if i == 0 else '':<7}{line}" for i, line in enumerate(lines)]
+
+
+def as_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def datasets(entries: Iterable[Mapping[str, Any]]) -> None:
+    """One line per data set."""
+    for entry in entries:
+        print(f"{entry['name']:16}{entry['sites']:>3} sites{entry['rows']:>7} rows   "
+              f"{'here' if entry['here'] else 'to be fetched':14}{entry['licence']}")
+
+
+class View:
+    """Shows a run while it goes on and when it is done."""
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.started = time.perf_counter()
+        self.live = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and not quiet
+
+    def say(self, text: str = "") -> None:
+        if not self.quiet:
+            self._clear()
+            print(text, flush=True)
+
+    def title(self, study: Any, sites: Any) -> None:
+        self.say(f"Polyclinic {polyclinic.__version__}   {study.study.title or study.study.name}")
+        self.say(f"study  {study.study.name}, {study.short_hash}, engine {study.engine.name}")
+        if sites is not None and sites.source:
+            for line in _folded("data", sites.source):
+                self.say(line)
+
+    def tell(self, event: str, value: Any) -> None:
+        """Called by the study layer."""
+        if event == "round":
+            self._progress(value)
+        elif event == "model":
+            self._model(value)
+        elif event == "evaluated":
+            self._clear()
+
+    def _progress(self, done: Any) -> None:
+        if self.live:
+            loss = done.figures.get("loss")
+            text = f"fit    round {done.number}   {done.step}"
+            text += f"   deviance {2 * loss:.3f}" if loss is not None else ""
+            print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
+
+    def _clear(self) -> None:
+        if self.live:
+            print(f"\r{'':<79}\r", end="", file=sys.stderr, flush=True)
+
+    def _model(self, model: Any) -> None:
+        last = next((r for r in reversed(model.rounds_) if "gain" in r.figures), None)
+        gain = f"   last gain {last.figures['gain']:.0e}" if last else ""
+        state = "converged" if model.result_.converged else "NOT converged"
+        self.fit_line = (f"fit    round {model.n_iter_}   deviance {model.result_.deviance:.3f}"
+                         f"{gain}   {state}")
+
+    def finished(self, done: Any) -> None:
+        """Sites, coefficients, validation, what left, where the report is."""
+        results = done.results
+        self.say()
+        self.say(words.site_table(results))
+        for line in words.notes(results):
+            self.say(line)
+        self.say()
+        self.say(self.fit_line)
+        self.say(words.result_table(results))
+        if "evaluation" in results:
+            self.say()
+            self.say(words.evaluation_table(results))
+        self.say()
+        self.say(words.left_line(results))
+        self.say(f"report {_short(done.report)}   {time.perf_counter() - self.started:.1f} s")
+
+
+def _short(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+

@@ -1,0 +1,156 @@
+"""The shape of a run's results: one plain dict, written as JSON beside the report.
+
+Sections that do not apply to a model are absent. Numbers are full precision; `None` stands for a
+number that is not defined or not shown (fewer than the minimum of patients).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NotRequired, TypedDict
+
+FORMAT = 1
+
+
+class StudyPart(TypedDict):
+    """What was asked. `hash` covers every setting except the output."""
+
+    name: str
+    title: str
+    purpose: str
+    hash: str
+    formula: str
+    cohort: str
+    missing: dict[str, str]
+    seed: int
+    engine: str
+    guarantee: str
+
+
+class SitePart(TypedDict):
+    """One hospital's rows. `left_out` counts patients by reason; `fills` patients per filled column."""
+
+    name: str
+    rows: int
+    patients: int
+    events: int | None
+    left_out: dict[str, int]
+
+
+class DataPart(TypedDict):
+    codebook: str
+    source: str
+    outcome: str
+    outcome_label: str
+    sites: list[SitePart]
+    fills: dict[str, dict[str, Any]]  # column -> {"value", "unit", "label", "patients"}
+
+
+class TermPart(TypedDict):
+    """One coefficient. `per` is the step in which its ratio is shown ("per 10 a"), 1 otherwise."""
+
+    name: str
+    label: str
+    unit: str
+    coef: float | None
+    se: float | None
+    z: float | None
+    p: float | None
+    lower: float | None
+    upper: float | None
+
+
+class ModelPart(TypedDict):
+    kind: str
+    family: str
+    terms: list[TermPart]
+    n: int
+    patients: int
+    events: int | None
+    sites: int
+    rounds: int
+    converged: bool
+    deviance: float
+    null_deviance: float | None
+    aic: float | None
+    pseudo_r2: float | None
+    dispersion: float
+    l1: float
+    l2: float
+    warnings: list[str]
+
+
+class Interval(TypedDict):
+    value: float | None
+    lower: float | None
+    upper: float | None
+
+
+class Calibration(TypedDict):
+    """`bins` are tenths of patients: predicted and observed as shares, with a Wilson interval."""
+
+    slope: Interval
+    intercept: Interval
+    bins: list[dict[str, Any]]  # {"n", "predicted", "observed", "lower", "upper"}
+
+
+class Measures(TypedDict):
+    """Performance of one group (a hospital, a subgroup, or all)."""
+
+    n: int
+    events: NotRequired[int]
+    auroc: NotRequired[Interval]
+    observed: NotRequired[float]
+    predicted: NotRequired[float]
+    auprc: NotRequired[float | None]
+    brier: NotRequired[float]
+    log_loss: NotRequired[float]
+    calibration: NotRequired[Calibration]
+    roc: NotRequired[list[dict[str, float]]]  # {"fpr", "tpr"}
+    histogram: NotRequired[list[dict[str, Any]]]  # {"lower", "upper", "n"} of predicted risk
+    decision: NotRequired[list[dict[str, float]]]  # {"threshold", "net_benefit", "all"}
+    confusion: NotRequired[list[dict[str, Any]]]
+    accuracy: NotRequired[float]
+    r2: NotRequired[float]
+    mae: NotRequired[float]
+    rmse: NotRequired[float]
+    d2: NotRequired[float]
+
+
+class EvaluationPart(TypedDict):
+    """`how` is "cross-validation" or "same patients"."""
+
+    how: str
+    folds: int
+    all: Measures
+    sites: dict[str, Measures]
+    subgroups: dict[str, dict[str, Measures]]
+    alone: dict[str, float | None]
+    prevalence: Measures
+    heterogeneity: NotRequired[dict[str, float | None]]
+    apparent: NotRequired[Measures]
+
+
+class LeftPart(TypedDict):
+    """What left a hospital in one step: leaves summed over `times` rounds."""
+
+    site: str
+    step: str
+    leaf: str
+    shape: list[int]
+    numbers: int
+    bytes: int
+    times: int
+    seen: str
+
+
+class Results(TypedDict):
+    format: int
+    study: StudyPart
+    versions: dict[str, str]
+    data: DataPart
+    table_one: NotRequired[dict[str, Any]]
+    model: ModelPart
+    evaluation: NotRequired[EvaluationPart]
+    convergence: list[dict[str, Any]]  # {"round", "step", "loss", "gain"}
+    left: list[LeftPart]
+    hashes: dict[str, str]

@@ -1,0 +1,55 @@
+"""`pc.datasets`: named data sets as `Sites`, and made-up hospitals for tests of scale."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from polyclinic.data import datasets as _data
+from polyclinic.study.sites import Sites
+
+__all__ = ["breast_cancer", "diabetes", "digits", "heart_disease", "hospitals", "iris", "load",
+           "tcga_brca"]
+
+
+def load(name: str) -> Sites:
+    """The data set called `name`."""
+    found = _data.dataset(name)
+    return Sites(found.tables, found.codebook, source=found.source)
+
+
+def heart_disease() -> Sites:
+    """UCI Heart Disease (CC BY 4.0): four hospitals, 920 patients, 14 columns."""
+    return load("heart_disease")
+
+
+def tcga_brca() -> Sites:
+    """TCGA-BRCA clinical data: 1,088 patients in six regions, 151 deaths."""
+    return load("tcga_brca")
+
+
+def breast_cancer() -> Sites:
+    """scikit-learn's Wisconsin breast cancer data, dealt to four made-up hospitals."""
+    return load("breast_cancer")
+
+
+def diabetes() -> Sites:
+    """scikit-learn's diabetes data (a number as outcome), dealt to four made-up hospitals."""
+    return load("diabetes")
+
+
+def digits() -> Sites:
+    """scikit-learn's 8 x 8 digits (ten classes), dealt to four made-up hospitals."""
+    return load("digits")
+
+
+def iris() -> Sites:
+    """scikit-learn's iris data (three classes), dealt to four made-up hospitals."""
+    return load("iris")
+
+
+def hospitals(n_sites: int = 4, n_patients: int = 1000, **options: Any) -> Sites:
+    """Made-up hospitals with a known truth; options as in `polyclinic.data.synthetic.hospitals`."""
+    from polyclinic.data import synthetic
+
+    found = synthetic.hospitals(n_sites, n_patients, **options)
+    return Sites(found.tables, found.codebook, source=found.source)

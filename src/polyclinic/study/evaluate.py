@@ -1,0 +1,126 @@
+"""Evaluation of a fitted formula model over sites: cross-validation, then sums of scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from polyclinic.core.federation import Federation
+from polyclinic.core.fit import Round, Run, Store, fit
+from polyclinic.evaluation import Evaluation
+from polyclinic.models.glm import glm
+from polyclinic.models.glm.alone import predictor_of
+from polyclinic.models.glm.family import MULTINOMIAL
+from polyclinic.models.glm.spec import Spec
+from polyclinic.study.formula import FormulaData
+
+StoreFor = Callable[[str], Store | None]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Measures of a model.
+
+    measures  plain nested dict: "all", "sites", "subgroups", "alone", "prevalence", ...
+    rounds    the rounds that found them
+    """
+
+    measures: dict[str, Any]
+    rounds: tuple[Round, ...]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One line per hospital and one for all: n, events, auroc, lower, upper, slope, intercept,
+        or n, r2, mae, rmse for a number as outcome."""
+        groups = {**self.measures.get("sites", {}), "all": self.measures["all"]}
+        return pd.DataFrame([_line(name, found) for name, found in groups.items()]).set_index(
+            "hospital")
+
+    def __repr__(self) -> str:
+        return f"Evaluated({self.measures['how']})\n{self.table.to_string()}"
+
+    def _repr_html_(self) -> str:
+        return str(self.table.to_html(escape=True))
+
+
+def _line(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    line: dict[str, Any] = {"hospital": name, "n": found["n"]}
+    if "auroc" in found:
+        auroc, calibration = found["auroc"], found.get("calibration") or {}
+        line |= {"events": found.get("events"), "auroc": auroc["value"],
+                 "lower": auroc["lower"], "upper": auroc["upper"],
+                 "slope": (calibration.get("slope") or {}).get("value"),
+                 "intercept": (calibration.get("intercept") or {}).get("value")}
+    wanted = ("accuracy", "r2", "mae", "rmse", "d2", "log_loss", "brier")
+    return line | {key: found[key] for key in wanted if key in found}
+
+
+def no_store(name: str) -> Store | None:
+    """For runs that keep nothing on disk."""
+    return None
+
+
+def cross_validate(
+    spec: Spec, federation: Federation, folds: int, seed: int, store_for: StoreFor = no_store
+) -> tuple[list[dict[str, Any]], tuple[Round, ...]]:
+    """One predictor per fold, each fitted without that fold's patients."""
+    predictors, rounds = [], ()
+    for fold in range(folds):
+        held_out = replace(spec, rows={"folds": folds, "without": fold})
+        run: Run = fit(glm(held_out), federation, seed=seed, store=store_for(f"fold-{fold + 1}"))
+        predictors.append(predictor_of(run.model[-1]).to_data())
+        rounds += tuple(replace(r, step=f"validation: {r.step}") for r in run.rounds)
+    return predictors, rounds
+
+
+def evaluate(
+    spec: Spec,
+    data: FormulaData,
+    full: dict[str, Any],
+    *,
+    folds: int = 5,
+    thresholds: Sequence[float] = (0.5,),
+    subgroups: Sequence[str] = (),
+    show_sites: bool = True,
+    alone: bool = True,
+    seed: int = 0,
+    store_for: StoreFor = no_store,
+) -> Evaluated:
+    """Evaluate the model `full` (predictor data) on the rows of `data`.
+
+    folds       0: on the same patients that the model was fitted on; the result is marked so
+    thresholds  risks at which decisions are shown
+    subgroups   columns with levels: the same measures within each level
+    show_sites  ask each site for its own measures
+    alone       also fit the model at each site on its own rows, as a baseline
+    """
+    rounds: tuple[Round, ...] = ()
+    predictors = [full]
+    if folds:
+        predictors, rounds = cross_validate(spec, data.federation, folds, seed, store_for)
+    kind = {"binomial": "binary", MULTINOMIAL: "classes"}.get(spec.family, "number")
+    codebook = data.codebook
+    algorithm = Evaluation(
+        predictors=tuple(predictors), folds=folds, outcome=kind, sites=data.federation.sites,
+        thresholds=tuple(thresholds),
+        subgroups=tuple((column, codebook.label(column), _level_labels(data, column))
+                        for column in subgroups),
+        show_sites=show_sites, full=full if folds else None,
+        alone_spec=spec.to_data() if alone and show_sites and folds else None,
+    )
+    run = fit(algorithm, data.federation, seed=seed, store=store_for("evaluation"))
+    return Evaluated(run.model, rounds + run.rounds)
+
+
+def _level_labels(data: FormulaData, column: str) -> tuple[str, ...]:
+    spec = data.codebook.spec(column)
+    if not spec.levels:
+        from polyclinic.core.errors import InputError
+
+        raise InputError(f"subgroups: {column} has no levels", code="WRONG_VALUE",
+                         rule="a subgroup is a level of a category or binary column",
+                         next="define a binary column under [derived]")
+    return tuple(spec.levels.values())

@@ -1,0 +1,203 @@
+"""From a fitted model and its evaluation to the plain dict that is stored and reported."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.fit import Round
+from polyclinic.core.plan import Plan
+from polyclinic.models.glm.family import MULTINOMIAL
+from polyclinic.report.results import FORMAT, Results
+from polyclinic.study.estimator import Regression
+from polyclinic.study.evaluate import Evaluated
+from polyclinic.study.formula import FormulaData
+from polyclinic.study.sites import Sites
+
+KINDS = {"LogisticRegression": "logistic", "LinearRegression": "linear",
+         "PoissonRegression": "poisson", "GammaRegression": "gamma"}
+GUARANTEE = "exact sums; each hospital's gate asks for at least {least} patients behind every number"
+SEEN = "this hospital's own number"
+
+
+def assemble(
+    model: Regression,
+    sites: Sites,
+    *,
+    about: Mapping[str, Any],
+    evaluated: Evaluated | None = None,
+    table_one: Mapping[str, Any] | None = None,
+    rounds: Iterable[Round] = (),
+) -> Results:
+    """The results of one run. `about` holds name, title, purpose, hash, seed, engine."""
+    data = model.formula_data
+    least = min(policy.min_patients for policy in sites.policies.values())
+    rounds = tuple(rounds)
+    results: dict[str, Any] = {
+        "format": FORMAT,
+        "study": {
+            "name": about.get("name", "model"), "title": about.get("title", ""),
+            "purpose": about.get("purpose", ""), "hash": about.get("hash", ""),
+            "formula": data.formula, "cohort": data.cohort.where or "everyone",
+            "missing": {c: data.cohort.rule(c) for c in data.cohort.columns},
+            "seed": int(about.get("seed", model.random_state)),
+            "engine": about.get("engine", "embedded"), "guarantee": GUARANTEE.format(least=least),
+        },
+        "versions": versions(),
+        "data": _data(model, sites, data, least),
+        "model": _model(model, data),
+        "convergence": [
+            {"round": i + 1, "step": r.step, "loss": r.figures.get("loss"),
+             "gain": r.figures.get("gain")}
+            for i, r in enumerate(r for r in model.rounds_ if "loss" in r.figures)
+        ],
+        "left": left(rounds),
+        "hashes": {"study": about.get("hash", ""), "codebook": data.codebook.content_hash,
+                   "last plan": rounds[-1].plan if rounds else ""},
+    }
+    if table_one is not None:
+        results["table_one"] = dict(table_one)
+    if evaluated is not None:
+        results["evaluation"] = evaluated.measures
+    return plain(results)  # type: ignore[no-any-return]
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    packages = ("polyclinic", "numpy", "scipy", "scikit-learn", "duckdb", "formulaic")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+
+
+def plain(value: Any) -> Any:
+    """The same value with Python scalars only; NaN and infinity become None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
+    """What left each hospital, one line per hospital, step and leaf."""
+    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for done in rounds:
+        for leaf in done.left:
+            for site in leaf["sites"]:
+                key = (site, done.step, leaf["leaf"])
+                line = lines.setdefault(key, {
+                    "site": site, "step": done.step, "leaf": leaf["leaf"], "shape": leaf["shape"],
+                    "numbers": leaf["numbers"], "bytes": 0, "times": 0, "seen": SEEN,
+                })
+                line["bytes"] += leaf["bytes"]
+                line["times"] += 1
+    return list(lines.values())
+
+
+def _data(model: Regression, sites: Sites, data: FormulaData, least: int) -> dict[str, Any]:
+    codebook, outcome = data.codebook, data.design.response
+    counts = _counts(model, data)
+    parts = []
+    for site in data.federation.sites:
+        n, patients, events = counts[site]
+        gone = {reason: _shown(count, least) for reason, count in sites.left_out(
+            site, data.cohort).items()}
+        whole = None not in gone.values()
+        parts.append({
+            "name": site, "rows": sites.table(site).n_rows if whole else None,
+            "patients": patients, "events": events, "left_out": gone,
+        })
+    n_all = sum(n for n, _, _ in counts.values())
+    fills = {
+        column: {"value": mean, "unit": getattr(codebook.spec(column), "unit", None) or "",
+                 "label": codebook.label(column),
+                 "patients": _shown(n_all - data.present[column], least)}
+        for column, mean in data.fills.items()
+    }
+    return {"codebook": codebook.title or codebook.name, "source": codebook.source or sites.source,
+            "outcome": outcome, "outcome_label": codebook.label(outcome), "sites": parts,
+            "fills": fills}
+
+
+def _shown(count: int, least: int) -> int | None:
+    return None if 0 < count < least else count
+
+
+def _counts(model: Regression, data: FormulaData) -> dict[str, tuple[int, int, int | None]]:
+    """Rows, patients and events of each hospital, through its gate."""
+    spec = model.result_.scale.spec
+    plan = Plan("glm.moments", spec.values(response_exponent=spec.response_exponent),
+                "rows and events per hospital", combine="collect")
+    total = data.federation.total(plan)
+    return {
+        site: (int(found["n"]), int(found["patients"]),
+               int(found["counts"][1]) if spec.classes == 2 else None)
+        for site, found in total.by_site.items()
+    }
+
+
+def _model(model: Regression, data: FormulaData) -> dict[str, Any]:
+    result, spec = model.result_, model.result_.scale.spec
+    moments = result.scale.moments
+    return {
+        "kind": KINDS[type(model).__name__], "family": spec.family, "terms": terms(model),
+        "n": moments.n, "patients": moments.patients,
+        "events": int(moments.counts[1]) if spec.classes == 2 else None,
+        "sites": len(data.federation.sites), "rounds": result.rounds,
+        "converged": result.converged, "deviance": result.deviance,
+        "null_deviance": result.null_deviance,
+        "aic": result.aic if not spec.l1 and not spec.l2 else None,
+        "pseudo_r2": result.pseudo_r2, "dispersion": result.dispersion,
+        "l1": spec.l1, "l2": spec.l2, "warnings": [text for text, _ in model.warnings_()],
+    }
+
+
+def terms(model: Regression) -> list[dict[str, Any]]:
+    """The coefficient table with labels and units of the codebook."""
+    table, labels = model.summary(), term_labels(model)
+    return [
+        {"name": str(name), "label": labels[str(name)][0], "unit": labels[str(name)][1],
+         **{key: float(row[key]) for key in ("coef", "se", "z", "p", "lower", "upper")}}
+        for name, row in table.iterrows()
+    ]
+
+
+def term_labels(model: Regression) -> dict[str, tuple[str, str]]:
+    """(label, unit) of every term in words: "chest pain: no symptoms", "age"."""
+    codebook, spec = model.formula_data.codebook, model.result_.scale.spec
+    labels = {"Intercept": ("Intercept", "")}
+    for term in spec.design.terms:
+        words, units = [], []
+        for factor in term.factors:
+            if factor.kind == "site":
+                words.append(f"hospital {factor.column}")
+                continue
+            label, column = codebook.label(factor.column), codebook.spec(factor.column)
+            levels = list((column.levels or {}).values())
+            if factor.kind == "level":
+                words.append(f"{label}: {levels[int(factor.args[0])]}")
+            elif factor.kind == "missing":
+                words.append(f"{label}: missing")
+            elif len(levels) == 2:
+                words.append(f"{label}: {levels[1]}")
+            elif factor.kind == "value":
+                words.append(label)
+                units.append(getattr(column, "unit", None) or "")
+            else:
+                words.append(f"{label} ({term.name})")
+        labels[term.name] = (" x ".join(words), " ".join(units) if len(words) == 1 else "")
+    if spec.family != MULTINOMIAL:
+        return labels
+    names = list(codebook.spec(spec.design.response).levels or {})
+    return {f"{code}: {name}": (f"{code}: {label}", unit)
+            for code in names for name, (label, unit) in labels.items()}

@@ -1,0 +1,192 @@
+"""A study from its file to its run folder; every step is kept, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from polyclinic.core.checkpoint import Checkpoint, write_atomic
+from polyclinic.core.errors import InputError
+from polyclinic.core.fit import Round, fit
+from polyclinic.engines.embedded import Embedded
+from polyclinic.privacy.policy import Policy
+from polyclinic.report.html import write_report
+from polyclinic.report.results import Results
+from polyclinic.study.describe import table_one_algorithm
+from polyclinic.study.door import read
+from polyclinic.study.estimator import Regression
+from polyclinic.study.evaluate import Evaluated, evaluate
+from polyclinic.study.file import Study, load_study
+from polyclinic.study.formula import formula_columns, from_formula
+from polyclinic.study.results import assemble
+from polyclinic.study.saved import KINDS, save
+from polyclinic.study.sites import Sites
+
+Show = Callable[[str, Any], None]
+
+
+@dataclass(frozen=True)
+class StudyRun:
+    """A finished run: its folder, model, results, and what it was about."""
+
+    folder: Path
+    study: Study
+    sites: Sites
+    model: Regression
+    results: Results
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
+
+
+def run(
+    study: Study | str | Path,
+    out: str | Path | None = None,
+    *,
+    resume: bool = False,
+    show: Show | None = None,
+    sites: Sites | None = None,
+) -> StudyRun:
+    """Run a study: cohort, model, Table 1, validation, report.
+
+    Parameters
+    ----------
+    study : a study file, or what `load_study` made of it.
+    out : run folder; None: the folder of the study file's [output].
+    resume : go on with a run that was stopped; the result has the same bytes.
+    show : called with the name of an event and its value: "sites", "round", "model", "evaluated".
+    sites : hospitals, where the study file does not say where they are.
+
+    Raises
+    ------
+    InputError, Refused, Stopped : with what is kept.
+    """
+    base = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
+    study = study if isinstance(study, Study) else load_study(study)
+    tell = show or (lambda name, value: None)
+    sites = sites or open_sites(study, base)
+    folder = Path(out) if out is not None else base / study.output.folder / study.study.name
+    _prepare(folder, study, resume)
+    return _Steps(study, sites, folder, tell).run()
+
+
+def open_sites(study: Study, base: Path) -> Sites:
+    """The hospitals of a study file; its paths are relative to `base`."""
+    policy = Policy(min_patients=study.privacy.min_patients)
+    data = study.data
+    if data.dataset is not None:
+        from polyclinic.study import datasets
+
+        return datasets.load(data.dataset).with_policy(policy)
+    source: Any = base / data.folder if data.folder else {
+        site: base / path for site, path in (data.sites or {}).items()}
+    return read(source, base / str(data.schema_), policy=policy)
+
+
+class _Steps:
+    def __init__(self, study: Study, sites: Sites, folder: Path, tell: Show) -> None:
+        self.study, self.folder, self.tell = study, folder, tell
+        columns = formula_columns(study.model.formula, sites.codebook)
+        self.sites = sites.cohort(
+            study.cohort.where, missing=study.cohort.missing, columns=columns,
+            empty_site=study.cohort.empty_site)
+        self.engine = Embedded(study.engine.partitions, study.engine.threads)
+        self.rounds: list[Round] = []
+
+    def store(self, name: str) -> Checkpoint:
+        return Checkpoint(self.folder / "checkpoints" / f"{name}.pcm")
+
+    def run(self) -> StudyRun:
+        self.tell("sites", self.sites)
+        model = self._fit()
+        self.tell("model", model)
+        table = fit(table_one_algorithm(self.sites, model.formula_data), model.formula_data.federation,
+                    store=self.store("table-one"))
+        self.rounds += table.rounds
+        evaluated = self._evaluate(model)
+        self.tell("evaluated", evaluated)
+        study = self.study
+        results = assemble(
+            model, self.sites, evaluated=evaluated, table_one=table.model, rounds=self.rounds,
+            about={"name": study.study.name, "title": study.study.title or study.study.name,
+                   "purpose": study.study.purpose, "hash": study.hash, "seed": study.seed,
+                   "engine": study.engine.name})
+        self._write(model, results)
+        return StudyRun(self.folder, study, self.sites, model, results)
+
+    def _fit(self) -> Regression:
+        study, section = self.study, self.study.model
+        extra = {"class_weight": section.class_weight} if section.kind == "logistic" else {}
+        model = KINDS[section.kind](
+            l2=section.l2, l1=section.l1, site_effects=section.site_effects,
+            solver=study.solver.name, max_rounds=study.solver.max_rounds,
+            tolerance=study.solver.tolerance, solver_options=study.solver.options or None,
+            random_state=study.seed, **extra)
+        data = from_formula(self.sites, section.formula, self.engine,
+                            site_effects=section.site_effects, store=self.store("means"))
+        self.rounds += data.rounds
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they stand in the results and are shown from there
+            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)],
+                            self.store("fit"))
+        self.rounds += model.rounds_
+        return model
+
+    def _evaluate(self, model: Regression) -> Evaluated:
+        section = self.study.evaluation
+        folds = section.folds if section.validate_ == "cross-validation" else 0
+        evaluated = evaluate(
+            model.result_.scale.spec, model.formula_data, model.predictor_.to_data(), folds=folds,
+            thresholds=section.thresholds, subgroups=section.subgroups,
+            show_sites=self.study.privacy.show_sites, alone=section.alone, seed=self.study.seed,
+            store_for=self.store)
+        self.rounds += evaluated.rounds
+        return evaluated
+
+    def _write(self, model: Regression, results: Results) -> None:
+        save(model, self.folder / "model.pcm")
+        table = model.summary().to_csv().encode()
+        write_atomic(self.folder / "coefficients.csv", table)
+        write_atomic(self.folder / "metrics.json", as_json(results))
+        plans = [{"round": i + 1, "step": r.step, "task": r.task, "plan": r.plan}
+                 for i, r in enumerate(self.rounds)]
+        write_atomic(self.folder / "plans.json", as_json(plans))
+        if "html" in self.study.output.report:
+            write_report(results, self.folder / "report.html")
+
+
+def as_json(value: Any) -> bytes:
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _prepare(folder: Path, study: Study, resume: bool) -> None:
+    """Make the run folder, or check that it is of this study."""
+    mark = folder / "study.json"
+    content = as_json(study.model_dump(by_alias=True))
+    if mark.exists():
+        same = json.loads(mark.read_bytes()).get("hash") == study.hash
+        if resume and not same:
+            raise InputError(
+                f"{folder} holds a run of another study", code="OTHER_STUDY",
+                rule="a run goes on only with the study that it was started with",
+                next="run it anew with --out, or restore the study file", kept=f"{folder}")
+        if not resume:
+            if not (folder / "metrics.json").exists():
+                raise InputError(
+                    f"{folder} holds a run that was stopped", code="RUN_EXISTS",
+                    rule="what was computed is not thrown away",
+                    next="--resume goes on with it; --out names another folder",
+                    kept=f"everything in {folder}")
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            (folder / "metrics.json").unlink()
+    elif resume:
+        raise InputError(f"{folder} holds no run", code="NO_RUN",
+                         rule="--resume goes on with a run that was started",
+                         next="run the study without --resume")
+    write_atomic(mark, as_json({"hash": study.hash, "study": json.loads(content)}))
