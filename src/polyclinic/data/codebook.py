@@ -14,6 +14,7 @@ from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.data.expression import Expression, parse
 from polyclinic.data.toml import load_toml, validate
+from polyclinic.data.units import conversion
 
 UNBOUNDED = 2.0**20
 Kind = Literal["number", "integer", "binary", "category", "date", "text"]
@@ -38,7 +39,7 @@ class SiteFormat(_Part):
 
     header: bool | None = None
     missing: list[str] | None = None
-    delimiter: str | None = None
+    delimiter: Annotated[str | None, Field(min_length=1, max_length=1)] = None
     decimal: Literal[".", ","] | None = None
 
 
@@ -152,7 +153,26 @@ class Codebook(_Part):
             named = {*section.not_comparable, *section.not_recorded, *section.map}
             for name in sorted(named - known):
                 raise ValueError(f"[site.{site}] names {name}, which is no column")
+            for name, mapped in section.map.items():
+                self._map_fits(site, name, mapped)
         return self
+
+    def _map_fits(self, site: str, name: str, mapped: Mapped) -> None:
+        """A map of units or codes leads to the column's own unit or codes."""
+        column, where = self.columns.get(name), f"[site.{site}.map] {name}"
+        if column is None:
+            raise ValueError(f"{where}: a derived column is not in a file")
+        if mapped.levels is not None and column.levels is None:
+            raise ValueError(f"{where}: {name} has no levels in [columns]")
+        for ours in (mapped.levels or {}).values():
+            if str(ours) != "missing" and str(ours) not in (column.levels or {}):
+                raise ValueError(f'{where}: {ours} is no level of {name}; levels: '
+                                 f'{", ".join(column.levels or ())} or "missing"')
+        if mapped.unit is not None:
+            try:
+                conversion(mapped.unit, column.unit or "no unit", column.molar_mass)
+            except InputError as error:
+                raise ValueError(f"{where}: {error.what} ({error.rule})") from None
 
     @staticmethod
     def load(path: str | Path) -> Codebook:

@@ -173,7 +173,7 @@ def iris() -> Dataset:
     frame["species"] = [species[i] for i in target]
     content["species"] = {"type": "category", "levels": {name: name for name in species}}
     return _dealt("iris", frame, "species", by="sepal_width", title="Iris, three species",
-                  mix=0.5, columns=content)
+                  mix=0.8, columns=content)
 
 
 _MAKERS: dict[str, Callable[[], Dataset]] = {

@@ -31,6 +31,7 @@ _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide,
 }
+LONGEST = 300  # words and signs; keeps the tree shallow
 _WORDS = {"and", "or", "not", "is", "missing"}
 
 
@@ -61,7 +62,12 @@ class Expression:
 def parse(text: str) -> Expression:
     """Parse `text`. Raises InputError BAD_EXPRESSION with the place."""
     tokens = _tokens(text)
-    tree, rest = _or(tokens)
+    if len(tokens) > LONGEST:
+        raise _bad(f"{text[:20]} ...", f"word {LONGEST + 1}")
+    try:
+        tree, rest = _or(tokens)
+    except RecursionError:
+        raise _bad(f"{text[:20]} ...", "parentheses too deep") from None
     if rest:
         raise _bad(text, rest[0][1])
     return Expression(text, tree)

@@ -15,6 +15,7 @@ from polyclinic.data.codebook import UNBOUNDED, Codebook
 _MATH: dict[str, Callable[[float], float]] = {
     "log": math.log, "log1p": math.log1p, "exp": math.exp, "sqrt": math.sqrt, "abs": abs,
 }
+MOST_KNOTS = 100
 ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights"
 
 
@@ -57,9 +58,11 @@ class Compiled:
 
 def compile_factor(text: str, codebook: Codebook) -> Compiled:
     """Compile one factor. Raises InputError; never evaluates the text."""
+    if text in codebook.usable:  # also a name in `back ticks`, which is no Python name
+        return _plain(text, text, codebook)
     try:
         node = ast.parse(text, mode="eval").body
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise _bad(text, "it is not understood") from None
     if isinstance(node, ast.Name):
         return _plain(text, node.id, codebook)
@@ -88,6 +91,8 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
         return _arithmetic(text, node.args[0], codebook)
     if not isinstance(node.args[0], ast.Name):
         raise _bad(text, "its first argument is a column")
+    if len(node.args) > (2 if name == "C" else 1):
+        raise _bad(text, "too many arguments; options are named, as in df=4")
     column = node.args[0].id
     spec = codebook.spec(column)
     if name == "C":
@@ -116,17 +121,19 @@ def _category(text: str, node: ast.Call, column: str, codebook: Codebook) -> Com
         raise InputError(f"{text}: {column} has no levels in the codebook", code="UNKNOWN_LEVEL",
                          rule="levels come from the codebook, never from data",
                          next="give the column levels, or use it as a number")
-    shown = text if len(node.args) == 1 and not node.keywords else text
+    allowed = ("contr", "contrasts", "reference")
+    if unknown := [k.arg for k in node.keywords if k.arg not in allowed]:
+        raise _bad(text, f"{unknown[0]} is no option; options: {', '.join(allowed)}")
     reference = 0
     choice = node.args[1] if len(node.args) > 1 else next(
-        (k.value for k in node.keywords if k.arg in ("contr", "contrasts", "reference")), None)
+        (k.value for k in node.keywords if k.arg in allowed), None)
     if choice is not None:
         code = _reference(text, choice)
         if code not in levels:
             raise InputError(f"{text}: {code} is no level of {column}", code="UNKNOWN_LEVEL",
                              rule=f"levels: {', '.join(levels)}", next="use one of them")
         reference = levels.index(code)
-    return Compiled(shown, column, Role.CATEGORY, levels=levels, reference=reference)
+    return Compiled(text, column, Role.CATEGORY, levels=levels, reference=reference)
 
 
 def _reference(text: str, node: ast.expr) -> str:
@@ -191,7 +198,9 @@ def _constant(text: str, node: ast.expr) -> float:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_constant(text, node.operand)
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
-        return float(node.value)
+        if abs(node.value) <= 1e15:
+            return float(node.value)
+        raise _bad(text, "a number is at most 1e15")
     raise _bad(text, "a number is needed")
 
 
@@ -201,8 +210,12 @@ def _spline(text: str, name: str, node: ast.Call, column: str, codebook: Codeboo
         raise _bad(text, f"{sorted(map(str, unknown))[0]} is no option; options: knots, df, degree, "
                    "lower, upper")
     degree = int(_constant(text, options["degree"])) if "degree" in options else 3
+    if not 1 <= degree <= 5:
+        raise _bad(text, "degree is 1 to 5")
     lower, upper = _ends(text, options, column, codebook)
     inner = _knots(text, name, options, degree, lower, upper)
+    if not all(lower < knot < upper for knot in inner):
+        raise _bad(text, f"knots lie between {lower:g} and {upper:g}, the ends")
     knots = (lower, *inner, upper)
     if name == "bs":
         count = len(inner) + degree
@@ -244,8 +257,9 @@ def _knots(
                          next="give knots=[...], or df= for equal spacing over the codebook's range")
     df = int(_constant(text, options["df"]))
     inner = df - degree if name == "bs" else df - 1
-    if inner < 0:
-        raise _bad(text, f"df is at least {degree if name == 'bs' else 1}")
+    if not 0 <= inner <= MOST_KNOTS:
+        least = degree if name == "bs" else 1
+        raise _bad(text, f"df is {least} to {least + MOST_KNOTS}")
     step = (upper - lower) / (inner + 1)
     return [lower + step * (i + 1) for i in range(inner)]
 

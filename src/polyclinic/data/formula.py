@@ -9,6 +9,7 @@ intercept are coded to full rank as in R and patsy (Nathaniel Smith's subterm al
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,9 @@ from polyclinic.data.codebook import Codebook
 from polyclinic.data.factors import Compiled, Role, compile_factor
 
 Subset = frozenset[str]
+HIGHEST = 5
+_POWER = re.compile(r"(?:\*\*|\^)\s*(\d+)")
+_CALL = re.compile(r"\bI\([^()]*(?:\([^()]*\)[^()]*)*\)")
 
 
 @dataclass(frozen=True)
@@ -84,10 +88,15 @@ def compile_formula(
 
 
 def _parse(formula: str, codebook: Codebook) -> _Parsed:
+    if any(int(power) > HIGHEST for power in _POWER.findall(_CALL.sub("", formula))):
+        raise InputError(f"formula {formula!r}: the power is too high", code="BAD_FORMULA",
+                         rule=f"( ) ** n makes interactions of n columns, n at most {HIGHEST}",
+                         next="correct it")
     try:
         structured = DefaultFormulaParser().get_terms(formula)
         left, right = [*structured.lhs], [*structured.rhs]
-    except (FormulaicError, AttributeError, SyntaxError, ValueError, TypeError) as error:
+    except (FormulaicError, AttributeError, SyntaxError, ValueError, TypeError,
+            RecursionError) as error:
         raise InputError(f"formula {formula!r} is not understood", code="BAD_FORMULA",
                          rule='a formula reads "outcome ~ term + term"',
                          next=f"correct it ({type(error).__name__})") from None
@@ -102,6 +111,10 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         factors = [compile_factor(f.expr, codebook) for f in term.factors if f.expr != "1"]
         special = [f for f in factors if f.role in extras]
         if special:
+            if len(factors) > 1 or extras[special[0].role] is not None:
+                raise InputError(f"{special[0].text}: it stands alone, once", code="BAD_FORMULA",
+                                 rule="one offset( ) and one weights( ), in no product",
+                                 next="correct the formula")
             extras[special[0].role] = special[0].column  # type: ignore[assignment]
         elif factors:
             terms.append(tuple(factors))

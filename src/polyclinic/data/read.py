@@ -34,6 +34,7 @@ class Source:
     names: tuple[str, ...]
     format: FileFormat
     where: str
+    has_header: bool = False
 
 
 def read_table(path: str | Path, codebook: Codebook, site: str) -> Table:
@@ -101,7 +102,7 @@ def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
     for i, name in enumerate(names):
         connection.execute(f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} "
                            f"TO {_name(name)}")
-    return Source(connection, tuple(names), how, f"{site}")
+    return Source(connection, tuple(names), how, f"{site}", how.header)
 
 
 def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:
@@ -137,7 +138,7 @@ def to_table(
     source: Source, codebook: Codebook, site: str, wanted: Sequence[str] | None = None
 ) -> Table:
     """Parse, check and convert every column that the codebook has (or that `wanted` needs)."""
-    n_rows = _count(source)
+    n_rows = count_rows(source)
     columns: dict[str, Floats] = {}
     needed = _stored(codebook, wanted)
     for name in needed:
@@ -147,7 +148,7 @@ def to_table(
             columns[name] = _derive(derived, name, columns, codebook, site)
     id_column = codebook.patient.id if wanted is None else "row"
     patient = _patients(source, codebook, site, id_column, n_rows)
-    keep = _without_duplicates(source, codebook, site, n_rows) if wanted is None else None
+    keep = _without_duplicates(source, codebook, site, patient) if wanted is None else None
     if keep is not None:
         columns = {name: values[keep] for name, values in columns.items()}
         patient = pd.factorize(patient[keep])[0].astype(np.int64)
@@ -175,8 +176,7 @@ def column_values(
     if stored not in source.names:
         raise InputError(
             f"{site} has no column {stored}", code="NO_COLUMN", site=site,
-            rule=f"every hospital has the codebook's columns; {site} has: "
-            f"{', '.join(source.names)}",
+            rule=f"every hospital has the codebook's columns{_names_shown(source, site)}",
             next=f'name it: [site.{site}.map] {name} = {{ column = "..." }}, or '
             f'[site.{site}] not_recorded = ["{name}"]')
     text = cell_text(stored)
@@ -205,8 +205,9 @@ def cell_text(stored: str) -> str:
 
 
 def number(text: str, how: FileFormat) -> str:
+    """SQL for a cell as a number. With a decimal comma a point is not read: 1.500 may be 1500."""
     if how.decimal == ",":
-        text = f"replace({text}, ',', '.')"
+        text = f"CASE WHEN contains({text}, '.') THEN NULL ELSE replace({text}, ',', '.') END"
     return f"TRY_CAST({text} AS DOUBLE)"
 
 
@@ -215,7 +216,7 @@ def missing_condition(text: str, how: FileFormat, column: Column, mapped: Mapped
     codes = [*how.missing, *map(str, column.missing)]
     codes += [code for code, ours in (mapped.levels or {}).items() if ours == "missing"]
     texts = ", ".join(_text(code) for code in codes) or "''"
-    numbers = [float(code) for code in codes if _is_number(code)]
+    numbers = [float(code) for code in codes if is_number(code)]
     condition = f"{text} IS NULL OR {text} = '' OR {text} IN ({texts})"
     if numbers:
         listed = ", ".join(repr(n) for n in numbers)
@@ -232,7 +233,7 @@ def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> st
     cases = []
     for code, ours in own.items():
         test = f"{text} = {_text(code)}"
-        if _is_number(code):
+        if is_number(code):
             test = f"({test} OR coalesce({number(text, how)} = {float(code)!r}, false))"
         if ours in position:
             cases.append(f"WHEN {test} THEN {position[ours]}.0")
@@ -245,18 +246,28 @@ def _checked(values: Floats, column: Column, mapped: Mapped, site: str, name: st
                          column)
     if column.levels is not None:
         return values
-    if mapped.unit is not None and column.unit is not None:
-        factor, offset = conversion(mapped.unit, column.unit, column.molar_mass)
-        values = values * factor + offset
     if column.type == "integer":
         broken = int(np.count_nonzero(values != np.round(values)) - np.isnan(values).sum())
         if broken:
             raise _bad_cells(site, name, broken, "hold a fraction", "NOT_AN_INTEGER", column)
+    if mapped.unit is not None:
+        values = _converted(values, column, mapped.unit, site, name)
     if column.range is not None:
         outside = int(np.count_nonzero((values < column.range[0]) | (values > column.range[1])))
         if outside:
             raise _bad_cells(site, name, outside, "lie outside the range", "OUT_OF_RANGE", column)
     return values
+
+
+def _converted(values: Floats, column: Column, own: str, site: str, name: str) -> Floats:
+    """In the codebook's unit; whole numbers become completed units (757 months are 63 years)."""
+    try:
+        factor, offset = conversion(own, column.unit or "no unit", column.molar_mass)
+    except InputError as error:
+        raise InputError(f"{site}, column {name}: {error.what}", code=error.code, site=site,
+                         rule=error.rule, next=error.next) from None
+    values = values * factor + offset
+    return np.floor(values + 1e-9) if column.type == "integer" else values
 
 
 def _bad_cells(
@@ -284,7 +295,7 @@ def _derive(
     derived: Any, name: str, columns: Mapping[str, Floats], codebook: Codebook, site: str
 ) -> Floats:
     values: Floats = derived.expression.evaluate(columns, codebook.codes)
-    if not derived.levels or not all(_is_number(code) for code in derived.levels):
+    if not derived.levels or not all(is_number(code) for code in derived.levels):
         return values
     place = np.full_like(values, np.nan)
     for i, level in enumerate(derived.levels):
@@ -307,8 +318,10 @@ def _patients(
         raise InputError(f"{site} has no column {stored}", code="NO_COLUMN", site=site,
                          rule="the patient id says which rows belong together",
                          next=f"name it in [site.{site}.map]")
+    text = cell_text(stored)
+    missing = missing_condition(text, source.format, codebook.columns[id_column], Mapped())
     cells = source.connection.execute(
-        f"SELECT nullif({cell_text(stored)}, '') AS v FROM source").df()["v"]
+        f"SELECT CASE WHEN {missing} THEN NULL ELSE {text} END AS v FROM source").df()["v"]
     gaps = int(cells.isna().sum())
     if gaps:
         raise InputError(f"{site}, column {stored}: {gaps} rows have no patient id",
@@ -318,20 +331,46 @@ def _patients(
 
 
 def _without_duplicates(
-    source: Source, codebook: Codebook, site: str, n_rows: int
+    source: Source, codebook: Codebook, site: str, patient: NDArray[np.int64]
 ) -> NDArray[np.int64] | None:
     """Positions to keep, or None for all. "warn" keeps them: `check` reports them."""
-    rule = codebook.patient.duplicates
+    rule, key = codebook.patient.duplicates, codebook.patient.id
     if rule == "warn":
         return None
-    frame = source.connection.execute("SELECT * FROM source").df()
-    repeated = frame.duplicated(keep="first").to_numpy()
+    if key == "row":
+        frame = source.connection.execute("SELECT * FROM source").df()
+        repeated, what = frame.duplicated(keep="first").to_numpy(), "exact copies of others"
+    else:
+        repeated, what = pd.Series(patient).duplicated().to_numpy(), "of a patient who is there"
     count = int(repeated.sum())
     if count and rule == "error":
-        raise InputError(f"{site}: {count} rows are exact copies of others",
-                         code="DUPLICATE_ROWS", site=site, rule='[patient] duplicates = "error"',
+        rows = "1 row is" if count == 1 else f"{count} rows are"
+        what = "an exact copy of another" if count == 1 and key == "row" else what
+        raise InputError(f"{site}: {rows} {what}", code="DUPLICATE_ROWS", site=site,
+                         rule='[patient] duplicates = "error"',
                          next='remove them, or use duplicates = "first"')
     return np.flatnonzero(~repeated) if count else None
+
+
+def repeated_rows(source: Source, stored: str | None) -> int:
+    """Rows that are an exact copy of another, or that repeat a value of column `stored`."""
+    what = "*" if stored is None else cell_text(stored)
+    row = source.connection.execute(
+        f"SELECT (SELECT count(*) FROM source) - count(*) FROM (SELECT DISTINCT {what} FROM source)"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def seems_without_header(source: Source) -> bool:
+    """Whether the line that was read as a header looks like a row of values."""
+    return source.has_header and 2 * sum(map(is_number, source.names)) >= len(source.names)
+
+
+def _names_shown(source: Source, site: str) -> str:
+    """The file's column names, unless its first line may be a patient's row."""
+    if source.has_header and any(map(is_number, source.names)):
+        return "; the first line holds numbers, not names: is header = false right?"
+    return f"; {site} has: {', '.join(source.names)}"
 
 
 def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[str]:
@@ -341,10 +380,11 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
         raise InputError(f"{site}: {path.name} is empty", code="EMPTY_FILE", site=site,
                          rule="a file holds at least one row", next="check the export")
     if how.header:
-        names = [name.strip() for name in first]
-        if len(set(names)) != len(names):
+        names = [name.strip() or f"(column {i})" for i, name in enumerate(first, 1)]
+        if len({name.casefold() for name in names}) != len(names):
             raise InputError(f"{site}: {path.name} names a column twice", code="BAD_FILE",
-                             site=site, rule="column names are unique", next="rename one")
+                             site=site, rule="column names differ in more than upper and lower case",
+                             next="rename one")
         return names
     names = list(codebook.columns)
     if len(first) != len(names):
@@ -356,7 +396,7 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
     return names
 
 
-def _count(source: Source) -> int:
+def count_rows(source: Source) -> int:
     row = source.connection.execute("SELECT count(*) FROM source").fetchone()
     return int(row[0]) if row else 0
 
@@ -370,7 +410,7 @@ def _duckdb_line(error: duckdb.Error) -> str:
     return "open the file and look at its first lines"
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:

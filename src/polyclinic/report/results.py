@@ -27,13 +27,13 @@ class StudyPart(TypedDict):
 
 
 class SitePart(TypedDict):
-    """One hospital's rows. `left_out` counts patients by reason; `fills` patients per filled column."""
+    """One hospital's rows. `left_out` counts patients by reason, None when too few to show."""
 
     name: str
-    rows: int
+    rows: int | None
     patients: int
     events: int | None
-    left_out: dict[str, int]
+    left_out: dict[str, int | None]
 
 
 class DataPart(TypedDict):
@@ -46,11 +46,12 @@ class DataPart(TypedDict):
 
 
 class TermPart(TypedDict):
-    """One coefficient. `per` is the step in which its ratio is shown ("per 10 a"), 1 otherwise."""
+    """One coefficient. `step`: units in which its ratio is read; 0 for a 0/1 term."""
 
     name: str
     label: str
     unit: str
+    step: float
     coef: float | None
     se: float | None
     z: float | None
@@ -153,4 +154,5 @@ class Results(TypedDict):
     evaluation: NotRequired[EvaluationPart]
     convergence: list[dict[str, Any]]  # {"round", "step", "loss", "gain"}
     left: list[LeftPart]
+    labels: dict[str, dict[str, Any]]  # column -> {"label", "unit", "levels": {code: words}}
     hashes: dict[str, str]

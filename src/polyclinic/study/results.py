@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.core.design import Factor, Term
 from polyclinic.core.fit import Round
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import MULTINOMIAL
@@ -57,6 +58,12 @@ def assemble(
             for i, r in enumerate(r for r in model.rounds_ if "loss" in r.figures)
         ],
         "left": left(rounds),
+        "labels": {
+            column: {"label": data.codebook.label(column),
+                     "unit": data.codebook.spec(column).unit or "",
+                     "levels": dict(data.codebook.spec(column).levels or {})}
+            for column in data.cohort.columns
+        },
         "hashes": {"study": about.get("hash", ""), "codebook": data.codebook.content_hash,
                    "last plan": rounds[-1].plan if rounds else ""},
     }
@@ -167,37 +174,47 @@ def terms(model: Regression) -> list[dict[str, Any]]:
     table, labels = model.summary(), term_labels(model)
     return [
         {"name": str(name), "label": labels[str(name)][0], "unit": labels[str(name)][1],
+         "step": labels[str(name)][2],
          **{key: float(row[key]) for key in ("coef", "se", "z", "p", "lower", "upper")}}
         for name, row in table.iterrows()
     ]
 
 
-def term_labels(model: Regression) -> dict[str, tuple[str, str]]:
-    """(label, unit) of every term in words: "chest pain: no symptoms", "age"."""
-    codebook, spec = model.formula_data.codebook, model.result_.scale.spec
-    labels = {"Intercept": ("Intercept", "")}
+def term_labels(model: Regression) -> dict[str, tuple[str, str, float]]:
+    """(label, unit, step) of every term: ("age", "a", 10), ("chest pain: no symptoms", "", 0)."""
+    spec = model.result_.scale.spec
+    labels = {"Intercept": ("Intercept", "", 0.0)}
     for term in spec.design.terms:
-        words, units = [], []
-        for factor in term.factors:
-            if factor.kind == "site":
-                words.append(f"hospital {factor.column}")
-                continue
-            label, column = codebook.label(factor.column), codebook.spec(factor.column)
-            levels = list((column.levels or {}).values())
-            if factor.kind == "level":
-                words.append(f"{label}: {levels[int(factor.args[0])]}")
-            elif factor.kind == "missing":
-                words.append(f"{label}: missing")
-            elif len(levels) == 2:
-                words.append(f"{label}: {levels[1]}")
-            elif factor.kind == "value":
-                words.append(label)
-                units.append(getattr(column, "unit", None) or "")
-            else:
-                words.append(f"{label} ({term.name})")
-        labels[term.name] = (" x ".join(words), " ".join(units) if len(words) == 1 else "")
+        labels[term.name] = _term_label(model.formula_data, term)
     if spec.family != MULTINOMIAL:
         return labels
-    names = list(codebook.spec(spec.design.response).levels or {})
-    return {f"{code}: {name}": (f"{code}: {label}", unit)
-            for code in names for name, (label, unit) in labels.items()}
+    codes = list(model.formula_data.codebook.spec(spec.design.response).levels or {})
+    return {f"{code}: {name}": (f"{code}: {label}", unit, step)
+            for code in codes for name, (label, unit, step) in labels.items()}
+
+
+def _term_label(data: FormulaData, term: Term) -> tuple[str, str, float]:
+    words = [_factor_words(data, term, factor) for factor in term.factors]
+    factor, label = term.factors[0], " x ".join(words)
+    if len(term.factors) > 1 or factor.kind != "value":
+        return label, "", 0.0 if factor.kind in ("level", "missing", "site") else 1.0
+    column = data.codebook.spec(factor.column)
+    if column.levels:
+        return label, "", 0.0
+    ends = column.usual or column.range
+    step = 10.0 ** math.floor(math.log10((ends[1] - ends[0]) / 4)) if ends else 1.0
+    return label, column.unit or "", step
+
+
+def _factor_words(data: FormulaData, term: Term, factor: Factor) -> str:
+    if factor.kind == "site":
+        return f"hospital {factor.column}"
+    label, column = data.codebook.label(factor.column), data.codebook.spec(factor.column)
+    levels = list((column.levels or {}).values())
+    if factor.kind == "level":
+        return f"{label}: {levels[int(factor.args[0])]}"
+    if factor.kind == "missing":
+        return f"{label}: missing"
+    if factor.kind != "value":
+        return f"{label} ({term.name})"
+    return f"{label}: {levels[1]}" if len(levels) == 2 else label
