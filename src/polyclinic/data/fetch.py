@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import io
 import os
+import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Mapping
@@ -83,6 +84,8 @@ class Archive:
                 content: bytes = answer.read(LARGEST)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it holds the connection
             raise self._unavailable(f"{url}: {reason}") from None
         return content
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -163,16 +163,25 @@ def decision(results: Results) -> Figure | None:
            ylabel="more patients rightly\ntreated per 100")
     ax.grid(color="#e3e3e3", linewidth=0.6)
     ax.legend(loc="upper right", fontsize=9)
-    better = [p for p in curve if p["net_benefit"] > max(p["all"], 0.0) + 1e-9]
+    first, last = _longest([p["net_benefit"] > max(p["all"], 0.0) + 1e-9 for p in curve])
     sentence = "The model is never better than treating all or none."
-    if better:
+    if last > first:
         sentence = (f"The model does better than treating all or none for thresholds from "
-                    f"{better[0]['threshold']:.0%} to {better[-1]['threshold']:.0%}.")
+                    f"{curve[first]['threshold']:.0%} to {curve[last - 1]['threshold']:.0%}.")
     return finish(
         fig, "decision", "Where the model would help", sentence,
         ("threshold, %", "by the model", "treat all"),
         [(f"{100 * p['threshold']:.0f}", fixed(100 * p["net_benefit"], 1),
           fixed(100 * p["all"], 1)) for p in curve[4::5]])
+
+
+def _longest(flags: Sequence[bool]) -> tuple[int, int]:
+    """Start and end of the longest run of True."""
+    best, start = (0, 0), 0
+    for i, flag in enumerate([*flags, False]):
+        if not flag:
+            best, start = max(best, (start, i), key=lambda run: run[1] - run[0]), i + 1
+    return best
 
 
 def sites(results: Results) -> Figure | None:

@@ -88,7 +88,7 @@ def _median(cell: Mapping[str, Any]) -> str:
     values = [cell[name] for name in ("median", "q1", "q3")]
     if any(value is None for value in values):
         return "-"
-    places = max(_places(cell["sd"]) - 1, 0)
+    places = 0 if cell["kind"] != "number" else _places(cell["sd"])
     median, q1, q3 = (fixed(value["value"], places) for value in values)
     return f"{median} ({q1} to {q3})"
 

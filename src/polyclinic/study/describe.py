@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
+from polyclinic.core.fit import fit
 from polyclinic.data.codebook import Codebook
-from polyclinic.models.descriptive import Column, TableOne
+from polyclinic.models.descriptive import (
+    Column,
+    Correlation,
+    CrossTable,
+    Histogram,
+    Moments,
+    Quantiles,
+    TableOne,
+)
 
 if TYPE_CHECKING:
+    from polyclinic.core.federation import Federation
+    from polyclinic.data.cohort import Cohort
+    from polyclinic.engines.embedded import Embedded
     from polyclinic.study.formula import FormulaData
-    from polyclinic.study.sites import Sites
 
 
 def describe_columns(codebook: Codebook, names: Sequence[str]) -> tuple[Column, ...]:
@@ -24,9 +38,106 @@ def describe_column(codebook: Codebook, name: str) -> Column:
     return Column(name, spec.type, codebook.level_names(name), lower, upper, codebook.bound(name))
 
 
-def table_one_algorithm(sites: Sites, data: FormulaData) -> TableOne:
+def table_one_algorithm(data: FormulaData) -> TableOne:
     """Table 1 of the formula's columns, by the outcome where it has levels."""
     outcome = data.design.response
     names = [name for name in data.cohort.columns if name != outcome]
     by = describe_column(data.codebook, outcome) if data.codebook.level_names(outcome) else None
     return TableOne(describe_columns(data.codebook, names), by)
+
+
+class Described:
+    """Descriptive statistics of `Sites`; every number passes the hospitals' gates."""
+
+    if TYPE_CHECKING:
+        codebook: Codebook
+        fixed: Cohort | None
+
+        def federation(self, engine: Embedded | None = None, cohort: Cohort | None = None
+                       ) -> Federation: ...
+        def _columns_in_use(self) -> tuple[str, ...]: ...
+
+    def _about(self, columns: Sequence[str] | None) -> tuple[Column, ...]:
+        wanted = columns or (self.fixed.columns if self.fixed else self._columns_in_use())
+        return describe_columns(self.codebook, wanted)
+
+    def _by(self, name: str | None) -> Column | None:
+        return None if name is None else describe_column(self.codebook, name)
+
+    def describe(self, columns: Sequence[str] | None = None, by: str | None = None) -> pd.DataFrame:
+        """n, missing, mean, variance and sd per number column (and per level of `by`)."""
+        numbers = tuple(c for c in self._about(columns) if not c.has_levels)
+        found = fit(Moments(numbers, self._by(by)), self.federation()).model
+        groups = {"all": found["all"], **found["by"]}
+        lines = [{"group": group, "column": name, **figures}
+                 for group, part in groups.items() for name, figures in part.items()]
+        table = pd.DataFrame(lines)
+        if by is None:
+            return table.drop(columns="group").set_index("column")
+        return table.set_index(["group", "column"])
+
+    def correlation(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Pearson correlations over rows where both columns are present."""
+        numbers = tuple(c for c in self._about(columns) if c.kind != "category")
+        found = fit(Correlation(numbers), self.federation()).model
+        return pd.DataFrame(found["correlation"], found["columns"], found["columns"])
+
+    def covariance(self, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Covariances over rows where both columns are present."""
+        numbers = tuple(c for c in self._about(columns) if c.kind != "category")
+        found = fit(Correlation(numbers), self.federation()).model
+        return pd.DataFrame(found["covariance"], found["columns"], found["columns"])
+
+    def quantiles(
+        self, columns: Sequence[str] | None = None, q: Sequence[float] = (0.25, 0.5, 0.75)
+    ) -> pd.DataFrame:
+        """Quantiles by histogram refinement; `lower` and `upper` bound where each surely lies."""
+        numbers = tuple(c for c in self._about(columns) if not c.has_levels)
+        found = fit(Quantiles(numbers, tuple(q)), self.federation()).model["all"]
+        lines = [{"column": name, "q": float(at), **(value or {})}
+                 for name, part in found.items() for at, value in part.items()
+                 if at not in ("low", "high")]
+        return pd.DataFrame(lines).set_index(["column", "q"])
+
+    def histogram(self, column: str, bins: int = 20) -> pd.DataFrame:
+        """Rows per bin over the codebook's range; NaN where too few patients stand behind a bin."""
+        about = describe_column(self.codebook, column)
+        found = fit(Histogram((about,), bins), self.federation()).model[column]
+        counts = np.where(np.asarray(found["hidden"]) > 0, np.nan, found["counts"])
+        edges = found["edges"]
+        return pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "n": counts})
+
+    def crosstab(self, a: str, b: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+        """Counts of two columns with levels, and Pearson's chi-square test.
+
+        A hidden cell is NaN, and then no test is computed.
+        """
+        first, second = (describe_column(self.codebook, name) for name in (a, b))
+        found = fit(CrossTable(first, second), self.federation()).model["overall"]
+        counts = np.where(np.asarray(found["hidden"]) > 0, np.nan, found["counts"])
+        rows, columns = (pd.Index(c.levels, name=c.name) for c in (first, second))
+        return pd.DataFrame(counts, rows, columns), found["test"]
+
+    def table_one(self, by: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        """Table 1: a column per hospital and one for all; small cells are not shown.
+
+        With `by`, a column per level of `by` instead of per hospital.
+        """
+        from polyclinic.report.table_one import table_rows
+
+        about = tuple(c for c in self._about(columns) if c.name != by)
+        table = fit(TableOne(about, self._by(by)), self.federation()).model
+        if by is not None:
+            overall = table["overall"]
+            table = {**table, "sites": {level: {"all": group} for level, group
+                                        in overall["by"].items()}}
+        labels = {c.name: self.codebook.label(c.name) for c in about}
+        levels = {c.name: self.codebook.spec(c.name).levels or {} for c in about}
+        heads, rows = table_rows(table, labels, levels)
+        names = [("  " if row["level"] else "") + row["name"] for row in rows]
+        return pd.DataFrame([row["cells"] for row in rows], index=names, columns=heads)
+
+    def table_one_of(self, data: FormulaData) -> dict[str, Any]:
+        """Table 1 of a model's rows and columns, as the report takes it."""
+        found: dict[str, Any] = fit(table_one_algorithm(data), data.federation).model
+        return found

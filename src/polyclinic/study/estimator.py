@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -25,6 +24,7 @@ from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
 from polyclinic.study.arrays import Arrays, from_arrays
+from polyclinic.study.faces import Shown
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites
 
@@ -32,7 +32,7 @@ Floats = NDArray[np.float64]
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 
 
-class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class Regression(Shown):
     """Base of the generalised linear models. See `LogisticRegression` for what they share."""
 
     _family = ""
@@ -176,7 +176,7 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         self.state_ = run.state
         self.rounds_ = run.rounds
         self.n_iter_ = self.result_.rounds
-        self._engine = engine
+        self._engine, self._evaluated = engine, None
         self._set_coef()
         for message, category in self.warnings_():
             warnings.warn(message, category, stacklevel=3)
@@ -300,6 +300,12 @@ class Regression(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
                              rule="this needs hospitals and a formula",
                              next="fit(sites, formula); for arrays use scikit-learn's own tools")
         return data
+
+    def design_matrix(self, X: Any) -> pd.DataFrame:
+        """The model matrix of new rows, without intercept, one column per term."""
+        partition = self.formula_data.partition(X)
+        matrix = self._design.matrix(partition.columns, partition.site)
+        return pd.DataFrame(matrix, columns=list(self._design.names))
 
     @property
     def predictor_(self) -> GLMPredictor:

@@ -29,6 +29,7 @@ class FormulaData:
     fills    pooled means that stand in for missing values, by column
     present  how many values each of these means is of
     rounds   the rounds that found them
+    sites    the hospitals, None in a saved model
     """
 
     formula: str
@@ -39,6 +40,7 @@ class FormulaData:
     fills: Mapping[str, float]
     present: Mapping[str, int]
     rounds: tuple[Round, ...] = ()
+    sites: Sites | None = None
 
     def partition(self, frame: Any) -> Partition:
         """New rows as the design needs them; frames are read by the codebook."""
@@ -56,7 +58,7 @@ class FormulaData:
         return Partition(table.columns, site="new rows")
 
     def without_rows(self) -> FormulaData:
-        return replace(self, federation=gone(self.federation.sites))
+        return replace(self, federation=gone(self.federation.sites), sites=None)
 
 
 class _Gone:
@@ -71,6 +73,13 @@ class _Gone:
         from contextlib import nullcontext
 
         return nullcontext()
+
+
+def on_other_sites(data: FormulaData, sites: Sites, engine: Embedded) -> FormulaData:
+    """The same design over other hospitals; the constants that fill gaps stay the model's."""
+    sites.refuse_not_comparable(data.cohort.columns)
+    federation = sites.federation(engine, sites.fixed or data.cohort)
+    return replace(data, federation=federation, cohort=sites.fixed or data.cohort, sites=sites)
 
 
 def gone(sites: Sequence[str]) -> Federation:
@@ -111,7 +120,8 @@ def from_formula(
     if site_effects:
         design = with_site_effects(design, federation.sites)
     present = {column: count for column, (_, count) in means.items()}
-    return FormulaData(formula, design, sites.codebook, cohort, federation, fills, present, rounds)
+    return FormulaData(formula, design, sites.codebook, cohort, federation, fills, present, rounds,
+                       sites)
 
 
 def pooled_means(

@@ -106,7 +106,7 @@ class _Steps:
         self.tell("sites", self.sites)
         model = self._fit()
         self.tell("model", model)
-        table = fit(table_one_algorithm(self.sites, model.formula_data), model.formula_data.federation,
+        table = fit(table_one_algorithm(model.formula_data), model.formula_data.federation,
                     store=self.store("table-one"))
         self.rounds += table.rounds
         evaluated = self._evaluate(model)

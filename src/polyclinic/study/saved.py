@@ -92,6 +92,7 @@ def from_data(content: dict[str, Any]) -> Regression:
     model.result_ = glm(spec).model(content["state"])[-1]
     model.rounds_, model.n_iter_ = (), model.result_.rounds
     model._arrays, model._data, model._engine = None, None, Embedded()
+    model._evaluated = None
     about = content["formula"]
     if about is not None:
         model._data = FormulaData(

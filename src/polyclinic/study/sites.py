@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from polyclinic.core.errors import EmptySite
 from polyclinic.core.federation import Federation
@@ -15,9 +17,10 @@ from polyclinic.data.cohort import Cohort
 from polyclinic.data.table import Table
 from polyclinic.engines.embedded import Embedded
 from polyclinic.privacy.policy import Policy
+from polyclinic.study.describe import Described
 
 
-class Sites:
+class Sites(Described):
     """Hospitals of one study, each behind a gate of its own. Rows are never shown.
 
     Made by `pc.read`, `pc.split` and `pc.datasets`; `cohort` fixes which rows a study is about.
@@ -131,6 +134,31 @@ class Sites:
             rule="no hospital is lost without saying so",
             next='leave the column out, use missing = "mean" for it, or empty_site = "leave_out"')
 
+    def check(self) -> pd.DataFrame:
+        """Missing values per hospital and column, as counts; small ones are hidden.
+
+        `polyclinic check` shows all findings of one hospital's file.
+        """
+        lines = {
+            site: {name: int(np.isnan(values).sum()) for name, values in table.columns.items()}
+            for site, table in self._tables.items()
+        }
+        frame = pd.DataFrame(lines)
+        return frame.mask((frame > 0) & (frame < 5)).astype("Int64")
+
+    def local(self, site: str) -> pd.DataFrame:
+        """The rows of one hospital on this machine, in the codebook's units and codes."""
+        table = self._tables[site]
+        frame = {}
+        for name, values in table.columns.items():
+            codes = self.codebook.level_names(name)
+            if codes:
+                known = np.where(np.isnan(values), 0, values).astype(int)
+                frame[name] = pd.Series(np.array(codes, dtype=object)[known]).mask(np.isnan(values))
+            else:
+                frame[name] = pd.Series(values)
+        return pd.DataFrame(frame)
+
     def left_out(self, site: str, cohort: Cohort) -> dict[str, int]:
         """Patients of `site` outside the cohort, by reason; for the site's own eyes."""
         return cohort.left_out(self._tables[site])
@@ -146,6 +174,16 @@ class Sites:
         target = f", target {self.codebook.target.column}" if self.codebook.target else ""
         columns = len(self.codebook.columns)
         return f"Sites({len(self._tables)} hospitals, {patients} patients, {columns} columns{target})"
+
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th scope='row'>{html.escape(site)}</th><td>{table.n_patients:,}</td>"
+            f"<td>at least {self.policies[site].min_patients}</td></tr>"
+            for site, table in self._tables.items())
+        return (f"<p>{html.escape(repr(self))}</p><table><thead><tr><th scope='col'>hospital</th>"
+                "<th scope='col'>patients</th><th scope='col'>behind every number</th></tr></thead>"
+                f"<tbody>{rows}</tbody></table>")
 
 
 def _policies(
