@@ -1,6 +1,6 @@
 """Polyclinic: hospitals learn together; only sums leave.
 
-Names are imported on first use, so that ``import polyclinic`` is quick and the core needs numpy only.
+Names are imported on first use, so that ``import polyclinic`` is quick and needs numpy only.
 """
 
 from __future__ import annotations

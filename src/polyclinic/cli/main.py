@@ -10,12 +10,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from polyclinic.core.errors import PolyclinicError
 from polyclinic.cli import show
+from polyclinic.core.errors import PolyclinicError
 
 app = typer.Typer(
-    name="polyclinic", cls=TyperGroup, no_args_is_help=True, add_completion=False,
-    pretty_exceptions_enable=False, rich_markup_mode=None,
+    name="polyclinic",
+    cls=TyperGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     help="Hospitals learn together; only sums leave.",
 )
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.")]
@@ -26,6 +30,7 @@ _debug = False
 
 @app.callback()
 def options(debug: Debug = False) -> None:
+    """What every command understands."""
     global _debug
     _debug = _debug or debug
 
@@ -40,8 +45,11 @@ def demo(out: Out = None, json: Json = False) -> None:
     folder = out or Path("runs/demo")
     view = show.View(quiet=json)
     view.title(study, sites)
-    _finish(run(study, folder, resume=_stopped(folder, study.hash), show=view.tell, sites=sites),
-            view, json)
+    _finish(
+        run(study, folder, resume=_stopped(folder, study.hash), show=view.tell, sites=sites),
+        view,
+        json,
+    )
 
 
 @app.command()
@@ -66,7 +74,9 @@ def check(
     schema: Annotated[Path, typer.Option("--schema", help="The codebook (TOML).")],
     site: Annotated[str | None, typer.Option("--site", help="The hospital's name.")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every column.")] = False,
-    share: Annotated[bool, typer.Option("--share", help="A copy to send: no small counts.")] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="A copy to send: no small counts.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Data quality of one hospital: findings and counts, never rows."""
@@ -122,9 +132,13 @@ def explain(code: Annotated[str, typer.Argument(help="An error code.")]) -> None
     from polyclinic.core.errors import InputError
 
     if code not in RULES:
-        raise InputError(f"no code {code} crosses a border", code="UNKNOWN_CODE",
-                         rule=f"codes: {', '.join(RULES)}", next="correct the code",
-                         kept="")
+        raise InputError(
+            f"no code {code} crosses a border",
+            code="UNKNOWN_CODE",
+            rule=f"codes: {', '.join(RULES)}",
+            next="correct the code",
+            kept="",
+        )
     typer.echo(f"{code}\nrule   {RULES[code]}\nnext   {NEXT.get(code, 'none')}")
 
 
@@ -133,8 +147,11 @@ def _stopped(folder: Path, study: str) -> bool:
     import json
 
     mark = folder / "study.json"
-    return (mark.exists() and not (folder / "metrics.json").exists()
-            and json.loads(mark.read_bytes()).get("hash") == study)
+    return (
+        mark.exists()
+        and not (folder / "metrics.json").exists()
+        and json.loads(mark.read_bytes()).get("hash") == study
+    )
 
 
 def _finish(done: Any, view: show.View, json: bool) -> None:

@@ -7,10 +7,9 @@ import os
 import sys
 import textwrap
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
 
 import polyclinic
 from polyclinic.core.errors import PolyclinicError
@@ -40,20 +39,26 @@ def unexpected(found: Exception) -> None:
 
 
 def _folded(label: str, text: str) -> list[str]:
-    lines = [part for line in text.splitlines()
-             for part in textwrap.wrap(line, 73, break_long_words=False, break_on_hyphens=False)]
+    lines = [
+        part
+        for line in text.splitlines()
+        for part in textwrap.wrap(line, 73, break_long_words=False, break_on_hyphens=False)
+    ]
     return [f"{label if i == 0 else '':<7}{line}" for i, line in enumerate(lines)]
 
 
 def as_json(value: Any) -> None:
+    """Print a value as JSON."""
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def datasets(entries: Iterable[Mapping[str, Any]]) -> None:
+def datasets(entries: Iterable[Any]) -> None:
     """One line per data set."""
     for entry in entries:
-        print(f"{entry['name']:16}{entry['sites']:>3} sites{entry['rows']:>7} rows   "
-              f"{'here' if entry['here'] else 'to be fetched':14}{entry['licence']}")
+        print(
+            f"{entry['name']:16}{entry['sites']:>3} sites{entry['rows']:>7} rows   "
+            f"{'here' if entry['here'] else 'to be fetched':14}{entry['licence']}"
+        )
 
 
 class View:
@@ -100,8 +105,9 @@ class View:
         last = next((r for r in reversed(model.rounds_) if "gain" in r.figures), None)
         gain = f"   last gain {last.figures['gain']:.0e}" if last else ""
         state = "converged" if model.result_.converged else "NOT converged"
-        self.fit_line = (f"fit    round {model.n_iter_}   deviance {model.result_.deviance:.3f}"
-                         f"{gain}   {state}")
+        self.fit_line = (
+            f"fit    round {model.n_iter_}   deviance {model.result_.deviance:.3f}{gain}   {state}"
+        )
 
     def finished(self, done: Any) -> None:
         """Sites, coefficients, validation, what left, where the report is."""
@@ -126,5 +132,3 @@ def _short(path: Path) -> str:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:
         return str(path)
-
-

@@ -28,7 +28,8 @@ class Checkpoint:
         data = self.path.read_bytes()
         if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
             raise InputError(
-                f"{self.path}: the checkpoint is not as it was written", code="CHECKPOINT_DAMAGED",
+                f"{self.path}: the checkpoint is not as it was written",
+                code="CHECKPOINT_DAMAGED",
                 rule="a checkpoint is read only when its SHA-256 fits",
                 next="restore the file from a backup, or delete it and run the study anew",
                 kept="the damaged file is left as it is",
@@ -61,7 +62,8 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):
             temporary.unlink()
         raise Stopped(
-            f"{path}: {error.strerror or error}", code="CANNOT_WRITE",
+            f"{path}: {error.strerror or error}",
+            code="CANNOT_WRITE",
             rule="the state is saved after every round, whole or not at all",
             next="free some space or choose another folder, then run again with --resume",
             kept="everything up to the round before" if path.exists() else "nothing yet",

@@ -31,8 +31,13 @@ class CodecError(PolyclinicError):
 def encode(value: Any) -> bytes:
     """Canonical bytes of a nested value."""
     arrays: list[bytes] = []
-    header = json.dumps(_lower(value, arrays), sort_keys=True, separators=(",", ":"),
-                        ensure_ascii=True, allow_nan=False).encode()
+    header = json.dumps(
+        _lower(value, arrays),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+        allow_nan=False,
+    ).encode()
     return b"".join([MAGIC, struct.pack("<Q", len(header)), header, *arrays])
 
 
@@ -93,8 +98,11 @@ class _Cursor:
         try:
             kind, shape = spec
             dtype = np.dtype(_DTYPES[kind])
-            valid = isinstance(shape, list) and len(shape) <= 8 and all(
-                type(n) is int and 0 <= n < 2**40 for n in shape)
+            valid = (
+                isinstance(shape, list)
+                and len(shape) <= 8
+                and all(type(n) is int and 0 <= n < 2**40 for n in shape)
+            )
         except (TypeError, ValueError, KeyError):
             valid = False
         if not valid:

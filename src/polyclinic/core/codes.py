@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 RULES = {
-    "TOO_FEW_PATIENTS": "the hospital's policy: a number leaves only with enough patients behind it "
-    "(5 unless the hospital says otherwise)",
+    "TOO_FEW_PATIENTS": "the hospital's policy: a number leaves only with enough patients behind "
+    "it (5 unless the hospital says otherwise)",
     "CELL_TOO_SMALL": "the hospital's policy: every cell of this table needs enough patients",
     "COLLECT_NOT_ALLOWED": "the hospital's policy allows sums over hospitals; an answer of one "
     "hospital alone must be allowed by name",

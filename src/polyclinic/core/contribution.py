@@ -1,4 +1,4 @@
-"""What partitions compute, what a trust domain adds up, what a gate lets out, what the sites sum to.
+"""What partitions compute, a trust domain adds up, a gate lets out, and all sites sum to.
 
 The four types are the four places of an array's life, and each has one maker: a `Task` makes a
 `Contribution`, `Workers` make a `Sum`, the gate makes a `Release`, the federation makes a `Total`.
@@ -83,8 +83,9 @@ class Release:
     hidden: Mapping[str, NDArray[np.int64]]
 
     def to_bytes(self) -> bytes:
-        return codec.encode({"site": self.site, "plan": self.plan, "words": self.words,
-                             "hidden": self.hidden})
+        return codec.encode(
+            {"site": self.site, "plan": self.plan, "words": self.words, "hidden": self.hidden}
+        )
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,13 @@ class Total:
         return float(self.values[name])
 
 
-def open_total(
-    leaves: Sequence[Leaf], words: Mapping[str, Array], **more: Any
-) -> Total:
+def open_total(leaves: Sequence[Leaf], words: Mapping[str, Array], **more: Any) -> Total:
     """Decode ring words into a Total."""
     return Total({leaf.name: _from_words(leaf, words[leaf.name]) for leaf in leaves}, **more)
 
 
 def add_words(a: Array, b: Array) -> Array:
+    """The sum of two ring forms of one leaf."""
     return ring.add(a, b) if a.dtype == np.uint64 else a + b
 
 
@@ -144,5 +144,8 @@ def _from_words(leaf: Leaf, words: Array) -> Array:
 
 
 def _mismatch(what: str) -> PolyclinicError:
-    return PolyclinicError(what, code="SCHEMA_MISMATCH",
-                           rule="a contribution holds exactly the arrays that its task declares")
+    return PolyclinicError(
+        what,
+        code="SCHEMA_MISMATCH",
+        rule="a contribution holds exactly the arrays that its task declares",
+    )

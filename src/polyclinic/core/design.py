@@ -34,8 +34,9 @@ class Factor:
     power    value ** args[0]
     affine   args[0] * value + args[1]
     log, log1p, exp, sqrt, abs
-    bspline  basis function number args[0] of degree args[1], knots args[2:] (boundaries first, last)
-    natural  natural cubic basis function number args[0], knots args[1:] (boundaries first, last)
+    bspline  basis function number args[0] of degree args[1], knots args[2:], boundaries first and
+             last
+    natural  natural cubic basis function number args[0], knots args[1:] likewise
     site     1 at the site that `column` names
     """
 
@@ -64,8 +65,11 @@ class Factor:
             return natural_basis(x, int(self.args[0]), self.args[1:])
         function = _FUNCTIONS.get(self.kind)
         if function is None:
-            raise InputError(f"unknown factor kind {self.kind!r}", code="UNKNOWN_FACTOR",
-                             rule=f"kinds: {', '.join(KINDS)}")
+            raise InputError(
+                f"unknown factor kind {self.kind!r}",
+                code="UNKNOWN_FACTOR",
+                rule=f"kinds: {', '.join(KINDS)}",
+            )
         with np.errstate(all="ignore"):
             return np.asarray(function(x), dtype=np.float64)
 
@@ -147,9 +151,14 @@ class Design:
     def to_data(self) -> dict[str, Any]:
         return {
             "terms": [
-                {"name": t.name, "bound": float(t.bound),
-                 "factors": [{"kind": f.kind, "column": f.column, "args": list(map(float, f.args))}
-                             for f in t.factors]}
+                {
+                    "name": t.name,
+                    "bound": float(t.bound),
+                    "factors": [
+                        {"kind": f.kind, "column": f.column, "args": list(map(float, f.args))}
+                        for f in t.factors
+                    ],
+                }
                 for t in self.terms
             ],
             "response": self.response,
@@ -165,13 +174,20 @@ class Design:
     def from_data(data: Mapping[str, Any]) -> Design:
         return Design(
             terms=tuple(
-                Term(t["name"], tuple(Factor(f["kind"], f["column"], tuple(f["args"]))
-                                      for f in t["factors"]), t["bound"])
+                Term(
+                    t["name"],
+                    tuple(Factor(f["kind"], f["column"], tuple(f["args"])) for f in t["factors"]),
+                    t["bound"],
+                )
                 for t in data["terms"]
             ),
-            response=data["response"], intercept=data["intercept"], offset=data["offset"],
-            weight=data["weight"], fills=dict(data["fills"]),
-            response_bound=data["response_bound"], weight_bound=data["weight_bound"],
+            response=data["response"],
+            intercept=data["intercept"],
+            offset=data["offset"],
+            weight=data["weight"],
+            fills=dict(data["fills"]),
+            response_bound=data["response_bound"],
+            weight_bound=data["weight_bound"],
         )
 
 

@@ -1,7 +1,8 @@
 """Every error that a person may read, drawn once.
 
-Each error answers five questions in this order: what happened (where), the code, the rule, the next
-step, and what is kept. Across a site's border only ``code`` travels; the words are the reader's own.
+Each error answers five questions in this order: what happened (where), the code, the rule, the
+next step, and what is kept. Across a site's border only ``code`` travels; the words are the
+reader's own.
 """
 
 from __future__ import annotations

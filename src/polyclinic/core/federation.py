@@ -69,8 +69,10 @@ class Federation:
         released = {site: _open_reply(site, plan, leaves, replies.get(site)) for site in asked}
         sizes = {site: len(replies[site]) for site in asked}
         if plan.combine == "collect":
-            by_site = {site: open_total(leaves, words, sites=(site,), hidden=_shape(leaves, hidden))
-                       for site, (words, hidden) in released.items()}
+            by_site = {
+                site: open_total(leaves, words, sites=(site,), hidden=_shape(leaves, hidden))
+                for site, (words, hidden) in released.items()
+            }
             return Total({}, asked, by_site=by_site, bytes=sizes)
         first, *others = released.values()
         words, hidden = dict(first[0]), dict(first[1])
@@ -136,22 +138,29 @@ def _fits(leaves: Sequence[Leaf], words: Any, hidden: Any) -> bool:
     return all(
         isinstance(got, dict)
         and set(got) == set(wanted)
-        and all(isinstance(got[n], np.ndarray) and (got[n].shape, got[n].dtype) == wanted[n]
-                for n in wanted)
+        and all(
+            isinstance(got[n], np.ndarray) and (got[n].shape, got[n].dtype) == wanted[n]
+            for n in wanted
+        )
         for got, wanted in ((words, expected), (hidden, flags))
     )
 
 
 def _shape(leaves: Sequence[Leaf], hidden: Mapping[str, Any]) -> dict[str, Any]:
-    return {leaf.name: hidden[leaf.name].reshape(leaf.shape)
-            for leaf in leaves if leaf.small == "hide"}
+    return {
+        leaf.name: hidden[leaf.name].reshape(leaf.shape) for leaf in leaves if leaf.small == "hide"
+    }
 
 
 def _crossed(site: str, plan: Plan, code: str) -> PolyclinicError:
     """The error for a code that crossed a border; the words are this side's own."""
     code = code if code in RULES else "SITE_FAILED"
     return Refused(
-        f"{site} refused to release round {plan.round} ({plan.step or plan.task})", code=code,
-        rule=RULES[code], next=NEXT.get(code, ""), site=site, step=plan.step,
+        f"{site} refused to release round {plan.round} ({plan.step or plan.task})",
+        code=code,
+        rule=RULES[code],
+        next=NEXT.get(code, ""),
+        site=site,
+        step=plan.step,
         kept="nothing of this round left a hospital; earlier rounds are kept",
     )

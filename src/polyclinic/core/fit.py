@@ -73,8 +73,9 @@ def fit(
                 started = time.perf_counter()
                 total = engine.total(plan)
                 state = algorithm.update(state, plan, total)
-                rounds.append(_finished(plan, total, time.perf_counter() - started,
-                                        algorithm.progress(state)))
+                rounds.append(
+                    _finished(plan, total, time.perf_counter() - started, algorithm.progress(state))
+                )
                 parent = plan.round_hash
                 if store:
                     store.save({"state": state, "rounds": [asdict(r) for r in rounds]})
@@ -88,9 +89,15 @@ def fit(
 def _finished(plan: Plan, total: Total, seconds: float, figures: Mapping[str, float]) -> Round:
     leaves = lookup(plan.task, plan.version).leaves(plan)
     left = tuple(
-        {"leaf": leaf.name, "kind": leaf.kind, "shape": list(leaf.shape), "numbers": leaf.size,
-         "bytes": leaf.size * (8 if leaf.ring == "int64" else 16),
-         "sites": list(total.sites), "combine": plan.combine}
+        {
+            "leaf": leaf.name,
+            "kind": leaf.kind,
+            "shape": list(leaf.shape),
+            "numbers": leaf.size,
+            "bytes": leaf.size * (8 if leaf.ring == "int64" else 16),
+            "sites": list(total.sites),
+            "combine": plan.combine,
+        }
         for leaf in leaves
     )
     shown = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
@@ -103,7 +110,8 @@ def _round_from(data: Mapping[str, Any]) -> Round:
 
 def _interrupted(rounds: int, stored: bool) -> Stopped:
     return Stopped(
-        f"stopped by Ctrl-C after round {rounds}", code="INTERRUPTED",
+        f"stopped by Ctrl-C after round {rounds}",
+        code="INTERRUPTED",
         rule="the state is saved after every round" if stored else "this run had no run folder",
         next="the same command with --resume goes on from there" if stored else "start again",
         kept=f"rounds 1 to {rounds}" if stored and rounds else "nothing",

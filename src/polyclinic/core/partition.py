@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ class Partition:
     columns  float64 arrays, one per column, (n_rows,), NaN = missing; or, for arrays in one trust
              domain, ``"X"`` (n_rows, n_features) with ``"y"`` and the like beside it
     key      int64 (n_rows,): ordinal of the row's patient at the site. It does not depend on how
-             rows are split, so folds and samples drawn from it do not either. None: first, first+1, ...
+             rows are split, so folds and samples drawn from it do not either. None: counted on
+             from `first`
     cache    pure function of (plan, rows); may vanish at any time
     """
 
@@ -81,7 +83,7 @@ class Partition:
 
     def _cut(self, cuts: list[int]) -> list[Partition]:
         edges = sorted({self._patient_edge(cut) for cut in cuts})
-        return [self.slice(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+        return [self.slice(a, b) for a, b in pairwise(edges)]
 
     def _patient_edge(self, row: int) -> int:
         if self.key is None or row <= 0 or row >= self.n_rows or self.key[row] != self.key[row - 1]:

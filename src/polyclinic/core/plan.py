@@ -49,8 +49,13 @@ class Plan:
     def content(self) -> dict[str, Any]:
         """What is asked, without where it stands in a run: asking again is the same content."""
         return {
-            "task": self.task, "version": self.version, "step": self.step, "values": self.values,
-            "combine": self.combine, "cohort": self.cohort, "to": list(self.to),
+            "task": self.task,
+            "version": self.version,
+            "step": self.step,
+            "values": self.values,
+            "combine": self.combine,
+            "cohort": self.cohort,
+            "to": list(self.to),
         }
 
     @property
@@ -67,17 +72,25 @@ class Plan:
 
     @staticmethod
     def from_bytes(data: bytes) -> Plan:
-        """The plan in `data`. Raises CodecError when a field is absent, extra or of a wrong type."""
+        """The plan in `data`. Raises CodecError for an absent, extra or wrong field."""
         fields = codec.decode(data)
         kinds: dict[str, tuple[type, ...]] = {
-            "task": (str,), "version": (int,), "step": (str,), "values": (dict,),
-            "combine": (str,), "cohort": (dict, type(None)), "to": (list,), "round": (int,),
+            "task": (str,),
+            "version": (int,),
+            "step": (str,),
+            "values": (dict,),
+            "combine": (str,),
+            "cohort": (dict, type(None)),
+            "to": (list,),
+            "round": (int,),
             "parent": (str,),
         }
-        if not isinstance(fields, dict) or set(fields) != set(kinds) or not all(
-            type(fields[name]) in kind for name, kind in kinds.items()
-        ) or fields["combine"] not in ("sum", "collect") or not all(
-            isinstance(site, str) for site in fields["to"]
+        if (
+            not isinstance(fields, dict)
+            or set(fields) != set(kinds)
+            or not all(type(fields[name]) in kind for name, kind in kinds.items())
+            or fields["combine"] not in ("sum", "collect")
+            or not all(isinstance(site, str) for site in fields["to"])
         ):
             raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
         return Plan(**{**fields, "to": tuple(fields["to"])})

@@ -50,6 +50,7 @@ def encode(x: Floats, scale: int = 0) -> Words:
 
 
 def zeros(size: int) -> Words:
+    """Ring form of `size` zeros."""
     return np.zeros((size, 2), dtype=np.uint64)
 
 

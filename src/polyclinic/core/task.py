@@ -64,7 +64,8 @@ def lookup(name: str, version: int) -> Task:
     task = _installed.get((name, version))
     if task is None:
         raise PolyclinicError(
-            f"no algorithm step {name!r} version {version} is installed here", code="UNKNOWN_TASK",
+            f"no algorithm step {name!r} version {version} is installed here",
+            code="UNKNOWN_TASK",
             rule="a site runs installed algorithms only; no code travels",
             next="install the same version of Polyclinic at every site",
         )

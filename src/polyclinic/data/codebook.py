@@ -51,7 +51,7 @@ class Patient(_Part):
 
 
 class Column(_Part):
-    """One column. `range`: outside is an error; `usual`: outside is a finding, the value is kept."""
+    """One column. Outside `range` is an error; outside `usual` a finding, the value is kept."""
 
     type: Kind
     unit: str | None = None
@@ -189,7 +189,7 @@ class Codebook(_Part):
 
     @cached_property
     def content_hash(self) -> str:
-        return codec.digest(self.model_dump(by_alias=True, exclude_none=True))
+        return codec.digest(_in_order(self.to_dict()))
 
     @property
     def usable(self) -> tuple[str, ...]:
@@ -241,6 +241,13 @@ class Codebook(_Part):
 
     def section(self, site: str) -> SiteSection:
         return self.site.get(site, SiteSection())
+
+
+def _in_order(value: Any) -> Any:
+    """Mappings as lists of pairs: the order of levels and of columns has a meaning."""
+    if isinstance(value, dict):
+        return [[key, _in_order(inner)] for key, inner in value.items()]
+    return [_in_order(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Sequence[str]) -> None:

@@ -60,8 +60,9 @@ class Cohort:
         for column in self.with_rule("error"):
             gaps = int(np.count_nonzero(np.isnan(table.columns[column]) & inside))
             if gaps:
+                rows = "1 row has" if gaps == 1 else f"{gaps} rows have"
                 raise InputError(
-                    f"{table.site}, column {column}: {gaps} rows have no value",
+                    f"{table.site}, column {column}: {rows} no value",
                     code="MISSING_VALUES", site=table.site,
                     rule=f'missing = "error" for {column}',
                     next='use "drop" or "mean", or complete the data')

@@ -20,6 +20,8 @@ ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, w
 
 
 class Role(Enum):
+    """What a factor does in a formula."""
+
     NUMBER = "number"
     CATEGORY = "category"
     OFFSET = "offset"
@@ -207,8 +209,8 @@ def _constant(text: str, node: ast.expr) -> float:
 def _spline(text: str, name: str, node: ast.Call, column: str, codebook: Codebook) -> Compiled:
     options = {k.arg: k.value for k in node.keywords}
     if unknown := set(options) - {"knots", "df", "degree", "lower", "upper"}:
-        raise _bad(text, f"{sorted(map(str, unknown))[0]} is no option; options: knots, df, degree, "
-                   "lower, upper")
+        raise _bad(text, f"{sorted(map(str, unknown))[0]} is no option; options: knots, df, "
+                   "degree, lower, upper")
     degree = int(_constant(text, options["degree"])) if "degree" in options else 3
     if not 1 <= degree <= 5:
         raise _bad(text, "degree is 1 to 5")
@@ -254,7 +256,7 @@ def _knots(
     if "df" not in options:
         raise InputError(f"{text}: knots or df is needed", code="KNOTS_NEEDED",
                          rule="knots are agreed, never found from data",
-                         next="give knots=[...], or df= for equal spacing over the codebook's range")
+                         next="give knots=[...], or df= for equal spacing over the range")
     df = int(_constant(text, options["df"]))
     inner = df - degree if name == "bs" else df - 1
     if not 0 <= inner <= MOST_KNOTS:

@@ -106,7 +106,8 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
     response = compile_factor(left[0].factors[0].expr, codebook)
     if response.role is not Role.NUMBER or response.factors[0].kind != "value":
         response = _outcome(left[0].factors[0].expr, response)
-    terms, intercept, extras = [], False, dict.fromkeys((Role.OFFSET, Role.WEIGHT))
+    terms, intercept = [], False
+    extras: dict[Role, str | None] = {Role.OFFSET: None, Role.WEIGHT: None}
     for term in right:
         factors = [compile_factor(f.expr, codebook) for f in term.factors if f.expr != "1"]
         special = [f for f in factors if f.role in extras]
@@ -115,7 +116,7 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
                 raise InputError(f"{special[0].text}: it stands alone, once", code="BAD_FORMULA",
                                  rule="one offset( ) and one weights( ), in no product",
                                  next="correct the formula")
-            extras[special[0].role] = special[0].column  # type: ignore[assignment]
+            extras[special[0].role] = special[0].column
         elif factors:
             terms.append(tuple(factors))
         else:

@@ -119,4 +119,4 @@ def _order(code: str) -> tuple[bool, float, str]:
 
 
 def _is_blank(value: Any) -> bool:
-    return (isinstance(value, str) and not value.strip()) or value != value  # noqa: PLR0124
+    return (isinstance(value, str) and not value.strip()) or value != value

@@ -76,6 +76,7 @@ def split_frame(frame: Any, by: str, codebook: Codebook) -> dict[str, Table]:
 
 
 def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
+    """The cells of a CSV or Parquet file as texts."""
     path, how = Path(path), codebook.file_of(site)
     if not path.is_file():
         raise InputError(f"{site}: there is no file {path}", code="NO_FILE", site=site,
@@ -106,6 +107,7 @@ def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
 
 
 def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:
+    """The cells of a pandas, polars or arrow frame as texts."""
     import narwhals as nw
 
     native = nw.from_native(frame, eager_only=True)
@@ -129,7 +131,8 @@ def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str)
         if kind == "BOOLEAN":
             text = f"CAST(CAST({_name(name)} AS INTEGER) AS VARCHAR)"
         parts.append(f"{text} AS {_name(name)}")
-    connection.execute(f"CREATE VIEW source AS SELECT {', '.join(parts) or '1 AS nothing'} FROM raw")
+    listed = ", ".join(parts) or "1 AS nothing"
+    connection.execute(f"CREATE VIEW source AS SELECT {listed} FROM raw")
     how = how.model_copy(update={"decimal": "."})
     return Source(connection, tuple(row[0] for row in described), how, where)
 
@@ -201,6 +204,7 @@ def column_values(
 
 
 def cell_text(stored: str) -> str:
+    """SQL for a trimmed cell."""
     return f"trim({_name(stored)})"
 
 
@@ -287,7 +291,8 @@ def _bad_cells(
         f"correct the data, or declare its unit: [site.{site}.map] {name} = {{ unit = \"...\" }}")
     return InputError(
         f"{site}, column {name}: {sentence}", code=code, site=site,
-        rule=rules.get(code) or f"{name} is of type {column.type} (the value is shown at {site} only)",
+        rule=rules.get(code)
+        or f"{name} is of type {column.type} (the value is shown at {site} only)",
         next=f"at {site}: polyclinic check; then {hint}")
 
 
@@ -383,7 +388,7 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
         names = [name.strip() or f"(column {i})" for i, name in enumerate(first, 1)]
         if len({name.casefold() for name in names}) != len(names):
             raise InputError(f"{site}: {path.name} names a column twice", code="BAD_FILE",
-                             site=site, rule="column names differ in more than upper and lower case",
+                             site=site, rule="names differ in more than upper and lower case",
                              next="rename one")
         return names
     names = list(codebook.columns)
@@ -397,6 +402,7 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
 
 
 def count_rows(source: Source) -> int:
+    """Number of rows of a source."""
     row = source.connection.execute("SELECT count(*) FROM source").fetchone()
     return int(row[0]) if row else 0
 
@@ -411,6 +417,7 @@ def _duckdb_line(error: duckdb.Error) -> str:
 
 
 def is_number(text: str) -> bool:
+    """True for a text that is a finite number."""
     try:
         float(text)
     except ValueError:

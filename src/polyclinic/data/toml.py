@@ -74,7 +74,8 @@ def _in_words(error: ValidationError, model: type[BaseModel], where: str, text: 
 
 def _is_tag(part: Any) -> bool:
     """Parts that pydantic adds for the members of a union, such as "dict[str,float]"."""
-    return isinstance(part, str) and bool(re.match(r"(dict|list|literal|constrained|str$|float$)", part))
+    added = r"(dict|list|literal|constrained|str$|float$)"
+    return isinstance(part, str) and bool(re.match(added, part))
 
 
 def _line(text: str, key: str) -> str:

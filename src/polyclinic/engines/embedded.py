@@ -51,12 +51,16 @@ class Embedded:
         return Domain(self.workers(rows), single_threaded_blas)
 
     def federation(
-        self, rows: Mapping[str, Callable[[Cohort | None], Partition]],
-        policies: Mapping[str, Policy], cohort: Cohort | None = None,
+        self,
+        rows: Mapping[str, Callable[[Cohort | None], Partition]],
+        policies: Mapping[str, Policy],
+        cohort: Cohort | None = None,
     ) -> Federation:
         """Sites with a gate each. `rows` gives a site's rows for a cohort."""
-        sites = {name: Site(name, self._held(make), Gate(name, policies[name]))
-                 for name, make in rows.items()}
+        sites = {
+            name: Site(name, self._held(make), Gate(name, policies[name]))
+            for name, make in rows.items()
+        }
         return Federation(InProcess(sites), list(sites), cohort)
 
     def _held(
@@ -184,5 +188,3 @@ def single_threaded_blas() -> Iterator[None]:
             _blas_users -= 1
             if _blas_users == 0:
                 _blas_limit.restore_original_limits()
-
-

@@ -15,6 +15,8 @@ from polyclinic.core.plan import Plan
 from polyclinic.evaluation import metrics
 from polyclinic.evaluation.own import ROC_POINTS, STATISTICS
 
+Outcome = Literal["binary", "classes", "number"]
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -34,7 +36,7 @@ class Evaluation:
 
     predictors: tuple[dict[str, Any], ...]
     folds: int
-    outcome: Literal["binary", "classes", "number"]
+    outcome: Outcome
     sites: tuple[str, ...]
     thresholds: tuple[float, ...] = (0.5,)
     subgroups: tuple[tuple[str, str, tuple[str, ...]], ...] = ()
@@ -62,9 +64,12 @@ class Evaluation:
     def model(self, state: State) -> dict[str, Any]:
         done = state["done"]
         result: dict[str, Any] = {
-            "how": "cross-validation" if self.folds else "same patients", "folds": self.folds,
-            "all": self._measures(done["all"]), "sites": self._sites(done),
-            "subgroups": self._subgroups(done), "alone": {},
+            "how": "cross-validation" if self.folds else "same patients",
+            "folds": self.folds,
+            "all": self._measures(done["all"]),
+            "sites": self._sites(done),
+            "subgroups": self._subgroups(done),
+            "alone": {},
         }
         if self.full is not None:
             result["apparent"] = self._measures(done["apparent"])
@@ -80,28 +85,55 @@ class Evaluation:
         how = f"scores, {self.folds}-fold validation" if self.folds else "scores, same patients"
         parts = [("all", self._plan("evaluation.scores", how))]
         if self.full is not None:
-            parts.append(("apparent", self._plan(
-                "evaluation.scores", "scores, same patients", predictors=[self.full], folds=0)))
+            parts.append(
+                (
+                    "apparent",
+                    self._plan(
+                        "evaluation.scores",
+                        "scores, same patients",
+                        predictors=[self.full],
+                        folds=0,
+                    ),
+                )
+            )
         for column, label, levels in self.subgroups:
             for level, words in enumerate(levels):
                 where = {"column": column, "level": float(level)}
-                parts.append((f"{column}={level}", self._plan(
-                    "evaluation.scores", f"scores where {label} is {words}", where=where)))
+                parts.append(
+                    (
+                        f"{column}={level}",
+                        self._plan(
+                            "evaluation.scores", f"scores where {label} is {words}", where=where
+                        ),
+                    )
+                )
         if self.show_sites:
             task = "evaluation.own" if self.outcome == "binary" else "evaluation.scores"
-            parts.append(("sites", self._plan(task, "each hospital's own measures",
-                                              combine="collect")))
+            parts.append(
+                ("sites", self._plan(task, "each hospital's own measures", combine="collect"))
+            )
         if self.alone_spec is not None and self.outcome == "binary":
             values = {"spec": self.alone_spec, "folds": self.folds}
-            parts.append(("alone", Plan("evaluation.alone", values, "each hospital's own model",
-                                        combine="collect")))
+            parts.append(
+                (
+                    "alone",
+                    Plan(
+                        "evaluation.alone", values, "each hospital's own model", combine="collect"
+                    ),
+                )
+            )
         return parts
 
     def _plan(self, task: str, step: str, combine: Any = "sum", **more: Any) -> Plan:
         values: dict[str, Any] = {
-            "predictors": list(self.predictors), "folds": self.folds, "outcome": self.outcome,
-            "thresholds": list(self.thresholds), "where": None, "classes": self._classes,
-            "exponent": self._exponent, **more,
+            "predictors": list(self.predictors),
+            "folds": self.folds,
+            "outcome": self.outcome,
+            "thresholds": list(self.thresholds),
+            "where": None,
+            "classes": self._classes,
+            "exponent": self._exponent,
+            **more,
         }
         return Plan(task, values, step, combine=combine)
 
@@ -126,8 +158,10 @@ class Evaluation:
 
     def _subgroups(self, done: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            label: {words: self._measures(done[f"{column}={level}"])
-                    for level, words in enumerate(levels)}
+            label: {
+                words: self._measures(done[f"{column}={level}"])
+                for level, words in enumerate(levels)
+            }
             for column, label, levels in self.subgroups
         }
 
@@ -138,35 +172,57 @@ def _binary(sums: Mapping[str, Any], thresholds: tuple[float, ...]) -> dict[str,
     if n == 0:
         return {"n": 0, "events": 0}
     area, error = metrics.auroc(histogram)
-    lines = metrics.calibration(metrics.bin_log_odds(), histogram.sum(axis=0).astype(np.float64),
-                                histogram[1].astype(np.float64))
+    lines = metrics.calibration(
+        metrics.bin_log_odds(),
+        histogram.sum(axis=0).astype(np.float64),
+        histogram[1].astype(np.float64),
+    )
     return {
-        "n": n, "events": events, "auroc": metrics.interval(area, error, 0.0, 1.0),
-        "auprc": metrics.average_precision(histogram), "observed": events / n,
-        "predicted": float(sums["predicted"].sum()) / n, "brier": float(sums["losses"][0]) / n,
+        "n": n,
+        "events": events,
+        "auroc": metrics.interval(area, error, 0.0, 1.0),
+        "auprc": metrics.average_precision(histogram),
+        "observed": events / n,
+        "predicted": float(sums["predicted"].sum()) / n,
+        "brier": float(sums["losses"][0]) / n,
         "log_loss": float(sums["losses"][1]) / n,
         "calibration": {**lines, "bins": metrics.calibration_bins(histogram, sums["predicted"])},
-        "roc": metrics.roc(histogram), "histogram": metrics.risk_histogram(histogram),
+        "roc": metrics.roc(histogram),
+        "histogram": metrics.risk_histogram(histogram),
         "decision": metrics.decision_curve(histogram),
-        "confusion": [metrics.confusion(t, above, (without, events))
-                      for t, above in zip(thresholds, sums["above"], strict=True)],
+        "confusion": [
+            metrics.confusion(t, above, (without, events))
+            for t, above in zip(thresholds, sums["above"], strict=True)
+        ],
     }
 
 
 def _own(found: Mapping[str, Any]) -> dict[str, Any]:
     n, events = int(found["n"]), int(found["events"])
-    value = {name: float(v) if d else None for name, v, d in
-             zip(STATISTICS, found["statistics"], found["defined"], strict=True)}
+    value = {
+        name: float(v) if d else None
+        for name, v, d in zip(STATISTICS, found["statistics"], found["defined"], strict=True)
+    }
     grid = np.linspace(0, 1, ROC_POINTS)
     curve = [{"fpr": float(f), "tpr": float(t)} for f, t in zip(grid, found["roc"], strict=True)]
     return {
-        "n": n, "events": events, "observed": events / n if n else None,
-        "predicted": value["predicted"], "brier": value["brier"], "log_loss": value["log_loss"],
+        "n": n,
+        "events": events,
+        "observed": events / n if n else None,
+        "predicted": value["predicted"],
+        "brier": value["brier"],
+        "log_loss": value["log_loss"],
         "auprc": value["auprc"],
         "auroc": metrics.interval(value["auroc"], value["auroc_se"], 0.0, 1.0),
         "calibration": {
-            **{name: {"value": value[name], "lower": value[f"{name}_lower"],
-                      "upper": value[f"{name}_upper"]} for name in ("slope", "intercept")},
+            **{
+                name: {
+                    "value": value[name],
+                    "lower": value[f"{name}_lower"],
+                    "upper": value[f"{name}_upper"],
+                }
+                for name in ("slope", "intercept")
+            },
             "bins": [],
         },
         "roc": curve if value["auroc"] is not None else [],
@@ -179,7 +235,8 @@ def _classes(sums: Mapping[str, Any]) -> dict[str, Any]:
         return {"n": 0}
     areas = [metrics.auroc(h) for h in sums["histograms"]]
     return {
-        "n": n, "accuracy": float(np.trace(confusion)) / n,
+        "n": n,
+        "accuracy": float(np.trace(confusion)) / n,
         "log_loss": float(sums["losses"][0]) / n,
         "confusion_matrix": confusion.tolist(),
         "auroc_by_class": [metrics.interval(a, e, 0.0, 1.0) for a, e in areas],
@@ -193,18 +250,29 @@ def _number(sums: Mapping[str, Any], exponent: int) -> dict[str, Any]:
     unit = 2.0**exponent
     y, yy, rr, r, f, _ = (float(v) for v in sums["sums"])
     spread = yy - y * y / n
-    return {"n": n, "observed": unit * y / n, "predicted": unit * f / n,
-            "r2": 1.0 - rr / spread if spread > 0 else None, "mae": unit * r / n,
-            "rmse": unit * float(np.sqrt(rr / n))}
+    return {
+        "n": n,
+        "observed": unit * y / n,
+        "predicted": unit * f / n,
+        "r2": 1.0 - rr / spread if spread > 0 else None,
+        "mae": unit * r / n,
+        "rmse": unit * float(np.sqrt(rr / n)),
+    }
 
 
 def _prevalence(all_: Mapping[str, Any]) -> dict[str, Any]:
     """The baseline that gives every patient the same risk: the share of events."""
     p = all_["observed"]
     entropy = 0.0 if p in (0.0, 1.0) else -(p * np.log(p) + (1 - p) * np.log(1 - p))
-    return {"n": all_["n"], "events": all_["events"], "observed": p, "predicted": p,
-            "auroc": {"value": 0.5, "lower": None, "upper": None}, "brier": p * (1 - p),
-            "log_loss": float(entropy)}
+    return {
+        "n": all_["n"],
+        "events": all_["events"],
+        "observed": p,
+        "predicted": p,
+        "auroc": {"value": 0.5, "lower": None, "upper": None},
+        "brier": p * (1 - p),
+        "log_loss": float(entropy),
+    }
 
 
 def _between(sites: Mapping[str, Any]) -> dict[str, float | None]:

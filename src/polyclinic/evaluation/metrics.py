@@ -23,8 +23,9 @@ BINS, LIMIT = 2000, 8.0  # bins of equal width over log-odds -8 to 8
 Z = float(stats.norm.ppf(0.975))
 
 
-def interval(value: float | None, se: float | None, low: float = -np.inf, high: float = np.inf
-             ) -> dict[str, float | None]:
+def interval(
+    value: float | None, se: float | None, low: float = -np.inf, high: float = np.inf
+) -> dict[str, float | None]:
     """Value with its 95 % interval, cut at `low` and `high`; None where undefined."""
     if value is None or se is None or not np.isfinite(se):
         return {"value": value, "lower": None, "upper": None}
@@ -86,7 +87,9 @@ def roc(histogram: Counts, points: int = 100) -> list[dict[str, float]]:
     down = np.concatenate([np.zeros((2, 1)), histogram[:, ::-1].cumsum(axis=1)], axis=1)
     total = np.maximum(down[:, -1:], 1)
     fpr, tpr = down / total
-    keep = np.unique(np.searchsorted(fpr + tpr, np.linspace(0, 2, points + 1)).clip(0, len(fpr) - 1))
+    keep = np.unique(
+        np.searchsorted(fpr + tpr, np.linspace(0, 2, points + 1)).clip(0, len(fpr) - 1)
+    )
     keep = np.union1d(keep, [0, len(fpr) - 1])
     return [{"fpr": float(fpr[i]), "tpr": float(tpr[i])} for i in keep]
 
@@ -97,8 +100,10 @@ def wilson(events: float, n: float) -> tuple[float | None, float | None]:
         return None, None
     p, z2 = events / n, Z * Z
     middle, half = p + z2 / (2 * n), Z * np.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    return (float(max((middle - half) / (1 + z2 / n), 0.0)),
-            float(min((middle + half) / (1 + z2 / n), 1.0)))
+    return (
+        float(max((middle - half) / (1 + z2 / n), 0.0)),
+        float(min((middle + half) / (1 + z2 / n), 1.0)),
+    )
 
 
 def calibration_bins(
@@ -119,8 +124,15 @@ def calibration_bins(
         count, events = int(n[at].sum()), int(histogram[1, at].sum())
         if count:
             lower, upper = wilson(events, count)
-            found.append({"n": count, "predicted": float(predicted[at].sum() / count),
-                          "observed": events / count, "lower": lower, "upper": upper})
+            found.append(
+                {
+                    "n": count,
+                    "predicted": float(predicted[at].sum() / count),
+                    "observed": events / count,
+                    "lower": lower,
+                    "upper": upper,
+                }
+            )
     return found
 
 
@@ -130,8 +142,9 @@ def risk_histogram(histogram: Counts, groups: int = 20) -> list[dict[str, Any]]:
     n = histogram.sum(axis=0)
     place = np.minimum((risk * groups).astype(np.int64), groups - 1)
     counts = np.bincount(place, weights=n, minlength=groups)
-    return [{"lower": i / groups, "upper": (i + 1) / groups, "n": int(c)}
-            for i, c in enumerate(counts)]
+    return [
+        {"lower": i / groups, "upper": (i + 1) / groups, "n": int(c)} for i, c in enumerate(counts)
+    ]
 
 
 def decision_curve(histogram: Counts) -> list[dict[str, float]]:
@@ -146,11 +159,13 @@ def decision_curve(histogram: Counts) -> list[dict[str, float]]:
         t = percent / 100
         first = int(np.ceil((np.log(t / (1 - t)) + LIMIT) / (2 * LIMIT) * BINS))
         odds = t / (1 - t)
-        found.append({
-            "threshold": t,
-            "net_benefit": float((above[1, first] - above[0, first] * odds) / n),
-            "all": float((events - (n - events) * odds) / n),
-        })
+        found.append(
+            {
+                "threshold": t,
+                "net_benefit": float((above[1, first] - above[0, first] * odds) / n),
+                "all": float((events - (n - events) * odds) / n),
+            }
+        )
     return found
 
 
@@ -159,17 +174,19 @@ def confusion(threshold: float, above: Sequence[int], totals: Sequence[int]) -> 
     fp, tp = (int(v) for v in above)
     tn, fn = int(totals[0]) - fp, int(totals[1]) - tp
     result: dict[str, Any] = {"threshold": threshold, "tp": tp, "fp": fp, "tn": tn, "fn": fn}
-    shares = {"sensitivity": (tp, tp + fn), "specificity": (tn, tn + fp),
-              "ppv": (tp, tp + fp), "npv": (tn, tn + fn)}
+    shares = {
+        "sensitivity": (tp, tp + fn),
+        "specificity": (tn, tn + fp),
+        "ppv": (tp, tp + fp),
+        "npv": (tn, tn + fn),
+    }
     for name, (part, whole) in shares.items():
         lower, upper = wilson(part, whole)
         result[name] = {"value": part / whole if whole else None, "lower": lower, "upper": upper}
     return result
 
 
-def calibration(
-    log_odds: Floats, n: Floats, events: Floats
-) -> dict[str, dict[str, float | None]]:
+def calibration(log_odds: Floats, n: Floats, events: Floats) -> dict[str, dict[str, float | None]]:
     """Slope of the outcome on the predicted log-odds, and intercept when the slope is held at 1.
 
     `log_odds` (k,), `n` and `events` counts at each. None where there is no finite optimum.
@@ -210,7 +227,8 @@ def heterogeneity(areas: Sequence[float], errors: Sequence[float]) -> dict[str, 
     """Random-effects summary of the hospitals' AUROCs: mean, I2 and a prediction interval."""
     y, v = np.asarray(areas, dtype=float), np.asarray(errors, dtype=float) ** 2
     none: dict[str, float | None] = dict.fromkeys(
-        ("mean", "lower", "upper", "i2", "tau2", "predicted_lower", "predicted_upper"))
+        ("mean", "lower", "upper", "i2", "tau2", "predicted_lower", "predicted_upper")
+    )
     k = len(y)
     if k < 2 or np.any(v <= 0):
         return none
@@ -222,10 +240,19 @@ def heterogeneity(areas: Sequence[float], errors: Sequence[float]) -> dict[str, 
     mean = float(w @ y / w.sum())
     factor = max(1.0, float(w @ (y - mean) ** 2) / (k - 1))
     half = float(stats.t.ppf(0.975, k - 1) * np.sqrt(factor / w.sum()))
-    found = {"mean": mean, "lower": mean - half, "upper": mean + half,
-             "i2": max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0, "tau2": tau2,
-             "predicted_lower": None, "predicted_upper": None}
+    found = {
+        "mean": mean,
+        "lower": mean - half,
+        "upper": mean + half,
+        "i2": max(0.0, (q - (k - 1)) / q) if q > 0 else 0.0,
+        "tau2": tau2,
+        "predicted_lower": None,
+        "predicted_upper": None,
+    }
     if k > 2:
         wide = float(stats.t.ppf(0.975, k - 2) * np.sqrt(tau2 + 1 / w.sum()))
-        found |= {"predicted_lower": max(mean - wide, 0.0), "predicted_upper": min(mean + wide, 1.0)}
+        found |= {
+            "predicted_lower": max(mean - wide, 0.0),
+            "predicted_upper": min(mean + wide, 1.0),
+        }
     return found

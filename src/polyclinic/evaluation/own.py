@@ -26,8 +26,20 @@ from polyclinic.models.predictor import predictor_from
 
 Floats = NDArray[np.float64]
 ROC_POINTS = 21
-STATISTICS = ("auroc", "auroc_se", "predicted", "brier", "log_loss", "auprc", "slope",
-              "slope_lower", "slope_upper", "intercept", "intercept_lower", "intercept_upper")
+STATISTICS = (
+    "auroc",
+    "auroc_se",
+    "predicted",
+    "brier",
+    "log_loss",
+    "auprc",
+    "slope",
+    "slope_lower",
+    "slope_upper",
+    "intercept",
+    "intercept_lower",
+    "intercept_upper",
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class OwnTask:
         values = [found[name] for name in STATISTICS]
         return Contribution(
             {
-                "n": len(y), "events": int(y.sum()),
+                "n": len(y),
+                "events": int(y.sum()),
                 "defined": np.array([v is not None for v in values], dtype=np.int64),
                 "statistics": np.array([0.0 if v is None else v for v in values]),
                 "roc": _curve(p, y),
@@ -71,13 +84,19 @@ def _statistics(p: Floats, y: Floats) -> dict[str, float | None]:
     lines = metrics.calibration(metrics.log_odds(p), np.ones_like(y), y)
     chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
     found: dict[str, Any] = {
-        "auroc": area, "auroc_se": error, "predicted": float(p.mean()),
-        "brier": float(((p - y) ** 2).mean()), "log_loss": float(-np.log(chance).mean()),
+        "auroc": area,
+        "auroc_se": error,
+        "predicted": float(p.mean()),
+        "brier": float(((p - y) ** 2).mean()),
+        "log_loss": float(-np.log(chance).mean()),
         "auprc": metrics.average_precision(histogram),
     }
     for name, line in lines.items():
-        found |= {name: line["value"], f"{name}_lower": line["lower"],
-                  f"{name}_upper": line["upper"]}
+        found |= {
+            name: line["value"],
+            f"{name}_lower": line["lower"],
+            f"{name}_upper": line["upper"],
+        }
     return found
 
 

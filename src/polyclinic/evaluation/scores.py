@@ -36,6 +36,7 @@ class Scored:
 
 
 def predictors_of(plan: Plan) -> list[Predictor]:
+    """The predictors of a plan, made once."""
     return plan.once("predictors", lambda: [predictor_from(p) for p in plan.values["predictors"]])
 
 
@@ -71,14 +72,17 @@ class ScoresTask:
         if plan.values["outcome"] == "binary":
             thresholds = len(plan.values["thresholds"])
             return (
-                n, Leaf("histogram", (2, BINS), "histogram", "int64", unit="rows"),
-                Leaf("predicted", (BINS,), "sum"), Leaf("losses", (2,), "sum"),
+                n,
+                Leaf("histogram", (2, BINS), "histogram", "int64", unit="rows"),
+                Leaf("predicted", (BINS,), "sum"),
+                Leaf("losses", (2,), "sum"),
                 Leaf("above", (thresholds, 2), "count", "int64", unit="rows"),
             )
         if plan.values["outcome"] == "classes":
             k = plan.values["classes"]
             return (
-                n, Leaf("confusion", (k, k), "cross-table", "int64", unit="rows"),
+                n,
+                Leaf("confusion", (k, k), "cross-table", "int64", unit="rows"),
                 Leaf("losses", (1,), "sum"),
                 Leaf("histograms", (k, 2, BINS), "histogram", "int64", unit="rows"),
             )
@@ -95,10 +99,12 @@ def _binary(values: Mapping[str, Any], p: Floats, y: Floats) -> dict[str, Any]:
     place = bin_of(p)
     histogram = np.stack([np.bincount(place[y == k], minlength=BINS) for k in (0, 1)])
     chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
-    above = [[int(np.count_nonzero((p >= t) & (y == k))) for k in (0, 1)]
-             for t in values["thresholds"]]
+    above = [
+        [int(np.count_nonzero((p >= t) & (y == k))) for k in (0, 1)] for t in values["thresholds"]
+    ]
     return {
-        "histogram": histogram, "predicted": np.bincount(place, weights=p, minlength=BINS),
+        "histogram": histogram,
+        "predicted": np.bincount(place, weights=p, minlength=BINS),
         "losses": np.array([((p - y) ** 2).sum(), -np.log(chance).sum()]),
         "above": np.array(above, dtype=np.int64).reshape(len(values["thresholds"]), 2),
     }
@@ -109,12 +115,22 @@ def _classes(values: Mapping[str, Any], p: Floats, y: Floats) -> dict[str, Any]:
     confusion = np.zeros((k, k), dtype=np.int64)
     np.add.at(confusion, (label, p.argmax(axis=1) if len(p) else label), 1)
     chance = np.clip(p[np.arange(len(label)), label], FLOOR, 1.0)
-    histograms = np.stack([
-        np.stack([np.bincount(bin_of(p[:, c])[(label == c) == hit], minlength=BINS)
-                  for hit in (False, True)]) for c in range(k)
-    ])
-    return {"confusion": confusion, "losses": np.array([-np.log(chance).sum()]),
-            "histograms": histograms}
+    histograms = np.stack(
+        [
+            np.stack(
+                [
+                    np.bincount(bin_of(p[:, c])[(label == c) == hit], minlength=BINS)
+                    for hit in (False, True)
+                ]
+            )
+            for c in range(k)
+        ]
+    )
+    return {
+        "confusion": confusion,
+        "losses": np.array([-np.log(chance).sum()]),
+        "histograms": histograms,
+    }
 
 
 def _number(values: Mapping[str, Any], f: Floats, y: Floats) -> dict[str, Any]:

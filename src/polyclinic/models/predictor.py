@@ -1,6 +1,6 @@
 """Fitted models as data that any installed site can predict with, looked up by kind.
 
-Evaluation asks sites to score their own rows with a predictor; what travels is its data, never code.
+Evaluation asks sites to score their own rows with a predictor; its data travels, never code.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _kinds: dict[str, Callable[[Mapping[str, Any]], Predictor]] = {}
 
 
 def register_predictor(kind: str, make: Callable[[Mapping[str, Any]], Predictor]) -> None:
+    """Install a kind of predictor."""
     _kinds[kind] = make
 
 
@@ -43,6 +44,7 @@ def predictor_from(data: Mapping[str, Any]) -> Predictor:
     """The predictor that `data` describes. Raises UNKNOWN_TASK for a kind that is not installed."""
     make = _kinds.get(str(data.get("kind")))
     if make is None:
-        raise PolyclinicError(f"no predictor of kind {data.get('kind')!r} is installed here",
-                              code="UNKNOWN_TASK")
+        raise PolyclinicError(
+            f"no predictor of kind {data.get('kind')!r} is installed here", code="UNKNOWN_TASK"
+        )
     return make(data)

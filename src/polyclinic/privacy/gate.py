@@ -69,6 +69,10 @@ class Gate:
 
     def _refuse(self, plan: Plan, code: str) -> Refused:
         return Refused(
-            f"{self.site} refused to release {plan.step or plan.task}", code=code,
-            rule=RULES[code], next=NEXT.get(code, ""), site=self.site, step=plan.step,
+            f"{self.site} refused to release {plan.step or plan.task}",
+            code=code,
+            rule=RULES[code],
+            next=NEXT.get(code, ""),
+            site=self.site,
+            step=plan.step,
         )

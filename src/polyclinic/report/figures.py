@@ -40,8 +40,16 @@ def steps(term: Mapping[str, Any]) -> tuple[float, str]:
 
 def unit_words(unit: str) -> str:
     """A unit as clinicians write it in text."""
-    words = {"a": "years", "mo": "months", "d": "days", "wk": "weeks", "mm[Hg]": "mm Hg",
-             "/min": "beats/min", "1": "", "Cel": "degrees Celsius"}
+    words = {
+        "a": "years",
+        "mo": "months",
+        "d": "days",
+        "wk": "weeks",
+        "mm[Hg]": "mm Hg",
+        "/min": "beats/min",
+        "1": "",
+        "Cel": "degrees Celsius",
+    }
     plain = unit.replace("[", " ").replace("]", "").replace("{", "").replace("}", "")
     return words.get(unit, plain)
 
@@ -49,8 +57,11 @@ def unit_words(unit: str) -> str:
 def forest(results: Results) -> Figure | None:
     """Ratio (or coefficient) per term with its interval."""
     kind = results["model"]["kind"]
-    terms = [t for t in results["model"]["terms"]
-             if t["name"].split(": ")[-1] != "Intercept" and t["lower"] is not None]
+    terms = [
+        t
+        for t in results["model"]["terms"]
+        if t["name"].split(": ")[-1] != "Intercept" and t["lower"] is not None
+    ]
     if not terms or len(terms) > 60:
         return None
     ratio, lines = kind in RATIOS, []
@@ -63,8 +74,10 @@ def forest(results: Results) -> Figure | None:
         ax.plot([lower, upper], [row, row], color=COLOURS[0], linewidth=2, solid_capstyle="butt")
         ax.plot(value, row, marker="s", color=COLOURS[0], markersize=6)
     places = 2 if ratio else max(decimals(t["se"]) - 1 for t in terms)
-    shown = [(w, fixed(v[0], places), f"{fixed(v[1], places)} to {fixed(v[2], places)}")
-             for w, v in lines]
+    shown = [
+        (w, fixed(v[0], places), f"{fixed(v[1], places)} to {fixed(v[2], places)}")
+        for w, v in lines
+    ]
     ax.set_yticks(range(len(lines)), [_fold(w) for w, _, _ in reversed(shown)])
     ax.axvline(1 if ratio else 0, color=INK, linewidth=0.8)
     if ratio:
@@ -72,8 +85,11 @@ def forest(results: Results) -> Figure | None:
         high = max([10, *(v[2] for _, v in lines)])
         ax.set_xscale("log")
         ax.set_xlim(max(low, 1e-3), min(high, 1e3))
-        ticks = [t for t in (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000)
-                 if max(low, 1e-3) <= t <= min(high, 1e3)]
+        ticks = [
+            t
+            for t in (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000)
+            if max(low, 1e-3) <= t <= min(high, 1e3)
+        ]
         ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
         ax.minorticks_off()
     ax.set_xlabel(RATIOS.get(kind, "coefficient") + ", 95 % interval")
@@ -84,10 +100,18 @@ def forest(results: Results) -> Figure | None:
     for side in ("right", "left"):
         twin.spines[side].set_visible(False)
     strongest = max(lines, key=lambda line: abs(math.log(line[1][0])) if ratio else abs(line[1][0]))
-    sentence = (f"{len(lines)} terms; furthest from {'1' if ratio else '0'}: {strongest[0]} with "
-                f"{fixed(strongest[1][0], places)}.")
-    return finish(fig, "forest", "What matters", sentence,
-                  ("term", RATIOS.get(kind, "coefficient"), "95 % interval"), shown)
+    sentence = (
+        f"{len(lines)} terms; furthest from {'1' if ratio else '0'}: {strongest[0]} with "
+        f"{fixed(strongest[1][0], places)}."
+    )
+    return finish(
+        fig,
+        "forest",
+        "What matters",
+        sentence,
+        ("term", RATIOS.get(kind, "coefficient"), "95 % interval"),
+        shown,
+    )
 
 
 def _fold(text: str) -> str:
@@ -109,15 +133,23 @@ def roc(results: Results) -> Figure | None:
     for i, (name, group) in enumerate(lines):
         style = _style(i, name)
         points = np.array([[p["fpr"], p["tpr"]] for p in group["roc"]]) * 100
-        ax.plot(points[:, 0], points[:, 1], drawstyle="default", **style,
-                label=f"{name}  {fixed(group['auroc']['value'], 3)} ({between(group['auroc'])})")
+        ax.plot(
+            points[:, 0],
+            points[:, 1],
+            drawstyle="default",
+            **style,
+            label=f"{name}  {fixed(group['auroc']['value'], 3)} ({between(group['auroc'])})",
+        )
     ax.legend(loc="lower right", fontsize=9, title="AUROC (95 % interval)", title_fontsize=9)
     area = groups["all"]["auroc"]
     return finish(
-        fig, "roc", "How well the model tells patients apart",
+        fig,
+        "roc",
+        "How well the model tells patients apart",
         f"AUROC {fixed(area['value'], 3)} ({between(area)}) over all hospitals.",
         ("hospital", "AUROC", "95 % interval"),
-        [(n, fixed(g["auroc"]["value"], 3), between(g["auroc"])) for n, g in lines])
+        [(n, fixed(g["auroc"]["value"], 3), between(g["auroc"])) for n, g in lines],
+    )
 
 
 def calibration(results: Results) -> Figure | None:
@@ -130,21 +162,39 @@ def calibration(results: Results) -> Figure | None:
     percent_axes(ax, "", "observed, %")
     ax.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle=":", label="exactly right")
     x, y = ([100 * b[k] for b in bins] for k in ("predicted", "observed"))
-    error = [[100 * (b["observed"] - b["lower"]) for b in bins],
-             [100 * (b["upper"] - b["observed"]) for b in bins]]
+    error = [
+        [100 * (b["observed"] - b["lower"]) for b in bins],
+        [100 * (b["upper"] - b["observed"]) for b in bins],
+    ]
     ax.errorbar(x, y, yerr=error, fmt="o", color=COLOURS[0], capsize=3, label="tenths of patients")
     ax.legend(loc="upper left", fontsize=9)
     bars = [b for b in group["histogram"] if b["n"] >= 5]
-    below.bar([50 * (b["lower"] + b["upper"]) for b in bars], [b["n"] for b in bars], width=4.4,
-              color=COLOURS[4], edgecolor=QUIET, linewidth=0.5)
+    below.bar(
+        [50 * (b["lower"] + b["upper"]) for b in bars],
+        [b["n"] for b in bars],
+        width=4.4,
+        color=COLOURS[4],
+        edgecolor=QUIET,
+        linewidth=0.5,
+    )
     below.set(xlabel="predicted risk, %", ylabel="patients")
     slope = group["calibration"]["slope"]
     return finish(
-        fig, "calibration", "Predicted against observed risk",
+        fig,
+        "calibration",
+        "Predicted against observed risk",
         f"Calibration slope {fixed(slope['value'], 2)} ({between(slope, 2)}); 1 is exactly right.",
         ("patients", "predicted, %", "observed, %", "95 % interval"),
-        [(f"{b['n']:,}", fixed(100 * b["predicted"], 1), fixed(100 * b["observed"], 1),
-          f"{fixed(100 * b['lower'], 0)} to {fixed(100 * b['upper'], 0)}") for b in bins])
+        [
+            (
+                f"{b['n']:,}",
+                fixed(100 * b["predicted"], 1),
+                fixed(100 * b["observed"], 1),
+                f"{fixed(100 * b['lower'], 0)} to {fixed(100 * b['upper'], 0)}",
+            )
+            for b in bins
+        ],
+    )
 
 
 def decision(results: Results) -> Figure | None:
@@ -154,25 +204,46 @@ def decision(results: Results) -> Figure | None:
         return None
     fig, ax = canvas(6.0, 4.2)
     x = [100 * p["threshold"] for p in curve]
-    ax.plot(x, [100 * p["net_benefit"] for p in curve], color=COLOURS[0], linewidth=2,
-            label="by the model")
+    ax.plot(
+        x,
+        [100 * p["net_benefit"] for p in curve],
+        color=COLOURS[0],
+        linewidth=2,
+        label="by the model",
+    )
     ax.plot(x, [100 * p["all"] for p in curve], color=COLOURS[1], linestyle="--", label="treat all")
     ax.axhline(0, color=INK, linewidth=0.8, linestyle=":", label="treat none")
     top = max(100 * max(p["net_benefit"] for p in curve), 1.0)
-    ax.set(xlim=(0, 100), ylim=(-0.15 * top, 1.15 * top), xlabel="risk above which one would act, %",
-           ylabel="more patients rightly\ntreated per 100")
+    ax.set(
+        xlim=(0, 100),
+        ylim=(-0.15 * top, 1.15 * top),
+        xlabel="risk above which one would act, %",
+        ylabel="more patients rightly\ntreated per 100",
+    )
     ax.grid(color="#e3e3e3", linewidth=0.6)
     ax.legend(loc="upper right", fontsize=9)
     first, last = _longest([p["net_benefit"] > max(p["all"], 0.0) + 1e-9 for p in curve])
     sentence = "The model is never better than treating all or none."
     if last > first:
-        sentence = (f"The model does better than treating all or none for thresholds from "
-                    f"{curve[first]['threshold']:.0%} to {curve[last - 1]['threshold']:.0%}.")
+        sentence = (
+            f"The model does better than treating all or none for thresholds from "
+            f"{curve[first]['threshold']:.0%} to {curve[last - 1]['threshold']:.0%}."
+        )
     return finish(
-        fig, "decision", "Where the model would help", sentence,
+        fig,
+        "decision",
+        "Where the model would help",
+        sentence,
         ("threshold, %", "by the model", "treat all"),
-        [(f"{100 * p['threshold']:.0f}", fixed(100 * p["net_benefit"], 1),
-          fixed(100 * p["all"], 1)) for p in curve[4::5]])
+        [
+            (
+                f"{100 * p['threshold']:.0f}",
+                fixed(100 * p["net_benefit"], 1),
+                fixed(100 * p["all"], 1),
+            )
+            for p in curve[4::5]
+        ],
+    )
 
 
 def _longest(flags: Sequence[bool]) -> tuple[int, int]:
@@ -200,8 +271,14 @@ def sites(results: Results) -> Figure | None:
             ax.plot([area["lower"], area["upper"]], [row, row], color=COLOURS[0], linewidth=2)
         ax.plot(area["value"], row, "o", color=COLOURS[0], label="this model" if not row else None)
         if own.get(name) is not None:
-            ax.plot(own[name], row, "D", markerfacecolor="white", color=COLOURS[1],
-                    label="the hospital's own model" if name == next(iter(own)) else None)
+            ax.plot(
+                own[name],
+                row,
+                "D",
+                markerfacecolor="white",
+                color=COLOURS[1],
+                label="the hospital's own model" if name == next(iter(own)) else None,
+            )
     ax.set_yticks(range(len(lines)), [_fold(n) for n, _ in reversed(lines)])
     ax.axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
     ax.set_xlim(0.3, 1.0)
@@ -209,10 +286,13 @@ def sites(results: Results) -> Figure | None:
     ax.legend(loc="upper left", fontsize=9, bbox_to_anchor=(0.0, 1.0))
     worst = min(lines, key=lambda line: line[1]["value"])
     return finish(
-        fig, "sites", "Where the model works and where it fails",
+        fig,
+        "sites",
+        "Where the model works and where it fails",
         f"Lowest in {worst[0]}: AUROC {fixed(worst[1]['value'], 3)} ({between(worst[1])}).",
         ("group", "AUROC", "95 % interval", "own model"),
-        [(n, fixed(a["value"], 3), between(a), fixed(own.get(n), 3)) for n, a in lines])
+        [(n, fixed(a["value"], 3), between(a), fixed(own.get(n), 3)) for n, a in lines],
+    )
 
 
 def convergence(results: Results) -> Figure | None:
@@ -221,16 +301,20 @@ def convergence(results: Results) -> Figure | None:
     if len(rounds) < 2:
         return None
     fig, ax = canvas(6.0, 3.2)
-    ax.semilogy([r["round"] for r in rounds], [r["gain"] for r in rounds], marker="o",
-                color=COLOURS[0])
+    ax.semilogy(
+        [r["round"] for r in rounds], [r["gain"] for r in rounds], marker="o", color=COLOURS[0]
+    )
     ax.set(xlabel="round", ylabel="gain still to be had")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.grid(color="#e3e3e3", linewidth=0.6)
     return finish(
-        fig, "convergence", "Convergence",
+        fig,
+        "convergence",
+        "Convergence",
         f"After {rounds[-1]['round']} rounds a further step would gain {rounds[-1]['gain']:.0e}.",
         ("round", "step", "gain"),
-        [(str(r["round"]), r["step"], f"{r['gain']:.1e}") for r in rounds])
+        [(str(r["round"]), r["step"], f"{r['gain']:.1e}") for r in rounds],
+    )
 
 
 def _groups(results: Results) -> dict[str, Any]:
@@ -241,11 +325,21 @@ def _groups(results: Results) -> dict[str, Any]:
 def _style(i: int, name: str) -> dict[str, Any]:
     if name == "all":
         return {"color": INK, "linewidth": 2.4, "linestyle": "-"}
-    return {"color": COLOURS[i % 6], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4,
-            "marker": MARKERS[i % len(MARKERS)], "markersize": 4, "markevery": 4}
+    return {
+        "color": COLOURS[i % 6],
+        "linestyle": DASHES[i % len(DASHES)],
+        "linewidth": 1.4,
+        "marker": MARKERS[i % len(MARKERS)],
+        "markersize": 4,
+        "markevery": 4,
+    }
 
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {
-    "forest": forest, "roc": roc, "calibration": calibration, "decision": decision,
-    "sites": sites, "convergence": convergence,
+    "forest": forest,
+    "roc": roc,
+    "calibration": calibration,
+    "decision": decision,
+    "sites": sites,
+    "convergence": convergence,
 }

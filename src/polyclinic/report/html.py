@@ -1,4 +1,4 @@
-"""`report.html`: one file, no network, no script; readable by a clinician, checkable by an auditor."""
+"""`report.html`: one file, no network, no script; for a clinician to read, an auditor to check."""
 
 from __future__ import annotations
 
@@ -14,14 +14,26 @@ from polyclinic.report.figures import FIGURES, RATIOS, steps
 from polyclinic.report.table_one import table_rows
 
 GLOSSARY = (
-    ("AUROC", "Area under the ROC curve: of all pairs of one patient with and one without the "
-     "outcome, the share in which the model gives the higher risk to the right one."),
+    (
+        "AUROC",
+        "Area under the ROC curve: of all pairs of one patient with and one without the "
+        "outcome, the share in which the model gives the higher risk to the right one.",
+    ),
     ("95 % interval", "The range in which the true value lies in 95 of 100 such studies."),
-    ("Odds ratio", "How many times higher the odds of the outcome are per step of a measurement, "
-     "the other measurements being equal."),
+    (
+        "Odds ratio",
+        "How many times higher the odds of the outcome are per step of a measurement, "
+        "the other measurements being equal.",
+    ),
     ("Calibration", "Whether predicted risks agree with what was observed."),
-    ("Cross-validation", "Every patient is judged by a model that was fitted without that patient."),
-    ("Net benefit", "Patients rightly treated, less those wrongly treated weighed by the threshold."),
+    (
+        "Cross-validation",
+        "Every patient is judged by a model that was fitted without that patient.",
+    ),
+    (
+        "Net benefit",
+        "Patients rightly treated, less those wrongly treated weighed by the threshold.",
+    ),
     ("Threshold", "The risk above which one would act."),
     ("Subgroup", "Patients who share a level of a column, for example one sex."),
     ("Gate", "The place in a hospital that everything passes which leaves; it checks and logs it."),
@@ -34,8 +46,11 @@ def render_report(results: Mapping[str, Any]) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("polyclinic.report"), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
+        loader=PackageLoader("polyclinic.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     style = (files("polyclinic.report") / "templates" / "style.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.j2").render(style=style, **_context(results))
@@ -51,21 +66,31 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
     evaluation = results.get("evaluation")
     risk = bool(evaluation and evaluation["all"].get("auroc"))
     return {
-        "r": results, "figures": figures, "evaluation": evaluation, "risk": risk,
+        "r": results,
+        "figures": figures,
+        "evaluation": evaluation,
+        "risk": risk,
         "title": results["study"]["title"] or results["study"]["name"],
         "hash": " ".join((results["study"]["hash"][:4], results["study"]["hash"][4:8])),
         "same": bool(evaluation and not evaluation["folds"]),
-        "answer": sentences.answer(results), "lights": sentences.lights(results),
-        "who": sentences.who(results), "matters": sentences.matters(results),
+        "answer": sentences.answer(results),
+        "lights": sentences.lights(results),
+        "who": sentences.who(results),
+        "matters": sentences.matters(results),
         "apart": sentences.apart(results) if risk else "",
         "right": sentences.right(results) if risk else "",
         "helps": sentences.helps(results) if risk else "",
         "fails": sentences.fails(results) if risk else "",
-        "left": sentences.left(results), "figures3": _three(results),
-        "flow": _flow(results), "table_one": _table_one(results), "terms": _terms(results),
+        "left": sentences.left(results),
+        "figures3": _three(results),
+        "flow": _flow(results),
+        "table_one": _table_one(results),
+        "terms": _terms(results),
         "ratio": RATIOS.get(results["model"]["kind"]),
         "measures": _measures(evaluation) if evaluation else [],
-        "leaves": _leaves(results), "tripod": tripod.items(results), "glossary": GLOSSARY,
+        "leaves": _leaves(results),
+        "tripod": tripod.items(results),
+        "glossary": GLOSSARY,
         "words": words,
     }
 
@@ -76,8 +101,12 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     shown = [(f"{model['patients']:,}", f"patients in {words.plural(model['sites'], 'hospital')}")]
     if found.get("auroc", {}).get("value") is not None:
         shown.append((f"{100 * found['auroc']['value']:.0f} of 100", "pairs ranked rightly"))
-        shown.append((f"{words.percent(found['observed'])} and {words.percent(found['predicted'])}",
-                      f"of 100 with {results['data']['outcome_label']}: observed and predicted"))
+        shown.append(
+            (
+                f"{words.percent(found['observed'])} and {words.percent(found['predicted'])}",
+                f"of 100 with {results['data']['outcome_label']}: observed and predicted",
+            )
+        )
     elif found.get("r2") is not None:
         shown.append((f"{words.percent(found['r2'])} %", "of the differences explained"))
         shown.append((f"{found['mae']:.3g}", "mean error of a prediction"))
@@ -91,14 +120,23 @@ def _flow(results: Mapping[str, Any]) -> list[dict[str, str]]:
     reasons = {"condition": "not in the cohort", "missing": "values missing"}
     boxes = []
     for site in results["data"]["sites"]:
-        out = [f"{words.count(count)} {reasons.get(reason, reason)}"
-               for reason, count in site["left_out"].items() if count != 0]
+        out = [
+            f"{words.count(count)} {reasons.get(reason, reason)}"
+            for reason, count in site["left_out"].items()
+            if count != 0
+        ]
         rows = "" if site["rows"] is None else f"{site['rows']:,} rows in the file"
         used = f"{site['patients']:,} used"
         if site["events"] is not None:
             used += f", {site['events']:,} with {results['data']['outcome_label']}"
-        boxes.append({"name": site["name"], "rows": rows, "used": used,
-                      "out": "; ".join(out) + " left out" if out else "none left out"})
+        boxes.append(
+            {
+                "name": site["name"],
+                "rows": rows,
+                "used": used,
+                "out": "; ".join(out) + " left out" if out else "none left out",
+            }
+        )
     return boxes
 
 
@@ -120,14 +158,20 @@ def _terms(results: Mapping[str, Any]) -> list[dict[str, str]]:
         places = words.decimals(term["se"])
         step, label = steps(term)
         line = {
-            "label": label if term["name"] != "Intercept" else "Intercept", "name": term["name"],
-            "coef": words.fixed(term["coef"], places), "se": words.fixed(term["se"], places),
-            "interval": words.between(term, places), "p": words.p_value(term["p"]), "ratio": "",
+            "label": label if term["name"] != "Intercept" else "Intercept",
+            "name": term["name"],
+            "coef": words.fixed(term["coef"], places),
+            "se": words.fixed(term["se"], places),
+            "interval": words.between(term, places),
+            "p": words.p_value(term["p"]),
+            "ratio": "",
         }
         if term["lower"] is not None and not term["name"].endswith("Intercept"):
             parts = [math.exp(min(step * term[k], 700.0)) for k in ("coef", "lower", "upper")]
-            line["ratio"] = (f"{words.fixed(parts[0], 2)} ({words.fixed(parts[1], 2)} to "
-                             f"{words.fixed(parts[2], 2)})")
+            line["ratio"] = (
+                f"{words.fixed(parts[0], 2)} ({words.fixed(parts[1], 2)} to "
+                f"{words.fixed(parts[2], 2)})"
+            )
         shown.append(line)
     return shown
 
@@ -149,13 +193,16 @@ def _measure(name: str, group: Mapping[str, Any], own: float | None) -> dict[str
     share = "auroc" in group
     text = words.percent if share else (lambda v, n=0: "-" if v is None else f"{v:.4g}")
     return {
-        "name": name, "n": f"{group['n']:,}", "auroc": words.fixed(
-            group["auroc"]["value"], 3) if share else "-",
+        "name": name,
+        "n": f"{group['n']:,}",
+        "auroc": words.fixed(group["auroc"]["value"], 3) if share else "-",
         "interval": words.between(group.get("auroc")),
         "observed": text(group.get("observed"), group["n"]),
         "predicted": text(group.get("predicted"), group["n"]),
-        "brier": words.fixed(group.get("brier"), 3), "own": words.fixed(own, 3) if own else "-",
-        "r2": words.fixed(group.get("r2"), 3), "mae": text(group.get("mae")) if not share else "-",
+        "brier": words.fixed(group.get("brier"), 3),
+        "own": words.fixed(own, 3) if own else "-",
+        "r2": words.fixed(group.get("r2"), 3),
+        "mae": text(group.get("mae")) if not share else "-",
         "accuracy": words.fixed(group.get("accuracy"), 3),
     }
 
@@ -164,9 +211,18 @@ def _leaves(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What left, per hospital and step."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for leaf in results["left"]:
-        line = lines.setdefault((leaf["site"], leaf["step"]), {
-            "site": leaf["site"], "step": leaf["step"], "leaves": [], "numbers": 0, "bytes": 0,
-            "times": leaf["times"], "seen": leaf["seen"]})
+        line = lines.setdefault(
+            (leaf["site"], leaf["step"]),
+            {
+                "site": leaf["site"],
+                "step": leaf["step"],
+                "leaves": [],
+                "numbers": 0,
+                "bytes": 0,
+                "times": leaf["times"],
+                "seen": leaf["seen"],
+            },
+        )
         shape = " x ".join(map(str, leaf["shape"])) or "1"
         line["leaves"].append(f"{leaf['leaf']} ({shape})")
         line["numbers"] += leaf["numbers"]

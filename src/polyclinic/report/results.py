@@ -37,6 +37,8 @@ class SitePart(TypedDict):
 
 
 class DataPart(TypedDict):
+    """Whose rows, and what the outcome is."""
+
     codebook: str
     source: str
     outcome: str
@@ -61,6 +63,8 @@ class TermPart(TypedDict):
 
 
 class ModelPart(TypedDict):
+    """The fitted model."""
+
     kind: str
     family: str
     terms: list[TermPart]
@@ -81,6 +85,8 @@ class ModelPart(TypedDict):
 
 
 class Interval(TypedDict):
+    """A value with its 95 % interval."""
+
     value: float | None
     lower: float | None
     upper: float | None
@@ -145,6 +151,8 @@ class LeftPart(TypedDict):
 
 
 class Results(TypedDict):
+    """Everything that is stored and reported of a run."""
+
     format: int
     study: StudyPart
     versions: dict[str, str]

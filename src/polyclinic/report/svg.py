@@ -18,11 +18,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, QUIET = "#1a1a1a", "#595959"
-STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "polyclinic", "font.size": 10, "text.color": INK,
-    "axes.edgecolor": QUIET, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
-    "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
-    "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "figure.facecolor": "white",
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "polyclinic",
+    "font.size": 10,
+    "text.color": INK,
+    "axes.edgecolor": QUIET,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "figure.facecolor": "white",
 }
 
 
@@ -60,7 +70,11 @@ def canvas(width: float, height: float, rows: int = 1, **options: Any) -> tuple[
 
 
 def finish(
-    figure: Canvas, name: str, title: str, sentence: str, head: Sequence[str],
+    figure: Canvas,
+    name: str,
+    title: str,
+    sentence: str,
+    head: Sequence[str],
     rows: Sequence[Sequence[str]],
 ) -> Figure:
     """Draw `figure` as SVG with title and description for readers who cannot see it."""
@@ -70,21 +84,29 @@ def finish(
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
-    text = text[text.index("<svg"):]
+    text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
     text = re.sub(r'\s(xmlns:\w+|xlink:\w+-role)="[^"]*"', "", text)
     text = text.replace("xlink:href", "href")
     for old in set(re.findall(r'id="([^"]+)"', text)):
         text = re.sub(rf'(id="|url\(#|href="#){re.escape(old)}(?=["\)])', rf"\1{name}-{old}", text)
-    start = (f'<svg role="img" aria-labelledby="{name}-title {name}-desc"')
+    start = f'<svg role="img" aria-labelledby="{name}-title {name}-desc"'
     opened = re.sub(r"^<svg", start, text, count=1)
     opened = re.sub(r'(<svg[^>]*?) width="[^"]*pt"', r"\1", opened, count=1)
     opened = re.sub(r'(<svg[^>]*?) height="[^"]*pt"', r"\1", opened, count=1)
-    words = (f'<title id="{name}-title">{html.escape(title)}</title>'
-             f'<desc id="{name}-desc">{html.escape(sentence)}</desc>')
+    words = (
+        f'<title id="{name}-title">{html.escape(title)}</title>'
+        f'<desc id="{name}-desc">{html.escape(sentence)}</desc>'
+    )
     end = opened.index(">") + 1
-    return Figure(name, title, sentence, opened[:end] + words + opened[end:], tuple(head),
-                  tuple(tuple(row) for row in rows))
+    return Figure(
+        name,
+        title,
+        sentence,
+        opened[:end] + words + opened[end:],
+        tuple(head),
+        tuple(tuple(row) for row in rows),
+    )
 
 
 def percent_axes(axes: Axes, x: str, y: str) -> None:

@@ -12,50 +12,76 @@ HIDDEN = "not shown"
 
 
 def table_rows(
-    table: Mapping[str, Any], labels: Mapping[str, str], level_labels: Mapping[str, Mapping[str, str]]
+    table: Mapping[str, Any],
+    labels: Mapping[str, str],
+    level_labels: Mapping[str, Mapping[str, str]],
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """(column heads, rows). A row is {"name", "level": bool, "cells": [text, ...]}."""
     groups = {site: part["all"] for site, part in table["sites"].items()}
     heads = [*groups, "all"]
     everyone = [*groups.values(), table["overall"]["all"]]
     rows: list[dict[str, Any]] = [
-        {"name": "patients", "level": False, "cells": [_count(g["patients"]) for g in everyone]}]
+        {"name": "patients", "level": False, "cells": [_count(g["patients"]) for g in everyone]}
+    ]
     for column in table["columns"]:
         name = column["name"]
         found = [group["columns"][name] for group in everyone]
         label = labels.get(name, name)
         if column["kind"] in ("binary", "category"):
-            rows += _level_rows(label, column["levels"], found, everyone,
-                                level_labels.get(name, {}))
+            rows += _level_rows(
+                label, column["levels"], found, everyone, level_labels.get(name, {})
+            )
         else:
-            rows.append({"name": f"{label}, mean (sd)", "level": False,
-                         "cells": [_mean(cell) for cell in found]})
-            rows.append({"name": "median (quartiles)", "level": True,
-                         "cells": [_median(cell) for cell in found]})
+            rows.append(
+                {
+                    "name": f"{label}, mean (sd)",
+                    "level": False,
+                    "cells": [_mean(cell) for cell in found],
+                }
+            )
+            rows.append(
+                {
+                    "name": "median (quartiles)",
+                    "level": True,
+                    "cells": [_median(cell) for cell in found],
+                }
+            )
             if any(cell["missing"] != 0 for cell in found):
-                rows.append({"name": "missing", "level": True,
-                             "cells": [_count(_safe(cell["missing"])) for cell in found]})
+                rows.append(
+                    {
+                        "name": "missing",
+                        "level": True,
+                        "cells": [_count(_safe(cell["missing"])) for cell in found],
+                    }
+                )
     return heads, rows
 
 
 def _level_rows(
-    label: str, levels: Sequence[str], found: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]], words: Mapping[str, str],
+    label: str,
+    levels: Sequence[str],
+    found: Sequence[Mapping[str, Any]],
+    groups: Sequence[Mapping[str, Any]],
+    words: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     names = [*levels, "missing"]
-    counts = [[*(cell["levels"][level]["n"] for level in levels), cell["missing"]]
-              for cell in found]
-    masks = [hidden_cells(cells, group["patients"]) for cells, group in
-             zip(counts, groups, strict=True)]
+    counts = [
+        [*(cell["levels"][level]["n"] for level in levels), cell["missing"]] for cell in found
+    ]
+    masks = [
+        hidden_cells(cells, group["patients"]) for cells, group in zip(counts, groups, strict=True)
+    ]
     for row in range(len(names)):  # the total of a level would give a hospital's hidden cell back
         masks[-1][row] = masks[-1][row] or any(mask[row] for mask in masks[:-1])
     rows: list[dict[str, Any]] = [
-        {"name": f"{label}, n (%)", "level": False, "cells": [""] * len(found)}]
+        {"name": f"{label}, n (%)", "level": False, "cells": [""] * len(found)}
+    ]
     for i, name in enumerate(names):
         if name == "missing" and all(cells[i] == 0 for cells in counts):
             continue
         cells = [
-            HIDDEN if mask[i] or cells[i] is None
+            HIDDEN
+            if mask[i] or cells[i] is None
             else _share(cells[i], sum(c or 0 for c in cells[:-1]) if not any(mask) else None)
             for cells, mask in zip(counts, masks, strict=True)
         ]

@@ -21,39 +21,65 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
     performance = AUTHORS
     if found.get("all", {}).get("auroc"):
         area = found["all"]["auroc"]
-        performance = (f"AUROC {fixed(area['value'], 3)} ({between(area)}), {found['how']}; "
-                       "calibration, decisions and results per hospital in sections 4 to 7")
-    missing = "; ".join(f"{column}: {rule}" for column, rule in study["missing"].items()
-                        if rule != "drop") or "rows without a value were left out"
+        performance = (
+            f"AUROC {fixed(area['value'], 3)} ({between(area)}), {found['how']}; "
+            "calibration, decisions and results per hospital in sections 4 to 7"
+        )
+    missing = (
+        "; ".join(
+            f"{column}: {rule}" for column, rule in study["missing"].items() if rule != "drop"
+        )
+        or "rows without a value were left out"
+    )
     sites = ", ".join(site["name"] for site in data["sites"])
     filled = {
-        1: ("Title", study["title"]), 2: ("Abstract", "section 1"),
-        3: ("Background", AUTHORS), 4: ("Objectives", study["purpose"] or AUTHORS),
+        1: ("Title", study["title"]),
+        2: ("Abstract", "section 1"),
+        3: ("Background", AUTHORS),
+        4: ("Objectives", study["purpose"] or AUTHORS),
         5: ("Data", f"{data['codebook']}; {data['source']}; hospitals: {sites}"),
         6: ("Participants", f"condition: {study['cohort']}; {sentences.who(results)}"),
         7: ("Data preparation", f"by the codebook (hash {results['hashes']['codebook'][:12]})"),
         8: ("Outcome", f"{data['outcome']}: {data['outcome_label']}"),
         9: ("Predictors", study["formula"].split("~")[-1].strip()),
-        10: ("Sample size", f"{model['patients']:,} patients"
-             + (f", {model['events']:,} events" if model["events"] is not None else "")),
+        10: (
+            "Sample size",
+            f"{model['patients']:,} patients"
+            + (f", {model['events']:,} events" if model["events"] is not None else ""),
+        ),
         11: ("Missing data", missing),
-        12: ("Analytical methods", f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, "
-             f"l2 {model['l2']:g}, exact over all hospitals; {study['guarantee']}"),
+        12: (
+            "Analytical methods",
+            f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, "
+            f"l2 {model['l2']:g}, exact over all hospitals; {study['guarantee']}",
+        ),
         13: ("Class imbalance", AUTHORS),
         14: ("Fairness", "subgroups in section 7" if found.get("subgroups") else AUTHORS),
-        15: ("Model output", "predicted risk" if model["events"] is not None else "predicted value"),
-        16: ("Training and evaluation", f"{found['how']}, {found['folds']} folds by patient inside "
-             "each hospital" if found else AUTHORS),
+        15: (
+            "Model output",
+            "predicted risk" if model["events"] is not None else "predicted value",
+        ),
+        16: (
+            "Training and evaluation",
+            f"{found['how']}, {found['folds']} folds by patient inside each hospital"
+            if found
+            else AUTHORS,
+        ),
         17: ("Ethical approval", AUTHORS),
-        18: ("Open science", "versions, seeds and hashes in section 8; protocol and funding: "
-             + AUTHORS),
+        18: (
+            "Open science",
+            "versions, seeds and hashes in section 8; protocol and funding: " + AUTHORS,
+        ),
         19: ("Patient and public involvement", AUTHORS),
         20: ("Participants (results)", "section 2"),
         21: ("Model development (results)", f"{model['patients']:,} patients at every step"),
         22: ("Model specification", "all coefficients in section 3"),
         23: ("Model performance", performance),
-        24: ("Model updating", AUTHORS), 25: ("Interpretation", AUTHORS),
-        26: ("Limitations", AUTHORS), 27: ("Usability in current care", AUTHORS),
+        24: ("Model updating", AUTHORS),
+        25: ("Interpretation", AUTHORS),
+        26: ("Limitations", AUTHORS),
+        27: ("Usability in current care", AUTHORS),
     }
-    return [{"number": str(n), "item": item, "text": text}
-            for n, (item, text) in sorted(filled.items())]
+    return [
+        {"number": str(n), "item": item, "text": text} for n, (item, text) in sorted(filled.items())
+    ]

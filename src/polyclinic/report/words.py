@@ -8,8 +8,10 @@ from typing import Any
 
 NOT_SHOWN = "not shown (fewer than 5)"
 KINDS = {
-    "logistic": "Logistic regression", "linear": "Linear regression",
-    "poisson": "Poisson regression", "gamma": "Gamma regression",
+    "logistic": "Logistic regression",
+    "linear": "Linear regression",
+    "poisson": "Poisson regression",
+    "gamma": "Gamma regression",
 }
 WIDTH = 80
 
@@ -78,6 +80,7 @@ def between(found: Mapping[str, Any] | None, places: int = 3) -> str:
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:
+    """A count with its noun."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
@@ -107,7 +110,8 @@ def coefficient_table(terms: Sequence[Mapping[str, Any]]) -> str:
         interval = f"{lower:<8} to {upper}" if lower.strip() != "-" else " -"
         lines.append(
             f"{name:<{width}}{fixed(term['coef'], places):>10}{fixed(term['se'], places):>10}"
-            f"{fixed(term['z'], 2):>8}{p_value(term['p']):>9}   {interval}".rstrip())
+            f"{fixed(term['z'], 2):>8}{p_value(term['p']):>9}   {interval}".rstrip()
+        )
     return "\n".join(lines)
 
 
@@ -120,8 +124,14 @@ def _signed(value: float | None, places: int) -> str:
 def result_table(results: Mapping[str, Any]) -> str:
     """The coefficient table of a run, with its header line and warnings."""
     model, data = results["model"], results["data"]
-    head = header(model["kind"], model["patients"], model["events"], data["outcome"],
-                  model["sites"], model["rounds"])
+    head = header(
+        model["kind"],
+        model["patients"],
+        model["events"],
+        data["outcome"],
+        model["sites"],
+        model["rounds"],
+    )
     lines = [head, coefficient_table(model["terms"])]
     lines += [f"! {text}" for text in model["warnings"]]
     return "\n".join(lines)
@@ -157,40 +167,54 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     lines = []
     for column, fill in results["data"]["fills"].items():
         unit = f" {fill['unit']}" if fill["unit"] else ""
-        lines.append(f"note   {column} filled by the mean {fill['value']:.4g}{unit} in "
-                     f"{count(fill['patients'])} patients")
+        lines.append(
+            f"note   {column} filled by the mean {fill['value']:.4g}{unit} in "
+            f"{count(fill['patients'])} patients"
+        )
     return lines
 
 
 def evaluation_table(results: Mapping[str, Any]) -> str:
     """Performance by hospital."""
     found = results["evaluation"]
-    how = (f"check  {found['folds']}-fold cross-validation" if found["folds"]
-           else "check  on the same patients: too good to be true elsewhere")
+    how = (
+        f"check  {found['folds']}-fold cross-validation"
+        if found["folds"]
+        else "check  on the same patients: too good to be true elsewhere"
+    )
     groups = {**found["sites"], "all": found["all"]}
     if "auroc" in found["all"]:
         return "\n".join([how, *_risk_lines(groups)])
     if "accuracy" in found["all"]:
         head = f"{'hospital':<16}{'patients':>9}{'accuracy':>11}{'log loss':>11}"
-        rows = [f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('accuracy'), 3):>11}"
-                f"{fixed(g.get('log_loss'), 3):>11}" for name, g in groups.items()]
+        rows = [
+            f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('accuracy'), 3):>11}"
+            f"{fixed(g.get('log_loss'), 3):>11}"
+            for name, g in groups.items()
+        ]
         return "\n".join([how, head, *rows])
-    head = f"{'hospital':<16}{'patients':>9}{'R2':>9}{'mean error':>13}{'observed':>11}{'predicted':>11}"
-    rows = [f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('r2'), 3):>9}{_short(g.get('mae')):>13}"
-            f"{_short(g.get('observed')):>11}{_short(g.get('predicted')):>11}"
-            for name, g in groups.items()]
+    head = f"{'hospital':<16}{'patients':>9}{'R2':>9}{'mean error':>13}"
+    head += f"{'observed':>11}{'predicted':>11}"
+    rows = [
+        f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('r2'), 3):>9}{_short(g.get('mae')):>13}"
+        f"{_short(g.get('observed')):>11}{_short(g.get('predicted')):>11}"
+        for name, g in groups.items()
+    ]
     return "\n".join([how, head, *rows])
 
 
 def _risk_lines(groups: Mapping[str, Any]) -> list[str]:
-    lines = [f"{'':<25}{'95 % interval':<19}{'observed':>8}{'predicted':>12}",
-             f"{'hospital':<16}{'AUROC':>6}   {'of the AUROC':<19}{'of 100':>8}{'of 100':>12}"]
+    lines = [
+        f"{'':<25}{'95 % interval':<19}{'observed':>8}{'predicted':>12}",
+        f"{'hospital':<16}{'AUROC':>6}   {'of the AUROC':<19}{'of 100':>8}{'of 100':>12}",
+    ]
     for name, group in groups.items():
         mark = warning_mark(group)
         lines.append(
             f"{name[:15]:<16}{fixed(group['auroc']['value'], 3):>6}   "
             f"{between(group['auroc']):<19}{percent(group['observed']):>8}"
-            f"{percent(group['predicted']):>12}" + (f"  ! {mark}" if mark else ""))
+            f"{percent(group['predicted']):>12}" + (f"  ! {mark}" if mark else "")
+        )
     return lines
 
 
@@ -211,8 +235,11 @@ def left_line(results: Mapping[str, Any]) -> str:
     rounds = rounds or [line for line in results["left"] if line["leaf"] in ("gradient", "loss")]
     if not rounds:
         return "left   sums only, no rows"
-    first = [line for line in rounds if line["site"] == rounds[0]["site"]
-             and line["step"] == rounds[0]["step"]]
+    first = [
+        line
+        for line in rounds
+        if line["site"] == rounds[0]["site"] and line["step"] == rounds[0]["step"]
+    ]
     numbers = sum(line["numbers"] for line in first)
     return f"left   {numbers} sums a round and hospital, no rows"
 

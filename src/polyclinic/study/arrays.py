@@ -32,12 +32,17 @@ class Arrays:
     def by_site(self) -> list[Partition]:
         """The rows of each label, gathered."""
         if self.labels is None:
-            raise InputError("errors clustered by site need the site of every row",
-                             code="NO_SITES", rule="fit(X, y, sites=labels) names the sites",
-                             next="fit again with sites=")
+            raise InputError(
+                "errors clustered by site need the site of every row",
+                code="NO_SITES",
+                rule="fit(X, y, sites=labels) names the sites",
+                next="fit again with sites=",
+            )
         return [
-            Partition({name: values[self.labels == label]
-                       for name, values in self.rows.columns.items()}, site=str(label))
+            Partition(
+                {name: values[self.labels == label] for name, values in self.rows.columns.items()},
+                site=str(label),
+            )
             for label in np.unique(self.labels)
         ]
 
@@ -69,8 +74,12 @@ def from_arrays(
             raise _length("sites", len(labels), len(y))
     if site_effects:
         if labels is None:
-            raise InputError("a fixed effect per site needs the site of every row", code="NO_SITES",
-                             rule="fit(X, y, sites=labels) names the sites", next="give sites=")
+            raise InputError(
+                "a fixed effect per site needs the site of every row",
+                code="NO_SITES",
+                rule="fit(X, y, sites=labels) names the sites",
+                next="give sites=",
+            )
         levels = np.unique(labels)[1:]
         columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
         names = [*names, *(f"site[T.{level}]" for level in levels)]
@@ -78,9 +87,14 @@ def from_arrays(
     for name in ("w", "offset"):
         if name in columns:
             _bounds(columns[name][:, None], name)
-    terms = tuple(Term(str(name), (), float(bound)) for name, bound in zip(names, bounds, strict=True))
+    terms = tuple(
+        Term(str(name), (), float(bound)) for name, bound in zip(names, bounds, strict=True)
+    )
     design = Design(
-        terms, "y", intercept, "offset" if offset is not None else None,
+        terms,
+        "y",
+        intercept,
+        "offset" if offset is not None else None,
         "w" if weight is not None else None,
         response_bound=float(_bounds(y[:, None], "y")[0]) or 1.0,
     )
@@ -93,14 +107,18 @@ def _column(name: str, values: Any, n_rows: int) -> Floats:
     if column.shape != (n_rows,):
         raise _length("sample_weight" if name == "w" else name, len(column), n_rows)
     if name == "w" and np.any(column < 0):
-        raise InputError("sample_weight: some weights are negative", code="NEGATIVE_WEIGHT",
-                         rule="weights are 0 or more")
+        raise InputError(
+            "sample_weight: some weights are negative",
+            code="NEGATIVE_WEIGHT",
+            rule="weights are 0 or more",
+        )
     return column
 
 
 def _length(name: str, got: int, wanted: int) -> InputError:
-    return InputError(f"{name} has {got} entries for {wanted} rows", code="WRONG_LENGTH",
-                      rule="one entry per row")
+    return InputError(
+        f"{name} has {got} entries for {wanted} rows", code="WRONG_LENGTH", rule="one entry per row"
+    )
 
 
 def _bounds(x: Floats, name: str) -> Floats:
@@ -119,7 +137,10 @@ def _bounds(x: Floats, name: str) -> Floats:
     bounds = np.max(found, axis=0) if found else np.zeros(x.shape[1])
     if not np.all(np.isfinite(bounds)):
         kind = "NaN" if np.isnan(bounds).any() else "infinity"
-        raise InputError(f"Input {name} contains {kind}.", code="NOT_FINITE",
-                         rule="arrays are finite numbers",
-                         next="drop or fill the missing values first")
+        raise InputError(
+            f"Input {name} contains {kind}.",
+            code="NOT_FINITE",
+            rule="arrays are finite numbers",
+            next="drop or fill the missing values first",
+        )
     return np.asarray(bounds)

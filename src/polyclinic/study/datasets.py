@@ -7,8 +7,16 @@ from typing import Any
 from polyclinic.data import datasets as _data
 from polyclinic.study.sites import Sites
 
-__all__ = ["breast_cancer", "diabetes", "digits", "heart_disease", "hospitals", "iris", "load",
-           "tcga_brca"]
+__all__ = [
+    "breast_cancer",
+    "diabetes",
+    "digits",
+    "heart_disease",
+    "hospitals",
+    "iris",
+    "load",
+    "tcga_brca",
+]
 
 
 def load(name: str) -> Sites:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from polyclinic.core.errors import InputError
 from polyclinic.core.fit import fit
 from polyclinic.data.codebook import Codebook
 from polyclinic.models.descriptive import (
@@ -33,8 +34,16 @@ def describe_columns(codebook: Codebook, names: Sequence[str]) -> tuple[Column, 
 
 
 def describe_column(codebook: Codebook, name: str) -> Column:
+    """What the statistics need to know of one column."""
     spec = codebook.spec(name)
     lower, upper = spec.range or (None, None)
+    if spec.type == "text":
+        raise InputError(
+            f"{name} is text",
+            code="UNKNOWN_COLUMN",
+            rule="statistics are of numbers, dates and levels",
+            next="leave it out",
+        )
     return Column(name, spec.type, codebook.level_names(name), lower, upper, codebook.bound(name))
 
 
@@ -53,8 +62,9 @@ class Described:
         codebook: Codebook
         fixed: Cohort | None
 
-        def federation(self, engine: Embedded | None = None, cohort: Cohort | None = None
-                       ) -> Federation: ...
+        def federation(
+            self, engine: Embedded | None = None, cohort: Cohort | None = None
+        ) -> Federation: ...
         def _columns_in_use(self) -> tuple[str, ...]: ...
 
     def _about(self, columns: Sequence[str] | None) -> tuple[Column, ...]:
@@ -69,8 +79,11 @@ class Described:
         numbers = tuple(c for c in self._about(columns) if not c.has_levels)
         found = fit(Moments(numbers, self._by(by)), self.federation()).model
         groups = {"all": found["all"], **found["by"]}
-        lines = [{"group": group, "column": name, **figures}
-                 for group, part in groups.items() for name, figures in part.items()]
+        lines = [
+            {"group": group, "column": name, **figures}
+            for group, part in groups.items()
+            for name, figures in part.items()
+        ]
         table = pd.DataFrame(lines)
         if by is None:
             return table.drop(columns="group").set_index("column")
@@ -94,9 +107,12 @@ class Described:
         """Quantiles by histogram refinement; `lower` and `upper` bound where each surely lies."""
         numbers = tuple(c for c in self._about(columns) if not c.has_levels)
         found = fit(Quantiles(numbers, tuple(q)), self.federation()).model["all"]
-        lines = [{"column": name, "q": float(at), **(value or {})}
-                 for name, part in found.items() for at, value in part.items()
-                 if at not in ("low", "high")]
+        lines = [
+            {"column": name, "q": float(at), **(value or {})}
+            for name, part in found.items()
+            for at, value in part.items()
+            if at not in ("low", "high")
+        ]
         return pd.DataFrame(lines).set_index(["column", "q"])
 
     def histogram(self, column: str, bins: int = 20) -> pd.DataFrame:
@@ -118,7 +134,9 @@ class Described:
         rows, columns = (pd.Index(c.levels, name=c.name) for c in (first, second))
         return pd.DataFrame(counts, rows, columns), found["test"]
 
-    def table_one(self, by: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def table_one(
+        self, by: str | None = None, columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
         """Table 1: a column per hospital and one for all; small cells are not shown.
 
         With `by`, a column per level of `by` instead of per hospital.
@@ -129,8 +147,10 @@ class Described:
         table = fit(TableOne(about, self._by(by)), self.federation()).model
         if by is not None:
             overall = table["overall"]
-            table = {**table, "sites": {level: {"all": group} for level, group
-                                        in overall["by"].items()}}
+            table = {
+                **table,
+                "sites": {level: {"all": group} for level, group in overall["by"].items()},
+            }
         labels = {c.name: self.codebook.label(c.name) for c in about}
         levels = {c.name: self.codebook.spec(c.name).levels or {} for c in about}
         heads, rows = table_rows(table, labels, levels)

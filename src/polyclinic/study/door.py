@@ -35,20 +35,28 @@ def read(
     InputError : every problem of a file names site, column, number of rows, rule and next step.
     """
     if schema is None:
-        raise InputError("files need a codebook", code="NO_SCHEMA",
-                         rule="levels, units and missing codes come from a codebook",
-                         next='give schema="codebook.toml"')
+        raise InputError(
+            "files need a codebook",
+            code="NO_SCHEMA",
+            rule="levels, units and missing codes come from a codebook",
+            next='give schema="codebook.toml"',
+        )
     codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
     if not isinstance(source, Mapping):
         source = _folder(Path(source))
     tables = {
-        str(site): read_table(where, codebook, str(site)) if isinstance(where, (str, Path))
+        str(site): read_table(where, codebook, str(site))
+        if isinstance(where, (str, Path))
         else table_from_frame(where, codebook, str(site))
         for site, where in source.items()
     }
     if not tables:
-        raise InputError("there is no hospital to read", code="NO_SITES",
-                         rule="at least one file", next="give {site: path}")
+        raise InputError(
+            "there is no hospital to read",
+            code="NO_SITES",
+            rule="at least one file",
+            next="give {site: path}",
+        )
     return Sites(tables, codebook, policy=policy)
 
 
@@ -72,13 +80,21 @@ def split(
 
 def _folder(path: Path) -> dict[str, Path]:
     if not path.is_dir():
-        raise InputError(f"there is no folder {path}", code="NO_FILE",
-                         rule="a folder holds one file per hospital", next="check the path")
+        raise InputError(
+            f"there is no folder {path}",
+            code="NO_FILE",
+            rule="a folder holds one file per hospital",
+            next="check the path",
+        )
     found: dict[str, Path] = {}
     for file in sorted(path.iterdir()):
         if file.suffix.lower() in FILES:
             if file.stem in found:
-                raise InputError(f"two files in {path} are called {file.stem}", code="BAD_FILE",
-                                 rule="the file's name is the hospital's", next="rename one")
+                raise InputError(
+                    f"two files in {path} are called {file.stem}",
+                    code="BAD_FILE",
+                    rule="the file's name is the hospital's",
+                    next="rename one",
+                )
             found[file.stem] = file
     return found

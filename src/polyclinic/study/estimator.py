@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -13,20 +13,21 @@ from scipy import stats
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from polyclinic.core.design import Design, exponent
+from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.federation import Inline
 from polyclinic.core.fit import Callback, Run, Store, fit
-from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
-from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
 from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.faces import Shown
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites
+
+if TYPE_CHECKING:
+    from polyclinic.study.evaluate import Evaluated
 
 Floats = NDArray[np.float64]
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
@@ -35,6 +36,9 @@ MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 class Regression(Shown):
     """Base of the generalised linear models. See `LogisticRegression` for what they share."""
 
+    _arrays: Arrays | None
+    _data: FormulaData | None
+    _evaluated: Evaluated | None
     _family = ""
     _small_sample = False  # True: t distribution instead of the normal one
 
@@ -96,50 +100,89 @@ class Regression(Shown):
         if isinstance(X, Sites):
             return self._fit_sites(X, y, engine, callbacks, store)
         if isinstance(y, str):
-            raise InputError("a formula needs sites", code="NO_SITES",
-                             rule="fit(sites, formula) or fit(X, y)",
-                             next="make sites with pc.read or pc.split")
+            raise InputError(
+                "a formula needs sites",
+                code="NO_SITES",
+                rule="fit(sites, formula) or fit(X, y)",
+                next="make sites with pc.read or pc.split",
+            )
         return self._fit_arrays(X, y, sample_weight, sites, offset, engine, callbacks, store)
 
     def _fit_sites(
-        self, sites: Sites, formula: str, engine: Embedded, callbacks: Sequence[Callback],
+        self,
+        sites: Sites,
+        formula: str,
+        engine: Embedded,
+        callbacks: Sequence[Callback],
         store: Store | None,
     ) -> Self:
         if not isinstance(formula, str):
-            raise InputError("sites need a formula", code="BAD_FORMULA",
-                             rule='fit(sites, "outcome ~ term + term")', next="give a formula")
-        data = from_formula(sites, formula, engine, site_effects=self.site_effects,
-                            intercept=self.fit_intercept)
+            raise InputError(
+                "sites need a formula",
+                code="BAD_FORMULA",
+                rule='fit(sites, "outcome ~ term + term")',
+                next="give a formula",
+            )
+        data = from_formula(
+            sites, formula, engine, site_effects=self.site_effects, intercept=self.fit_intercept
+        )
         return self._fit_data(data, engine, callbacks, store)
 
     def _fit_data(
-        self, data: FormulaData, engine: Embedded, callbacks: Sequence[Callback],
+        self,
+        data: FormulaData,
+        engine: Embedded,
+        callbacks: Sequence[Callback],
         store: Store | None,
     ) -> Self:
         family, classes = self._outcome_of_column(data)
         spec = self._spec(data.design, family, classes)
-        run = fit(glm(spec), data.federation, seed=self.random_state, callbacks=callbacks,
-                  store=store)
+        run = fit(
+            glm(spec), data.federation, seed=self.random_state, callbacks=callbacks, store=store
+        )
         self._arrays, self._data = None, data
         return self._finish(run, spec, engine)
 
     def _fit_arrays(
-        self, X: Any, y: Any, sample_weight: Any, sites: Any, offset: Any, engine: Embedded,
-        callbacks: Sequence[Callback], store: Store | None,
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        sites: Any,
+        offset: Any,
+        engine: Embedded,
+        callbacks: Sequence[Callback],
+        store: Store | None,
     ) -> Self:
         x, outcome = validate_data(
-            self, _native(X), y, dtype=[np.float64, np.float32], ensure_all_finite=False,
-            y_numeric=False, multi_output=False,
+            self,
+            _native(X),
+            y,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite=False,
+            y_numeric=False,
+            multi_output=False,
         )
         values, family, classes = self._outcome(np.asarray(outcome))
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(x.shape[1])])
         arrays = from_arrays(
-            x, values, names, intercept=self.fit_intercept, weight=sample_weight, offset=offset,
-            labels=sites, site_effects=self.site_effects,
+            x,
+            values,
+            names,
+            intercept=self.fit_intercept,
+            weight=sample_weight,
+            offset=offset,
+            labels=sites,
+            site_effects=self.site_effects,
         )
         spec = self._spec(arrays.design, family, classes)
-        run = fit(glm(spec), engine.domain(arrays.rows), seed=self.random_state,
-                  callbacks=callbacks, store=store)
+        run = fit(
+            glm(spec),
+            engine.domain(arrays.rows),
+            seed=self.random_state,
+            callbacks=callbacks,
+            store=store,
+        )
         self._arrays, self._data = arrays, None
         return self._finish(run, spec, engine)
 
@@ -158,18 +201,28 @@ class Regression(Shown):
 
     def _spec(self, design: Design, family: str, classes: int) -> Spec:
         if self.l1 < 0 or self.l2 < 0:
-            raise InputError("a penalty is negative", code="NEGATIVE_PENALTY",
-                             rule="l1 and l2 are 0 or more")
-        options = dict(self.solver_options or {})
+            raise InputError(
+                "a penalty is negative", code="NEGATIVE_PENALTY", rule="l1 and l2 are 0 or more"
+            )
+        options: dict[str, Any] = dict(self.solver_options or {})
         rounds = self.max_rounds or MAX_ROUNDS.get(self.solver, 25)
         try:
             solver = Solver(self.solver, max_rounds=rounds, tolerance=self.tolerance, **options)
         except TypeError:
             raise InputError(
-                f"solver_options: {', '.join(options)}", code="UNKNOWN_OPTION",
-                rule="options: step, batch, decay, warm_rows") from None
-        return Spec(design, family, classes, float(self.l2), float(self.l1), self._class_weight(),
-                    solver=solver)
+                f"solver_options: {', '.join(options)}",
+                code="UNKNOWN_OPTION",
+                rule="options: step, batch, decay, warm_rows",
+            ) from None
+        return Spec(
+            design,
+            family,
+            classes,
+            float(self.l2),
+            float(self.l1),
+            self._class_weight(),
+            solver=solver,
+        )
 
     def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:
         self.result_: GLMFit = run.model[-1]
@@ -184,8 +237,8 @@ class Regression(Shown):
 
     def _set_coef(self) -> None:
         coef, lead = self.result_.coef, int(self._design.intercept)
-        self.coef_ = coef[0, lead:]
-        self.intercept_ = float(coef[0, 0]) if lead else 0.0
+        self.coef_: Floats = coef[0, lead:]
+        self.intercept_: Any = float(coef[0, 0]) if lead else 0.0
 
     @property
     def _design(self) -> Design:
@@ -197,15 +250,22 @@ class Regression(Shown):
         result, names = self.result_, self._names()
         width = result.scale.spec.width
         for j in np.flatnonzero(~result.active[:width]):
-            found.append((_aliased(names[: width], int(j), result), DataWarning))
+            found.append((_aliased(names[:width], int(j), result), DataWarning))
         if result.end == "separated":
             found.append((_separated(names, result), DataWarning))
         elif not result.converged:
-            found.append((
-                f"{self.solver} ended after {result.rounds} rounds ({result.end})"
-                + (f", {result.distance:.2g} standard errors from the optimum"
-                   if result.distance is not None else "")
-                + "; raise max_rounds, or use another solver", ConvergenceWarning))
+            found.append(
+                (
+                    f"{self.solver} ended after {result.rounds} rounds ({result.end})"
+                    + (
+                        f", {result.distance:.2g} standard errors from the optimum"
+                        if result.distance is not None
+                        else ""
+                    )
+                    + "; raise max_rounds, or use another solver",
+                    ConvergenceWarning,
+                )
+            )
         return found
 
     def _names(self) -> list[str]:
@@ -219,8 +279,8 @@ class Regression(Shown):
 
         Parameters
         ----------
-        exponentiate : odds, rate or mean ratios instead of coefficients; `se` stays on the log scale.
-        robust : True for sandwich errors (HC0), "site" for errors clustered by site; one more round.
+        exponentiate : odds, rate or mean ratios for coefficients; `se` stays on the log scale.
+        robust : True for sandwich errors (HC0), "site" for clustered by site; one more round.
         level : of the intervals.
 
         Returns
@@ -229,16 +289,25 @@ class Regression(Shown):
         """
         check_is_fitted(self)
         covariance = self.covariance(robust)
-        coef = np.where(np.isnan(np.diag(self.result_.covariance)) & ~self.result_.active, np.nan,
-                        self.result_.coef.ravel())
+        coef = np.where(
+            np.isnan(np.diag(self.result_.covariance)) & ~self.result_.active,
+            np.nan,
+            self.result_.coef.ravel(),
+        )
         se = np.sqrt(np.diag(covariance))
         law = stats.t(self.result_.df_resid) if self._small_sample and not robust else stats.norm
         with np.errstate(divide="ignore", invalid="ignore"):
             z = coef / se
         half = law.ppf(0.5 + level / 2) * se
         table = pd.DataFrame(
-            {"coef": coef, "se": se, "z": z, "p": 2 * law.sf(np.abs(z)),
-             "lower": coef - half, "upper": coef + half},
+            {
+                "coef": coef,
+                "se": se,
+                "z": z,
+                "p": 2 * law.sf(np.abs(z)),
+                "lower": coef - half,
+                "upper": coef + half,
+            },
             index=pd.Index(self._names(), name="term"),
         )
         if exponentiate:
@@ -268,13 +337,14 @@ class Regression(Shown):
         return robust_covariance(self.result_, type(sums[0])(values), "site")
 
     def _training(self) -> Arrays:
-        arrays: Arrays | None = self._arrays
-        if arrays is None:
-            raise InputError("the rows that this model was fitted on are not here",
-                             code="NO_TRAINING_ROWS",
-                             rule="robust errors need one more round over the rows",
-                             next="ask for them before saving the model")
-        return arrays
+        if self._arrays is None:
+            raise InputError(
+                "the rows that this model was fitted on are not here",
+                code="NO_TRAINING_ROWS",
+                rule="robust errors need one more round over the rows",
+                next="ask for them before saving the model",
+            )
+        return self._arrays
 
     def _linear(self, X: Any) -> Floats:
         """Linear predictor of new rows, (n_rows, n_predictors)."""
@@ -287,19 +357,24 @@ class Regression(Shown):
         lead = int(self._design.intercept)
         eta = x @ predictor.coef[:, lead : lead + x.shape[1]].T
         if extra and self.site_effects:
-            raise InputError("prediction with site effects needs a formula model",
-                             code="NO_SITES", rule="new rows carry no site")
+            raise InputError(
+                "prediction with site effects needs a formula model",
+                code="NO_SITES",
+                rule="new rows carry no site",
+            )
         return np.asarray(eta + predictor.coef[:, 0] if lead else eta)
 
     @property
     def formula_data(self) -> FormulaData:
         """The formula's data. Raises NO_FORMULA for a model fitted on arrays."""
-        data: FormulaData | None = self._data
-        if data is None:
-            raise InputError("this model was fitted on arrays", code="NO_FORMULA",
-                             rule="this needs hospitals and a formula",
-                             next="fit(sites, formula); for arrays use scikit-learn's own tools")
-        return data
+        if self._data is None:
+            raise InputError(
+                "this model was fitted on arrays",
+                code="NO_FORMULA",
+                rule="this needs hospitals and a formula",
+                next="fit(sites, formula); for arrays use scikit-learn's own tools",
+            )
+        return self._data
 
     def design_matrix(self, X: Any) -> pd.DataFrame:
         """The model matrix of new rows, without intercept, one column per term."""
@@ -347,11 +422,9 @@ def _aliased(names: Sequence[str], column: int, result: GLMFit) -> str:
 
 def _separated(names: Sequence[str], result: GLMFit) -> str:
     se = np.sqrt(np.maximum(np.diag(result.inverse), 0.0))
-    far = [names[j % len(names)] for j in np.flatnonzero(se > 100.0)]
+    far = [names[int(j) % len(names)] for j in np.flatnonzero(se > 100.0)]
     return (
         f"the outcome is separated by {', '.join(dict.fromkeys(far)) or 'the terms together'}: "
         "no row contradicts a perfect prediction, so the coefficients have no finite optimum; "
         "their values and errors mean nothing. Merge levels, leave the term out, or set l2 > 0"
     )
-
-

@@ -8,9 +8,10 @@ from typing import Any
 
 import pandas as pd
 
+from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.fit import Round, Run, Store, fit
-from polyclinic.evaluation import Evaluation
+from polyclinic.evaluation import Evaluation, Outcome
 from polyclinic.models.glm import glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
@@ -37,7 +38,8 @@ class Evaluated:
         or n, r2, mae, rmse for a number as outcome."""
         groups = {**self.measures.get("sites", {}), "all": self.measures["all"]}
         return pd.DataFrame([_line(name, found) for name, found in groups.items()]).set_index(
-            "hospital")
+            "hospital"
+        )
 
     def __repr__(self) -> str:
         return f"Evaluated({self.measures['how']})\n{self.table.to_string()}"
@@ -50,10 +52,14 @@ def _line(name: str, found: dict[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {"hospital": name, "n": found["n"]}
     if "auroc" in found:
         auroc, calibration = found["auroc"], found.get("calibration") or {}
-        line |= {"events": found.get("events"), "auroc": auroc["value"],
-                 "lower": auroc["lower"], "upper": auroc["upper"],
-                 "slope": (calibration.get("slope") or {}).get("value"),
-                 "intercept": (calibration.get("intercept") or {}).get("value")}
+        line |= {
+            "events": found.get("events"),
+            "auroc": auroc["value"],
+            "lower": auroc["lower"],
+            "upper": auroc["upper"],
+            "slope": (calibration.get("slope") or {}).get("value"),
+            "intercept": (calibration.get("intercept") or {}).get("value"),
+        }
     wanted = ("accuracy", "r2", "mae", "rmse", "d2", "log_loss", "brier")
     return line | {key: found[key] for key in wanted if key in found}
 
@@ -67,7 +73,8 @@ def cross_validate(
     spec: Spec, federation: Federation, folds: int, seed: int, store_for: StoreFor = no_store
 ) -> tuple[list[dict[str, Any]], tuple[Round, ...]]:
     """One predictor per fold, each fitted without that fold's patients."""
-    predictors, rounds = [], ()
+    predictors: list[dict[str, Any]] = []
+    rounds: tuple[Round, ...] = ()
     for fold in range(folds):
         held_out = replace(spec, rows={"folds": folds, "without": fold})
         run: Run = fit(glm(held_out), federation, seed=seed, store=store_for(f"fold-{fold + 1}"))
@@ -101,14 +108,19 @@ def evaluate(
     predictors = [full]
     if folds:
         predictors, rounds = cross_validate(spec, data.federation, folds, seed, store_for)
-    kind = {"binomial": "binary", MULTINOMIAL: "classes"}.get(spec.family, "number")
+    kinds: dict[str, Outcome] = {"binomial": "binary", MULTINOMIAL: "classes"}
     codebook = data.codebook
     algorithm = Evaluation(
-        predictors=tuple(predictors), folds=folds, outcome=kind, sites=data.federation.sites,
+        predictors=tuple(predictors),
+        folds=folds,
+        outcome=kinds.get(spec.family, "number"),
+        sites=data.federation.sites,
         thresholds=tuple(thresholds),
-        subgroups=tuple((column, codebook.label(column), _level_labels(data, column))
-                        for column in subgroups),
-        show_sites=show_sites, full=full if folds else None,
+        subgroups=tuple(
+            (column, codebook.label(column), _level_labels(data, column)) for column in subgroups
+        ),
+        show_sites=show_sites,
+        full=full if folds else None,
         alone_spec=spec.to_data() if alone and show_sites and folds else None,
     )
     run = fit(algorithm, data.federation, seed=seed, store=store_for("evaluation"))
@@ -118,9 +130,10 @@ def evaluate(
 def _level_labels(data: FormulaData, column: str) -> tuple[str, ...]:
     spec = data.codebook.spec(column)
     if not spec.levels:
-        from polyclinic.core.errors import InputError
-
-        raise InputError(f"subgroups: {column} has no levels", code="WRONG_VALUE",
-                         rule="a subgroup is a level of a category or binary column",
-                         next="define a binary column under [derived]")
+        raise InputError(
+            f"subgroups: {column} has no levels",
+            code="WRONG_VALUE",
+            rule="a subgroup is a level of a category or binary column",
+            next="define a binary column under [derived]",
+        )
     return tuple(spec.levels.values())

@@ -18,8 +18,12 @@ if TYPE_CHECKING:
     from polyclinic.study.evaluate import Evaluated
     from polyclinic.study.sites import Sites
 
-KINDS = {"LogisticRegression": "logistic", "LinearRegression": "linear",
-         "PoissonRegression": "poisson", "GammaRegression": "gamma"}
+KINDS = {
+    "LogisticRegression": "logistic",
+    "LinearRegression": "linear",
+    "PoissonRegression": "poisson",
+    "GammaRegression": "gamma",
+}
 
 
 class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -46,16 +50,24 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     def _header(self) -> str:
         moments, spec = self.result_.scale.moments, self.result_.scale.spec
         events = int(moments.counts[1]) if spec.classes == 2 else None
-        event = spec.design.response if self._data is not None else f"y = {self.classes_[1]}" if (
-            events is not None) else ""
+        event = (
+            spec.design.response
+            if self._data is not None
+            else f"y = {self.classes_[1]}"
+            if (events is not None)
+            else ""
+        )
         sites = len(self._data.federation.sites) if self._data is not None else 0
-        return words.header(KINDS[type(self).__name__], moments.patients, events, event, sites,
-                            self.n_iter_)
+        return words.header(
+            KINDS[type(self).__name__], moments.patients, events, event, sites, self.n_iter_
+        )
 
     def _terms(self) -> list[dict[str, Any]]:
         table = self.summary()
-        return [{"name": str(name), **{k: float(v) for k, v in row.items()}}
-                for name, row in table.iterrows()]
+        return [
+            {"name": str(name), **{k: float(v) for k, v in row.items()}}
+            for name, row in table.iterrows()
+        ]
 
     def _repr_html_(self) -> str:
         """A small table for notebooks; values escaped, no script."""
@@ -67,15 +79,24 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
             labels = {name: label for name, (label, _, _) in term_labels(self).items()}
         rows = "".join(
-            "<tr><th scope='row' style='text-align:left'>" + html.escape(labels.get(t["name"], t["name"]))
-            + "</th>" + "".join(f"<td>{words.fixed(t[k], words.decimals(t['se']))}</td>"
-                                for k in ("coef", "se", "lower", "upper"))
-            + f"<td>{html.escape(words.p_value(t['p']))}</td></tr>" for t in self._terms())
+            "<tr><th scope='row' style='text-align:left'>"
+            + html.escape(labels.get(t["name"], t["name"]))
+            + "</th>"
+            + "".join(
+                f"<td>{words.fixed(t[k], words.decimals(t['se']))}</td>"
+                for k in ("coef", "se", "lower", "upper")
+            )
+            + f"<td>{html.escape(words.p_value(t['p']))}</td></tr>"
+            for t in self._terms()
+        )
         notes = "".join(f"<p>! {html.escape(text)}</p>" for text, _ in self.warnings_())
-        heads = "".join(f"<th scope='col'>{h}</th>" for h in
-                        ("term", "coef", "se", "lower", "upper", "p"))
-        return (f"<p>{html.escape(self._header())}</p><table><thead><tr>{heads}</tr></thead>"
-                f"<tbody>{rows}</tbody></table>{notes}")
+        heads = "".join(
+            f"<th scope='col'>{h}</th>" for h in ("term", "coef", "se", "lower", "upper", "p")
+        )
+        return (
+            f"<p>{html.escape(self._header())}</p><table><thead><tr>{heads}</tr></thead>"
+            f"<tbody>{rows}</tbody></table>{notes}"
+        )
 
     def evaluate(
         self,
@@ -110,20 +131,31 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
         check_is_fitted(self)
         if validate not in ("cross-validation", "none"):
-            raise InputError(f"validate = {validate!r}", code="WRONG_VALUE",
-                             rule='"cross-validation" or "none"', next="correct it")
+            raise InputError(
+                f"validate = {validate!r}",
+                code="WRONG_VALUE",
+                rule='"cross-validation" or "none"',
+                next="correct it",
+            )
         data, elsewhere = self.formula_data, sites is not None
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
             elsewhere = data.federation.sites != self.formula_data.federation.sites
         crossed = validate == "cross-validation" and not elsewhere
         found = evaluate(
-            self.result_.scale.spec, data, self.predictor_.to_data(), folds=folds if crossed else 0,
-            thresholds=thresholds, subgroups=subgroups, show_sites=show_sites, alone=alone,
-            seed=self.random_state)
+            self.result_.scale.spec,
+            data,
+            self.predictor_.to_data(),
+            folds=folds if crossed else 0,
+            thresholds=thresholds,
+            subgroups=subgroups,
+            show_sites=show_sites,
+            alone=alone,
+            seed=self.random_state,
+        )
         if elsewhere:
             found.measures["how"] = "other hospitals"
-        self._evaluated = found
+        self._evaluated: Evaluated | None = found
         return found
 
     def report(self, path: str | Path, *, title: str = "", purpose: str = "") -> Path:
@@ -143,14 +175,21 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         from polyclinic.report.figures import FIGURES, figure
 
         if name not in FIGURES:
-            raise InputError(f"there is no figure {name!r}", code="UNKNOWN_FIGURE",
-                             rule=f"figures: {', '.join(FIGURES)}", next="use one of them")
+            raise InputError(
+                f"there is no figure {name!r}",
+                code="UNKNOWN_FIGURE",
+                rule=f"figures: {', '.join(FIGURES)}",
+                next="use one of them",
+            )
         needs = name in ("roc", "calibration", "decision", "sites")
         drawn = figure(name, self._results("", "", evaluate=needs))
         if drawn is None:
-            raise InputError(f"this model has no figure {name!r}", code="NOTHING_TO_DRAW",
-                             rule="ROC, calibration and decisions need a yes/no outcome",
-                             next="use plot(\"forest\")")
+            raise InputError(
+                f"this model has no figure {name!r}",
+                code="NOTHING_TO_DRAW",
+                rule="ROC, calibration and decisions need a yes/no outcome",
+                next='use plot("forest")',
+            )
         return drawn
 
     def _results(self, title: str, purpose: str, evaluate: bool = True) -> Any:
@@ -158,17 +197,30 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
         data = self.formula_data
         if data.sites is None:
-            raise InputError("the sites that this model was fitted on are not here",
-                             code="NO_TRAINING_ROWS", rule="a saved model holds no rows",
-                             next="use the report of its run folder")
+            raise InputError(
+                "the sites that this model was fitted on are not here",
+                code="NO_TRAINING_ROWS",
+                rule="a saved model holds no rows",
+                next="use the report of its run folder",
+            )
         if evaluate and getattr(self, "_evaluated", None) is None:
             self.evaluate()
         evaluated = self._evaluated if evaluate else None
         rounds = [*data.rounds, *self.rounds_, *(evaluated.rounds if evaluated else ())]
-        about = {"name": "model", "title": title or f"Model of {data.design.response}",
-                 "purpose": purpose, "seed": self.random_state}
-        return assemble(self, data.sites, about=about, evaluated=evaluated, rounds=rounds,
-                        table_one=data.sites.table_one_of(data))
+        about = {
+            "name": "model",
+            "title": title or f"Model of {data.design.response}",
+            "purpose": purpose,
+            "seed": self.random_state,
+        }
+        return assemble(
+            self,
+            data.sites,
+            about=about,
+            evaluated=evaluated,
+            rounds=rounds,
+            table_one=data.sites.table_one_of(data),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the fitted model: plain data, no pickle, no rows. `pc.load` reads it."""
@@ -191,9 +243,11 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             model.coef_ = np.atleast_2d(self.coef_)
             model.intercept_ = np.atleast_1d(self.intercept_)
         else:
-            made = {"LinearRegression": linear_model.LinearRegression,
-                    "PoissonRegression": linear_model.PoissonRegressor,
-                    "GammaRegression": linear_model.GammaRegressor}[type(self).__name__]
+            made = {
+                "LinearRegression": linear_model.LinearRegression,
+                "PoissonRegression": linear_model.PoissonRegressor,
+                "GammaRegression": linear_model.GammaRegressor,
+            }[type(self).__name__]
             model = made()
             model.coef_, model.intercept_ = self.coef_, self.intercept_
             if hasattr(model, "_get_loss"):

@@ -38,7 +38,7 @@ class Data(_Section):
         if len(given) != 1:
             raise ValueError("give one of: sites, folder, dataset")
         if self.dataset is None and self.schema_ is None:
-            raise ValueError("files need a codebook: schema = \"...\"")
+            raise ValueError('files need a codebook: schema = "..."')
         return self
 
 
@@ -147,7 +147,11 @@ def load_study(path: str | Path) -> Study:
     InputError : NO_FILE, BAD_TOML, UNKNOWN_KEY, WRONG_VALUE; nothing was read from a hospital.
     """
     if not Path(path).is_file():
-        raise InputError(f"{path}: there is no such study file", code="NO_FILE",
-                         rule="a study is one TOML file", next="polyclinic demo writes an example")
+        raise InputError(
+            f"{path}: there is no such study file",
+            code="NO_FILE",
+            rule="a study is one TOML file",
+            next="polyclinic demo writes an example",
+        )
     study: Study = load_toml(path, Study)
     return study

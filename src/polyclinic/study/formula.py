@@ -48,13 +48,16 @@ class FormulaData:
             return frame
         needed = [c for c in self.design.columns if c != self.design.response]
         table = table_from_frame(frame, self.codebook, "new rows", columns=needed)
-        missing = [c for c in needed if c not in self.design.fills
-                   and np.isnan(table.columns[c]).any()]
+        missing = [
+            c for c in needed if c not in self.design.fills and np.isnan(table.columns[c]).any()
+        ]
         if missing:
             raise InputError(
-                f"new rows: {', '.join(missing)} is missing in some", code="MISSING_VALUES",
+                f"new rows: {', '.join(missing)} is missing in some",
+                code="MISSING_VALUES",
                 rule="a prediction needs every column of the formula",
-                next="fill them, or fit with missing = \"mean\"")
+                next='fill them, or fit with missing = "mean"',
+            )
         return Partition(table.columns, site="new rows")
 
     def without_rows(self) -> FormulaData:
@@ -65,9 +68,12 @@ class _Gone:
     """Transport of a saved model: its sites are not here."""
 
     def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        raise InputError("the sites that this model was fitted on are not here",
-                         code="NO_TRAINING_ROWS", rule="a saved model holds no rows",
-                         next="connect to the sites and fit again")
+        raise InputError(
+            "the sites that this model was fitted on are not here",
+            code="NO_TRAINING_ROWS",
+            rule="a saved model holds no rows",
+            next="connect to the sites and fit again",
+        )
 
     def session(self) -> Any:
         from contextlib import nullcontext
@@ -88,8 +94,13 @@ def gone(sites: Sequence[str]) -> Federation:
 
 
 def from_formula(
-    sites: Sites, formula: str, engine: Embedded, *, site_effects: bool = False,
-    intercept: bool = True, store: Store | None = None,
+    sites: Sites,
+    formula: str,
+    engine: Embedded,
+    *,
+    site_effects: bool = False,
+    intercept: bool = True,
+    store: Store | None = None,
 ) -> FormulaData:
     """Compile `formula` against the sites' codebook and fix the rows that it is about.
 
@@ -109,7 +120,8 @@ def from_formula(
             f"{', '.join(outside)} is in the formula and not among the cohort's columns",
             code="COLUMN_NOT_IN_COHORT",
             rule="a cohort is fixed once and is complete in its columns",
-            next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])")
+            next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])",
+        )
     federation = sites.federation(engine, cohort)
     filled = tuple(c for c in cohort.with_rule("mean") if c in columns)
     means, rounds = pooled_means(federation, filled, sites.codebook, store)
@@ -120,12 +132,15 @@ def from_formula(
     if site_effects:
         design = with_site_effects(design, federation.sites)
     present = {column: count for column, (_, count) in means.items()}
-    return FormulaData(formula, design, sites.codebook, cohort, federation, fills, present, rounds,
-                       sites)
+    return FormulaData(
+        formula, design, sites.codebook, cohort, federation, fills, present, rounds, sites
+    )
 
 
 def pooled_means(
-    federation: Federation, columns: tuple[str, ...], codebook: Codebook,
+    federation: Federation,
+    columns: tuple[str, ...],
+    codebook: Codebook,
     store: Store | None = None,
 ) -> tuple[dict[str, tuple[float, int]], tuple[Round, ...]]:
     """Mean and number of the present values over all sites, from one round of sums."""
@@ -135,9 +150,12 @@ def pooled_means(
     run = fit(ColumnMeans(columns, bounds), federation, store=store)
     empty = [column for column, (mean, _) in run.model.items() if mean is None]
     if empty:
-        raise EmptySite(f"{', '.join(empty)} has no value at any site", code="ALL_MISSING",
-                        rule="a mean needs at least one value",
-                        next="leave the column out of the formula")
+        raise EmptySite(
+            f"{', '.join(empty)} has no value at any site",
+            code="ALL_MISSING",
+            rule="a mean needs at least one value",
+            next="leave the column out of the formula",
+        )
     return run.model, run.rounds
 
 

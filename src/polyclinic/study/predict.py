@@ -52,9 +52,12 @@ def report_again(run: str | Path) -> Path:
     """Write report.html of a run folder from its metrics.json."""
     folder = Path(run)
     if not (folder / "metrics.json").is_file():
-        raise InputError(f"{folder} holds no finished run", code="NO_RUN",
-                         rule="a run folder holds metrics.json",
-                         next="finish the run: polyclinic run STUDY --resume")
+        raise InputError(
+            f"{folder} holds no finished run",
+            code="NO_RUN",
+            rule="a run folder holds metrics.json",
+            next="finish the run: polyclinic run STUDY --resume",
+        )
     results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     write_report(results, folder / "report.html")
     return folder / "report.html"

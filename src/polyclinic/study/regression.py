@@ -87,7 +87,7 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
 
     Parameters
     ----------
-    l2 : weight of 1/2 |coef|^2 beside the sum of losses (scikit-learn's 1/C). The intercept is free.
+    l2 : weight of 1/2 |coef|^2 beside the sum of losses (scikit-learn's 1/C); intercept free.
     l1 : weight of |coef|_1; with both, an elastic net. No standard errors with l1 > 0.
     fit_intercept : False for a model through the origin.
     site_effects : one intercept per site (the first site is the reference).
@@ -128,8 +128,14 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
         class_weight: Any = None,
     ) -> None:
         super().__init__(
-            l2=l2, l1=l1, fit_intercept=fit_intercept, site_effects=site_effects, solver=solver,
-            max_rounds=max_rounds, tolerance=tolerance, solver_options=solver_options,
+            l2=l2,
+            l1=l1,
+            fit_intercept=fit_intercept,
+            site_effects=site_effects,
+            solver=solver,
+            max_rounds=max_rounds,
+            tolerance=tolerance,
+            solver_options=solver_options,
             random_state=random_state,
         )
         self.class_weight = class_weight
@@ -141,16 +147,19 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
 
     def _outcome_of_column(self, data: FormulaData) -> tuple[str, int]:
         names = data.codebook.level_names(data.design.response)
-        self.classes_ = np.array([int(n) for n in names] if all(n.isdigit() for n in names)
-                                 else list(names))
+        self.classes_ = np.array(
+            [int(n) for n in names] if all(n.isdigit() for n in names) else list(names)
+        )
         return self._family_of(len(names))
 
     def _family_of(self, classes: int) -> tuple[str, int]:
         if classes < 2:
             raise InputError(
-                "the outcome has one class only", code="ONE_CLASS",
+                "the outcome has one class only",
+                code="ONE_CLASS",
                 rule="a classifier needs at least two outcome classes",
-                next="look at the cohort and at the outcome's definition")
+                next="look at the cohort and at the outcome's definition",
+            )
         return ("binomial", 2) if classes == 2 else (MULTINOMIAL, classes)
 
     def _class_weight(self) -> Any:
@@ -180,7 +189,7 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
         if len(self.classes_) == 2:
             return eta[:, 0]
         full = np.hstack([np.zeros((len(eta), 1)), eta])
-        return full - full.mean(axis=1, keepdims=True)
+        return np.asarray(full - full.mean(axis=1, keepdims=True))
 
     def predict_proba(self, X: Any) -> Floats:
         """Probability of each class, (n_rows, n_classes)."""

@@ -20,9 +20,15 @@ from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.formula import FormulaData
 from polyclinic.study.sites import Sites
 
-KINDS = {"LogisticRegression": "logistic", "LinearRegression": "linear",
-         "PoissonRegression": "poisson", "GammaRegression": "gamma"}
-GUARANTEE = "exact sums; each hospital's gate asks for at least {least} patients behind every number"
+KINDS = {
+    "LogisticRegression": "logistic",
+    "LinearRegression": "linear",
+    "PoissonRegression": "poisson",
+    "GammaRegression": "gamma",
+}
+GUARANTEE = (
+    "exact sums; each hospital's gate asks for at least {least} patients behind every number"
+)
 SEEN = "this hospital's own number"
 
 
@@ -42,30 +48,43 @@ def assemble(
     results: dict[str, Any] = {
         "format": FORMAT,
         "study": {
-            "name": about.get("name", "model"), "title": about.get("title", ""),
-            "purpose": about.get("purpose", ""), "hash": about.get("hash", ""),
-            "formula": data.formula, "cohort": data.cohort.where or "everyone",
+            "name": about.get("name", "model"),
+            "title": about.get("title", ""),
+            "purpose": about.get("purpose", ""),
+            "hash": about.get("hash", ""),
+            "formula": data.formula,
+            "cohort": data.cohort.where or "everyone",
             "missing": {c: data.cohort.rule(c) for c in data.cohort.columns},
             "seed": int(about.get("seed", model.random_state)),
-            "engine": about.get("engine", "embedded"), "guarantee": GUARANTEE.format(least=least),
+            "engine": about.get("engine", "embedded"),
+            "guarantee": GUARANTEE.format(least=least),
         },
         "versions": versions(),
         "data": _data(model, sites, data, least),
         "model": _model(model, data),
         "convergence": [
-            {"round": i + 1, "step": r.step, "loss": r.figures.get("loss"),
-             "gain": r.figures.get("gain")}
+            {
+                "round": i + 1,
+                "step": r.step,
+                "loss": r.figures.get("loss"),
+                "gain": r.figures.get("gain"),
+            }
             for i, r in enumerate(r for r in model.rounds_ if "loss" in r.figures)
         ],
         "left": left(rounds),
         "labels": {
-            column: {"label": data.codebook.label(column),
-                     "unit": data.codebook.spec(column).unit or "",
-                     "levels": dict(data.codebook.spec(column).levels or {})}
+            column: {
+                "label": data.codebook.label(column),
+                "unit": data.codebook.spec(column).unit or "",
+                "levels": dict(data.codebook.spec(column).levels or {}),
+            }
             for column in data.cohort.columns
         },
-        "hashes": {"study": about.get("hash", ""), "codebook": data.codebook.content_hash,
-                   "last plan": rounds[-1].plan if rounds else ""},
+        "hashes": {
+            "study": about.get("hash", ""),
+            "codebook": data.codebook.content_hash,
+            "last plan": rounds[-1].plan if rounds else "",
+        },
     }
     if table_one is not None:
         results["table_one"] = dict(table_one)
@@ -102,10 +121,19 @@ def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
         for leaf in done.left:
             for site in leaf["sites"]:
                 key = (site, done.step, leaf["leaf"])
-                line = lines.setdefault(key, {
-                    "site": site, "step": done.step, "leaf": leaf["leaf"], "shape": leaf["shape"],
-                    "numbers": leaf["numbers"], "bytes": 0, "times": 0, "seen": SEEN,
-                })
+                line = lines.setdefault(
+                    key,
+                    {
+                        "site": site,
+                        "step": done.step,
+                        "leaf": leaf["leaf"],
+                        "shape": leaf["shape"],
+                        "numbers": leaf["numbers"],
+                        "bytes": 0,
+                        "times": 0,
+                        "seen": SEEN,
+                    },
+                )
                 line["bytes"] += leaf["bytes"]
                 line["times"] += 1
     return list(lines.values())
@@ -116,24 +144,39 @@ def _data(model: Regression, sites: Sites, data: FormulaData, least: int) -> dic
     counts = _counts(model, data)
     parts = []
     for site in data.federation.sites:
-        n, patients, events = counts[site]
-        gone = {reason: _shown(count, least) for reason, count in sites.left_out(
-            site, data.cohort).items()}
+        _, patients, events = counts[site]
+        gone = {
+            reason: _shown(count, least)
+            for reason, count in sites.left_out(site, data.cohort).items()
+        }
         whole = None not in gone.values()
-        parts.append({
-            "name": site, "rows": sites.table(site).n_rows if whole else None,
-            "patients": patients, "events": events, "left_out": gone,
-        })
+        parts.append(
+            {
+                "name": site,
+                "rows": sites.table(site).n_rows if whole else None,
+                "patients": patients,
+                "events": events,
+                "left_out": gone,
+            }
+        )
     n_all = sum(n for n, _, _ in counts.values())
     fills = {
-        column: {"value": mean, "unit": getattr(codebook.spec(column), "unit", None) or "",
-                 "label": codebook.label(column),
-                 "patients": _shown(n_all - data.present[column], least)}
+        column: {
+            "value": mean,
+            "unit": getattr(codebook.spec(column), "unit", None) or "",
+            "label": codebook.label(column),
+            "patients": _shown(n_all - data.present[column], least),
+        }
         for column, mean in data.fills.items()
     }
-    return {"codebook": codebook.title or codebook.name, "source": codebook.source or sites.source,
-            "outcome": outcome, "outcome_label": codebook.label(outcome), "sites": parts,
-            "fills": fills}
+    return {
+        "codebook": codebook.title or codebook.name,
+        "source": codebook.source or sites.source,
+        "outcome": outcome,
+        "outcome_label": codebook.label(outcome),
+        "sites": parts,
+        "fills": fills,
+    }
 
 
 def _shown(count: int, least: int) -> int | None:
@@ -143,12 +186,19 @@ def _shown(count: int, least: int) -> int | None:
 def _counts(model: Regression, data: FormulaData) -> dict[str, tuple[int, int, int | None]]:
     """Rows, patients and events of each hospital, through its gate."""
     spec = model.result_.scale.spec
-    plan = Plan("glm.moments", spec.values(response_exponent=spec.response_exponent),
-                "rows and events per hospital", combine="collect")
+    plan = Plan(
+        "glm.moments",
+        spec.values(response_exponent=spec.response_exponent),
+        "rows and events per hospital",
+        combine="collect",
+    )
     total = data.federation.total(plan)
     return {
-        site: (int(found["n"]), int(found["patients"]),
-               int(found["counts"][1]) if spec.classes == 2 else None)
+        site: (
+            int(found["n"]),
+            int(found["patients"]),
+            int(found["counts"][1]) if spec.classes == 2 else None,
+        )
         for site, found in total.by_site.items()
     }
 
@@ -157,15 +207,23 @@ def _model(model: Regression, data: FormulaData) -> dict[str, Any]:
     result, spec = model.result_, model.result_.scale.spec
     moments = result.scale.moments
     return {
-        "kind": KINDS[type(model).__name__], "family": spec.family, "terms": terms(model),
-        "n": moments.n, "patients": moments.patients,
+        "kind": KINDS[type(model).__name__],
+        "family": spec.family,
+        "terms": terms(model),
+        "n": moments.n,
+        "patients": moments.patients,
         "events": int(moments.counts[1]) if spec.classes == 2 else None,
-        "sites": len(data.federation.sites), "rounds": result.rounds,
-        "converged": result.converged, "deviance": result.deviance,
+        "sites": len(data.federation.sites),
+        "rounds": result.rounds,
+        "converged": result.converged,
+        "deviance": result.deviance,
         "null_deviance": result.null_deviance,
         "aic": result.aic if not spec.l1 and not spec.l2 else None,
-        "pseudo_r2": result.pseudo_r2, "dispersion": result.dispersion,
-        "l1": spec.l1, "l2": spec.l2, "warnings": [text for text, _ in model.warnings_()],
+        "pseudo_r2": result.pseudo_r2,
+        "dispersion": result.dispersion,
+        "l1": spec.l1,
+        "l2": spec.l2,
+        "warnings": [text for text, _ in model.warnings_()],
     }
 
 
@@ -173,9 +231,13 @@ def terms(model: Regression) -> list[dict[str, Any]]:
     """The coefficient table with labels and units of the codebook."""
     table, labels = model.summary(), term_labels(model)
     return [
-        {"name": str(name), "label": labels[str(name)][0], "unit": labels[str(name)][1],
-         "step": labels[str(name)][2],
-         **{key: float(row[key]) for key in ("coef", "se", "z", "p", "lower", "upper")}}
+        {
+            "name": str(name),
+            "label": labels[str(name)][0],
+            "unit": labels[str(name)][1],
+            "step": labels[str(name)][2],
+            **{key: float(row[key]) for key in ("coef", "se", "z", "p", "lower", "upper")},
+        }
         for name, row in table.iterrows()
     ]
 
@@ -189,8 +251,11 @@ def term_labels(model: Regression) -> dict[str, tuple[str, str, float]]:
     if spec.family != MULTINOMIAL:
         return labels
     codes = list(model.formula_data.codebook.spec(spec.design.response).levels or {})
-    return {f"{code}: {name}": (f"{code}: {label}", unit, step)
-            for code in codes for name, (label, unit, step) in labels.items()}
+    return {
+        f"{code}: {name}": (f"{code}: {label}", unit, step)
+        for code in codes
+        for name, (label, unit, step) in labels.items()
+    }
 
 
 def _term_label(data: FormulaData, term: Term) -> tuple[str, str, float]:

@@ -13,6 +13,7 @@ from typing import Any
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Round, fit
+from polyclinic.data.formula import formula_columns
 from polyclinic.engines.embedded import Embedded
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
@@ -22,7 +23,7 @@ from polyclinic.study.door import read
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
 from polyclinic.study.file import Study, load_study
-from polyclinic.study.formula import formula_columns, from_formula
+from polyclinic.study.formula import from_formula
 from polyclinic.study.results import assemble
 from polyclinic.study.saved import KINDS, save
 from polyclinic.study.sites import Sites
@@ -84,8 +85,11 @@ def open_sites(study: Study, base: Path) -> Sites:
         from polyclinic.study import datasets
 
         return datasets.load(data.dataset).with_policy(policy)
-    source: Any = base / data.folder if data.folder else {
-        site: base / path for site, path in (data.sites or {}).items()}
+    source: Any = (
+        base / data.folder
+        if data.folder
+        else {site: base / path for site, path in (data.sites or {}).items()}
+    )
     return read(source, base / str(data.schema_), policy=policy)
 
 
@@ -94,8 +98,11 @@ class _Steps:
         self.study, self.folder, self.tell = study, folder, tell
         columns = formula_columns(study.model.formula, sites.codebook)
         self.sites = sites.cohort(
-            study.cohort.where, missing=study.cohort.missing, columns=columns,
-            empty_site=study.cohort.empty_site)
+            study.cohort.where,
+            missing=study.cohort.missing,
+            columns=columns,
+            empty_site=study.cohort.empty_site,
+        )
         self.engine = Embedded(study.engine.partitions, study.engine.threads)
         self.rounds: list[Round] = []
 
@@ -106,35 +113,60 @@ class _Steps:
         self.tell("sites", self.sites)
         model = self._fit()
         self.tell("model", model)
-        table = fit(table_one_algorithm(model.formula_data), model.formula_data.federation,
-                    store=self.store("table-one"))
+        table = fit(
+            table_one_algorithm(model.formula_data),
+            model.formula_data.federation,
+            store=self.store("table-one"),
+        )
         self.rounds += table.rounds
         evaluated = self._evaluate(model)
         self.tell("evaluated", evaluated)
         study = self.study
         results = assemble(
-            model, self.sites, evaluated=evaluated, table_one=table.model, rounds=self.rounds,
-            about={"name": study.study.name, "title": study.study.title or study.study.name,
-                   "purpose": study.study.purpose, "hash": study.hash, "seed": study.seed,
-                   "engine": study.engine.name})
+            model,
+            self.sites,
+            evaluated=evaluated,
+            table_one=table.model,
+            rounds=self.rounds,
+            about={
+                "name": study.study.name,
+                "title": study.study.title or study.study.name,
+                "purpose": study.study.purpose,
+                "hash": study.hash,
+                "seed": study.seed,
+                "engine": study.engine.name,
+            },
+        )
         self._write(model, results)
         return StudyRun(self.folder, study, self.sites, model, results)
 
     def _fit(self) -> Regression:
         study, section = self.study, self.study.model
-        extra = {"class_weight": section.class_weight} if section.kind == "logistic" else {}
+        extra: dict[str, Any] = (
+            {"class_weight": section.class_weight} if section.kind == "logistic" else {}
+        )
         model = KINDS[section.kind](
-            l2=section.l2, l1=section.l1, site_effects=section.site_effects,
-            solver=study.solver.name, max_rounds=study.solver.max_rounds,
-            tolerance=study.solver.tolerance, solver_options=study.solver.options or None,
-            random_state=study.seed, **extra)
-        data = from_formula(self.sites, section.formula, self.engine,
-                            site_effects=section.site_effects, store=self.store("means"))
+            l2=section.l2,
+            l1=section.l1,
+            site_effects=section.site_effects,
+            solver=study.solver.name,
+            max_rounds=study.solver.max_rounds,
+            tolerance=study.solver.tolerance,
+            solver_options=study.solver.options or None,
+            random_state=study.seed,
+            **extra,
+        )
+        data = from_formula(
+            self.sites,
+            section.formula,
+            self.engine,
+            site_effects=section.site_effects,
+            store=self.store("means"),
+        )
         self.rounds += data.rounds
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they stand in the results and are shown from there
-            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)],
-                            self.store("fit"))
+            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
         self.rounds += model.rounds_
         return model
 
@@ -142,10 +174,17 @@ class _Steps:
         section = self.study.evaluation
         folds = section.folds if section.validate_ == "cross-validation" else 0
         evaluated = evaluate(
-            model.result_.scale.spec, model.formula_data, model.predictor_.to_data(), folds=folds,
-            thresholds=section.thresholds, subgroups=section.subgroups,
-            show_sites=self.study.privacy.show_sites, alone=section.alone, seed=self.study.seed,
-            store_for=self.store)
+            model.result_.scale.spec,
+            model.formula_data,
+            model.predictor_.to_data(),
+            folds=folds,
+            thresholds=section.thresholds,
+            subgroups=section.subgroups,
+            show_sites=self.study.privacy.show_sites,
+            alone=section.alone,
+            seed=self.study.seed,
+            store_for=self.store,
+        )
         self.rounds += evaluated.rounds
         return evaluated
 
@@ -154,14 +193,17 @@ class _Steps:
         table = model.summary().to_csv().encode()
         write_atomic(self.folder / "coefficients.csv", table)
         write_atomic(self.folder / "metrics.json", as_json(results))
-        plans = [{"round": i + 1, "step": r.step, "task": r.task, "plan": r.plan}
-                 for i, r in enumerate(self.rounds)]
+        plans = [
+            {"round": i + 1, "step": r.step, "task": r.task, "plan": r.plan}
+            for i, r in enumerate(self.rounds)
+        ]
         write_atomic(self.folder / "plans.json", as_json(plans))
         if "html" in self.study.output.report:
             write_report(results, self.folder / "report.html")
 
 
 def as_json(value: Any) -> bytes:
+    """Canonical JSON bytes of plain data."""
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
@@ -173,20 +215,28 @@ def _prepare(folder: Path, study: Study, resume: bool) -> None:
         same = json.loads(mark.read_bytes()).get("hash") == study.hash
         if resume and not same:
             raise InputError(
-                f"{folder} holds a run of another study", code="OTHER_STUDY",
+                f"{folder} holds a run of another study",
+                code="OTHER_STUDY",
                 rule="a run goes on only with the study that it was started with",
-                next="run it anew with --out, or restore the study file", kept=f"{folder}")
+                next="run it anew with --out, or restore the study file",
+                kept=f"{folder}",
+            )
         if not resume:
             if not (folder / "metrics.json").exists():
                 raise InputError(
-                    f"{folder} holds a run that was stopped", code="RUN_EXISTS",
+                    f"{folder} holds a run that was stopped",
+                    code="RUN_EXISTS",
                     rule="what was computed is not thrown away",
                     next="--resume goes on with it; --out names another folder",
-                    kept=f"everything in {folder}")
+                    kept=f"everything in {folder}",
+                )
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
             (folder / "metrics.json").unlink()
     elif resume:
-        raise InputError(f"{folder} holds no run", code="NO_RUN",
-                         rule="--resume goes on with a run that was started",
-                         next="run the study without --resume")
+        raise InputError(
+            f"{folder} holds no run",
+            code="NO_RUN",
+            rule="--resume goes on with a run that was started",
+            next="run the study without --resume",
+        )
     write_atomic(mark, as_json({"hash": study.hash, "study": json.loads(content)}))

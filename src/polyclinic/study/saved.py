@@ -25,8 +25,10 @@ from polyclinic.study.regression import (
 )
 
 KINDS: dict[str, type[Regression]] = {
-    "logistic": LogisticRegression, "linear": LinearRegression,
-    "poisson": PoissonRegression, "gamma": GammaRegression,
+    "logistic": LogisticRegression,
+    "linear": LinearRegression,
+    "poisson": PoissonRegression,
+    "gamma": GammaRegression,
 }
 _HASH = 32
 
@@ -48,14 +50,20 @@ def load(path: str | Path) -> Regression:
     if path.is_dir():
         path = path / "model.pcm"
     if not path.is_file():
-        raise InputError(f"there is no model at {path}", code="NO_FILE",
-                         rule="a model is a file that save() wrote, or a run folder",
-                         next="check the path")
+        raise InputError(
+            f"there is no model at {path}",
+            code="NO_FILE",
+            rule="a model is a file that save() wrote, or a run folder",
+            next="check the path",
+        )
     data = path.read_bytes()
     if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
-        raise InputError(f"{path}: the model is not as it was written", code="MODEL_DAMAGED",
-                         rule="a model is read only when its SHA-256 fits",
-                         next="copy it again, or fit again")
+        raise InputError(
+            f"{path}: the model is not as it was written",
+            code="MODEL_DAMAGED",
+            rule="a model is read only when its SHA-256 fits",
+            next="copy it again, or fit again",
+        )
     return from_data(codec.decode(data[_HASH:]))
 
 
@@ -65,15 +73,22 @@ def to_data(model: Regression) -> dict[str, Any]:
     data, classes = model._data, getattr(model, "classes_", None)
     names = getattr(model, "feature_names_in_", None)
     return {
-        "kind": kind, "spec": model.result_.scale.spec.to_data(), "state": model.state_,
+        "kind": kind,
+        "spec": model.result_.scale.spec.to_data(),
+        "state": model.state_,
         "params": {k: v for k, v in model.get_params().items() if k != "class_weight"},
         "classes": None if classes is None else classes.tolist(),
         "features": None if names is None else [str(name) for name in names],
         "n_features": getattr(model, "n_features_in_", None),
-        "formula": None if data is None else {
-            "text": data.formula, "codebook": data.codebook.to_dict(),
-            "cohort": data.cohort.to_data(), "fills": dict(data.fills),
-            "present": dict(data.present), "sites": list(data.federation.sites),
+        "formula": None
+        if data is None
+        else {
+            "text": data.formula,
+            "codebook": data.codebook.to_dict(),
+            "cohort": data.cohort.to_data(),
+            "fills": dict(data.fills),
+            "present": dict(data.present),
+            "sites": list(data.federation.sites),
         },
     }
 
@@ -96,8 +111,12 @@ def from_data(content: dict[str, Any]) -> Regression:
     about = content["formula"]
     if about is not None:
         model._data = FormulaData(
-            about["text"], spec.design, Codebook.from_dict(about["codebook"]),
-            Cohort.from_data(about["cohort"]), gone(about["sites"]), about["fills"],
+            about["text"],
+            spec.design,
+            Codebook.from_dict(about["codebook"]),
+            Cohort.from_data(about["cohort"]),
+            gone(about["sites"]),
+            about["fills"],
             about["present"],
         )
     model._set_coef()

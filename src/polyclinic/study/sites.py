@@ -73,13 +73,25 @@ class Sites(Described):
         rules = {"default": missing} if isinstance(missing, str) else dict(missing)
         wanted = tuple(columns) if columns is not None else self._columns_in_use()
         fixed = Cohort(where=where, columns=wanted, missing=rules)
-        return Sites(self._tables, self.codebook, policy=self.policies, fixed=fixed,
-                     empty_site=empty_site, source=self.source)
+        return Sites(
+            self._tables,
+            self.codebook,
+            policy=self.policies,
+            fixed=fixed,
+            empty_site=empty_site,
+            source=self.source,
+        )
 
     def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Sites:
         """The same hospitals under another policy."""
-        return Sites(self._tables, self.codebook, policy=policy, fixed=self.fixed,
-                     empty_site=self.empty_site, source=self.source)
+        return Sites(
+            self._tables,
+            self.codebook,
+            policy=policy,
+            fixed=self.fixed,
+            empty_site=self.empty_site,
+            source=self.source,
+        )
 
     def _columns_in_use(self) -> tuple[str, ...]:
         return tuple(next(iter(self._tables.values())).columns)
@@ -95,11 +107,14 @@ class Sites(Described):
         key = np.cumsum(np.diff(patient, prepend=-1) != 0, dtype=np.int64) - 1
         single = len(key) == 0 or key[-1] == len(key) - 1
         whole = len(chosen) == table.n_rows and bool(np.all(np.diff(chosen) == 1))
-        columns = {name: values if whole else values[chosen]
-                   for name, values in table.columns.items()}
+        columns = {
+            name: values if whole else values[chosen] for name, values in table.columns.items()
+        }
         return Partition(columns, None if single else key, site)
 
-    def federation(self, engine: Embedded | None = None, cohort: Cohort | None = None) -> Federation:
+    def federation(
+        self, engine: Embedded | None = None, cohort: Cohort | None = None
+    ) -> Federation:
         """The hospitals as they answer: each computes on the rows of `cohort` behind its gate.
 
         Raises
@@ -130,9 +145,11 @@ class Sites(Described):
         ]
         return EmptySite(
             f"{site} has no complete row" + (f" ({'; '.join(worst)})" if worst else ""),
-            code="EMPTY_SITE", site=site,
+            code="EMPTY_SITE",
+            site=site,
             rule="no hospital is lost without saying so",
-            next='leave the column out, use missing = "mean" for it, or empty_site = "leave_out"')
+            next='leave the column out, use missing = "mean" for it, or empty_site = "leave_out"',
+        )
 
     def check(self) -> pd.DataFrame:
         """Missing values per hospital and column, as counts; small ones are hidden.
@@ -173,17 +190,21 @@ class Sites(Described):
         patients = sum(table.n_patients for table in self._tables.values())
         target = f", target {self.codebook.target.column}" if self.codebook.target else ""
         columns = len(self.codebook.columns)
-        return f"Sites({len(self._tables)} hospitals, {patients} patients, {columns} columns{target})"
-
+        return (
+            f"Sites({len(self._tables)} hospitals, {patients} patients, {columns} columns{target})"
+        )
 
     def _repr_html_(self) -> str:
         rows = "".join(
             f"<tr><th scope='row'>{html.escape(site)}</th><td>{table.n_patients:,}</td>"
             f"<td>at least {self.policies[site].min_patients}</td></tr>"
-            for site, table in self._tables.items())
-        return (f"<p>{html.escape(repr(self))}</p><table><thead><tr><th scope='col'>hospital</th>"
-                "<th scope='col'>patients</th><th scope='col'>behind every number</th></tr></thead>"
-                f"<tbody>{rows}</tbody></table>")
+            for site, table in self._tables.items()
+        )
+        return (
+            f"<p>{html.escape(repr(self))}</p><table><thead><tr><th scope='col'>hospital</th>"
+            "<th scope='col'>patients</th><th scope='col'>behind every number</th></tr></thead>"
+            f"<tbody>{rows}</tbody></table>"
+        )
 
 
 def _policies(

@@ -12,11 +12,26 @@ from polyclinic.models.descriptive.table_one import Describe, TableOne
 from polyclinic.models.descriptive.together import EachSite, EachSiteTask, Together, TogetherTask
 
 tasks: list[Task] = [
-    MomentsTask(), ProductsTask(), HistogramTask(), LevelsTask(), CrossTableTask(),
-    TogetherTask(), EachSiteTask(),
+    MomentsTask(),
+    ProductsTask(),
+    HistogramTask(),
+    LevelsTask(),
+    CrossTableTask(),
+    TogetherTask(),
+    EachSiteTask(),
 ]
 
 __all__ = [
-    "Column", "Correlation", "CrossTable", "Describe", "EachSite", "Histogram", "Levels", "Moments",
-    "Quantiles", "TableOne", "Together", "tasks",
+    "Column",
+    "Correlation",
+    "CrossTable",
+    "Describe",
+    "EachSite",
+    "Histogram",
+    "Levels",
+    "Moments",
+    "Quantiles",
+    "TableOne",
+    "Together",
+    "tasks",
 ]

@@ -45,8 +45,10 @@ class ProductsTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         shape = (len(plan.values["columns"]),) * 2
-        sums = [Leaf(name, shape, "sum of products", support="cells", small="hide")
-                for name in ("sum", "product", "square")]
+        sums = [
+            Leaf(name, shape, "sum of products", support="cells", small="hide")
+            for name in ("sum", "product", "square")
+        ]
         return (Leaf("n", shape, "count", "int64", support="cells", small="hide"), *sums)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
@@ -77,21 +79,25 @@ class Products:
             return None
         found = [self.moments[name] for name in names(self.columns)]
         centre = np.array([one["mean"] or 0.0 for one in found])
-        scale = [one["sd"] or column.bound
-                 for one, column in zip(found, self.columns, strict=True)]
+        scale = [one["sd"] or column.bound for one, column in zip(found, self.columns, strict=True)]
         exponents = np.array([exponent(value) for value in scale], dtype=np.int64)
         values = {"columns": names(self.columns), "centre": centre, "exponent": exponents}
         return Plan("descriptive.products", values, "correlations")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
-        return {"done": True, "sums": dict(total.values), "exponent": plan.values["exponent"],
-                "hidden": total.hidden.get("n", np.zeros_like(total["n"]))}
+        return {
+            "done": True,
+            "sums": dict(total.values),
+            "exponent": plan.values["exponent"],
+            "hidden": total.hidden.get("n", np.zeros_like(total["n"])),
+        }
 
     def model(self, state: State) -> dict[str, Any]:
         size = len(self.columns)
         empty: dict[str, Any] = {"n": np.zeros((size, size), np.int64)}
-        sums = state.get("sums", empty | dict.fromkeys(("sum", "product", "square"),
-                                                       np.zeros((size, size))))
+        sums = state.get(
+            "sums", empty | dict.fromkeys(("sum", "product", "square"), np.zeros((size, size)))
+        )
         n, total = sums["n"], sums["sum"]
         with np.errstate(divide="ignore", invalid="ignore"):
             some = np.where(n > 1, n, np.nan)
@@ -103,8 +109,13 @@ class Products:
         powers = state.get("exponent", np.zeros(size, np.int64))
         covariance = np.ldexp(scaled, powers[:, None] + powers[None, :])
         np.fill_diagonal(correlation, np.where(np.isnan(np.diag(correlation)), np.nan, 1.0))
-        return {"columns": names(self.columns), "n": n, "covariance": covariance,
-                "correlation": correlation, "hidden_sites": state.get("hidden", np.zeros_like(n))}
+        return {
+            "columns": names(self.columns),
+            "n": n,
+            "covariance": covariance,
+            "correlation": correlation,
+            "hidden_sites": state.get("hidden", np.zeros_like(n)),
+        }
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
@@ -139,10 +150,12 @@ class Correlation:
         return {}
 
     def _stages(self) -> Stages:
-        return Stages((
-            lambda _: Moments(self.columns),
-            lambda results: Products(self.columns, results[0]["all"]),
-        ))
+        return Stages(
+            (
+                lambda _: Moments(self.columns),
+                lambda results: Products(self.columns, results[0]["all"]),
+            )
+        )
 
 
 def _patients(partition: Partition, known: NDArray[np.bool_]) -> Ints:

@@ -80,9 +80,12 @@ class CrossTable:
     def plan(self, state: State) -> Plan | None:
         if state["done"]:
             return None
-        return Plan("descriptive.cross_table", {"a": self.a.coded(), "b": self.b.coded()},
-                    f"cross-table {self.a.name} by {self.b.name}",
-                    combine="collect" if self.by_site else "sum")
+        return Plan(
+            "descriptive.cross_table",
+            {"a": self.a.coded(), "b": self.b.coded()},
+            f"cross-table {self.a.name} by {self.b.name}",
+            combine="collect" if self.by_site else "sum",
+        )
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         answers = total.by_site if self.by_site else {"": total}
@@ -94,7 +97,8 @@ class CrossTable:
         tables, hidden = state["tables"], state["hidden"]
         sites = zip(state["names"], tables, hidden, strict=True)
         return {
-            "a": self.a.name, "b": self.b.name,
+            "a": self.a.name,
+            "b": self.b.name,
             "overall": self._table(sum(tables[1:], tables[0]), sum(hidden[1:], hidden[0])),
             "sites": {name: self._table(*one) for name, *one in sites} if self.by_site else {},
         }
@@ -103,11 +107,16 @@ class CrossTable:
         return {}
 
     def _table(self, table: Ints, hidden: Ints) -> dict[str, Any]:
-        counts = [[None if flag else int(n) for n, flag in zip(*row, strict=True)]
-                  for row in zip(table, hidden, strict=True)]
+        counts = [
+            [None if flag else int(n) for n, flag in zip(*row, strict=True)]
+            for row in zip(table, hidden, strict=True)
+        ]
         return {
-            "levels": [list(self.a.levels), list(self.b.levels)], "counts": counts,
-            "at_least": table.tolist(), "hidden": hidden.tolist(), "n": int(table.sum()),
+            "levels": [list(self.a.levels), list(self.b.levels)],
+            "counts": counts,
+            "at_least": table.tolist(),
+            "hidden": hidden.tolist(),
+            "n": int(table.sum()),
             "test": _no_test("a cell is hidden") if hidden.any() else self.test(table),
         }
 
@@ -122,8 +131,13 @@ class CrossTable:
         if self.correction and df == 1:
             difference -= np.minimum(0.5, difference)
         statistic = float(np.sum(difference**2 / expected))
-        return {"chi2": statistic, "df": df, "p": float(chi2.sf(statistic, df)),
-                "smallest_expected": float(expected.min()), "note": ""}
+        return {
+            "chi2": statistic,
+            "df": df,
+            "p": float(chi2.sf(statistic, df)),
+            "smallest_expected": float(expected.min()),
+            "note": "",
+        }
 
 
 def _no_test(why: str) -> dict[str, Any]:

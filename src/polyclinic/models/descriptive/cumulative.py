@@ -58,8 +58,9 @@ class Cumulative:
         fresh = Cumulative(ends, low, high)
         every = np.union1d(self.edges, ends)
         bounds = [one.at(every) for one in (self, fresh)]
-        return Cumulative(every, np.maximum(bounds[0][0], bounds[1][0]),
-                          np.minimum(bounds[0][1], bounds[1][1]))
+        return Cumulative(
+            every, np.maximum(bounds[0][0], bounds[1][0]), np.minimum(bounds[0][1], bounds[1][1])
+        )
 
     def at(self, edges: Floats) -> tuple[Ints, Ints]:
         """Bounds at any `edges`, from those at the nearest known ones."""

@@ -42,8 +42,16 @@ class HistogramTask:
         for column, edges in sorted(plan.values["edges"].items()):
             groups, size = edges.shape
             for name, shape in (("n", (groups,)), ("bins", (groups, size + 1))):
-                made.append(Leaf(f"{name}:{column}", shape, "histogram", "int64",
-                                 support="cells", small="hide"))
+                made.append(
+                    Leaf(
+                        f"{name}:{column}",
+                        shape,
+                        "histogram",
+                        "int64",
+                        support="cells",
+                        small="hide",
+                    )
+                )
         return tuple(made)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
@@ -84,13 +92,17 @@ class Histogram:
     def plan(self, state: State) -> Plan | None:
         if state["done"]:
             return None
-        edges = {column.name: closed(column, grid(column, *column.range, self.bins))[None]
-                 for column in self.columns}
+        edges = {
+            column.name: closed(column, grid(column, *column.range, self.bins))[None]
+            for column in self.columns
+        }
         return Plan("descriptive.histogram", {"by": None, "edges": edges}, "histograms")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
-        hidden = {name: total.hidden.get(name, np.zeros_like(array))
-                  for name, array in total.values.items()}
+        hidden = {
+            name: total.hidden.get(name, np.zeros_like(array))
+            for name, array in total.values.items()
+        }
         return {"done": True, "values": dict(total.values), "hidden": hidden}
 
     def model(self, state: State) -> dict[str, Any]:
@@ -106,8 +118,10 @@ class Histogram:
         hidden = state["hidden"][f"bins:{column.name}"][0].tolist()
         return {
             "edges": grid(column, *column.range, self.bins).tolist(),
-            "counts": counts[1:-1], "hidden": hidden[1:-1],
-            "below": None if hidden[0] else counts[0], "above": None if hidden[-1] else counts[-1],
+            "counts": counts[1:-1],
+            "hidden": hidden[1:-1],
+            "below": None if hidden[0] else counts[0],
+            "above": None if hidden[-1] else counts[-1],
             "n": int(state["values"][f"n:{column.name}"][0]),
         }
 

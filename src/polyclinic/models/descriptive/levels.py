@@ -37,8 +37,10 @@ class LevelsTask:
         for column in plan.values["columns"]:
             shapes[f"known:{column['name']}"] = (groups, 2)  # without a value, with one
             shapes[f"levels:{column['name']}"] = (groups, column["levels"])
-        return tuple(Leaf(name, shape, "count", "int64", support="cells", small="hide")
-                     for name, shape in shapes.items())
+        return tuple(
+            Leaf(name, shape, "count", "int64", support="cells", small="hide")
+            for name, shape in shapes.items()
+        )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         masks = rows.groups(partition, plan.values["by"])
@@ -49,13 +51,16 @@ class LevelsTask:
         leaves["patients"] = behind["rows"] = behind["patients"] = patients
         for column in plan.values["columns"]:
             index = rows.levels(partition, column)
-            for name, cells, size in (("known", (index >= 0).astype(np.int64), 2),
-                                      ("levels", index, column["levels"])):
+            for name, cells, size in (
+                ("known", (index >= 0).astype(np.int64), 2),
+                ("levels", index, column["levels"]),
+            ):
                 inside = [np.where(mask, cells, -1) for mask in masks]
                 leaf = f"{name}:{column['name']}"
                 leaves[leaf] = np.stack([rows.count_rows(cell, size) for cell in inside])
-                behind[leaf] = np.stack([rows.count_patients(partition, cell, size)
-                                         for cell in inside])
+                behind[leaf] = np.stack(
+                    [rows.count_patients(partition, cell, size) for cell in inside]
+                )
         return Contribution(leaves, Evidence(partition.n_patients, behind))
 
 
@@ -78,13 +83,17 @@ class Levels:
     def plan(self, state: State) -> Plan | None:
         if state["done"]:
             return None
-        values = {"by": self.by.coded() if self.by else None,
-                  "columns": [column.coded() for column in self.columns]}
+        values = {
+            "by": self.by.coded() if self.by else None,
+            "columns": [column.coded() for column in self.columns],
+        }
         return Plan("descriptive.levels", values, "levels")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
-        hidden = {name: total.hidden.get(name, np.zeros_like(array))
-                  for name, array in total.values.items()}
+        hidden = {
+            name: total.hidden.get(name, np.zeros_like(array))
+            for name, array in total.values.items()
+        }
         return {"done": True, "values": dict(total.values), "hidden": hidden}
 
     def model(self, state: State) -> dict[str, Any]:
@@ -97,7 +106,8 @@ class Levels:
 
     def _group(self, state: State, g: int) -> dict[str, Any]:
         return {
-            "rows": _count(state, "rows", g), "patients": _count(state, "patients", g),
+            "rows": _count(state, "rows", g),
+            "patients": _count(state, "patients", g),
             "columns": {column.name: self._column(state, column, g) for column in self.columns},
         }
 
@@ -108,12 +118,17 @@ class Levels:
         for i, name in enumerate(column.levels):
             count = _count(state, leaf, g, i)
             levels[name] = {
-                "n": count, "at_least": int(state["values"][leaf][g, i]),
+                "n": count,
+                "at_least": int(state["values"][leaf][g, i]),
                 "hidden_sites": int(state["hidden"][leaf][g, i]),
                 "percent": 100.0 * count / n if count is not None and n else None,
             }
-        return {"n": n, "missing": _count(state, known, g, 0),
-                "hidden_sites": int(state["hidden"][known][g, 1]), "levels": levels}
+        return {
+            "n": n,
+            "missing": _count(state, known, g, 0),
+            "hidden_sites": int(state["hidden"][known][g, 1]),
+            "levels": levels,
+        }
 
 
 def _count(state: State, leaf: str, *place: int) -> int | None:

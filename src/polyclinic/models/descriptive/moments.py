@@ -51,16 +51,22 @@ class MomentsTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         shape = (rows.n_groups(plan.values["by"]), len(plan.values["columns"]))
-        counts = [Leaf(name, shape, "count", "int64", support="cells", small="hide")
-                  for name in ("n", "missing")]
-        sums = [Leaf(f"s{power}", shape, "sum of powers", support="cells", small="hide")
-                for power in range(1, plan.values["powers"] + 1)]
+        counts = [
+            Leaf(name, shape, "count", "int64", support="cells", small="hide")
+            for name in ("n", "missing")
+        ]
+        sums = [
+            Leaf(f"s{power}", shape, "sum of powers", support="cells", small="hide")
+            for power in range(1, plan.values["powers"] + 1)
+        ]
         return (*counts, *sums)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         asked = plan.values
-        leaves = {leaf.name: np.zeros(leaf.shape, np.int64 if leaf.ring == "int64" else float)
-                  for leaf in self.leaves(plan)}
+        leaves = {
+            leaf.name: np.zeros(leaf.shape, np.int64 if leaf.ring == "int64" else float)
+            for leaf in self.leaves(plan)
+        }
         behind = {name: np.zeros(array.shape, np.int64) for name, array in leaves.items()}
         masks = rows.groups(partition, asked["by"])
         for c, name in enumerate(asked["columns"]):
@@ -99,17 +105,24 @@ class Moments:
     def init(self, seed: int) -> State:
         shape = (1 if self.by is None else 1 + len(self.by.levels), len(self.columns))
         exponents = np.array([exponent(column.bound) for column in self.columns], dtype=np.int64)
-        return {"round": 0, "centre": np.zeros(shape), "done": not self.columns,
-                "exponent": np.broadcast_to(exponents, shape).copy()}
+        return {
+            "round": 0,
+            "centre": np.zeros(shape),
+            "done": not self.columns,
+            "exponent": np.broadcast_to(exponents, shape).copy(),
+        }
 
     def plan(self, state: State) -> Plan | None:
         if state["done"]:
             return None
         centred = state["round"] > 0
         values = {
-            "columns": names(self.columns), "by": self.by.coded() if self.by else None,
-            "centre": state["centre"], "exponent": state["exponent"],
-            "powers": 3 if self.skew and centred else 2, "centred": centred,
+            "columns": names(self.columns),
+            "by": self.by.coded() if self.by else None,
+            "centre": state["centre"],
+            "exponent": state["exponent"],
+            "powers": 3 if self.skew and centred else 2,
+            "centred": centred,
         }
         return Plan("descriptive.moments", values, "variances" if centred else "means")
 
@@ -121,14 +134,19 @@ class Moments:
         variance = np.maximum(square - shift**2, 0.0)
         centre = asked["centre"] + np.ldexp(shift, asked["exponent"])
         spread = np.ldexp(np.sqrt(variance), asked["exponent"])
-        settled = (variance >= RESOLVED) | (spread <= EQUAL * np.abs(centre)) | (
-            (total["s1"] == 0) & (total["s2"] == 0))
+        settled = (
+            (variance >= RESOLVED)
+            | (spread <= EQUAL * np.abs(centre))
+            | ((total["s1"] == 0) & (total["s2"] == 0))
+        )
         number = state["round"] + 1
         done = bool(np.all((n == 0) | (settled & (number > 1)))) or number == MAX_ROUNDS
         shown = np.sqrt(np.maximum(np.maximum(variance, CANCELLED * square), 2.0**-60))
         finer = np.vectorize(exponent, otypes=[np.int64])(shown)
         return {
-            "round": number, "done": done, "centre": centre,
+            "round": number,
+            "done": done,
+            "centre": centre,
             "exponent": asked["exponent"] + np.where(n > 0, finer, 0),
             "sums": {leaf: total[leaf] for leaf in total.values},
             "asked": {"centre": asked["centre"], "exponent": asked["exponent"]},
@@ -137,9 +155,12 @@ class Moments:
         }
 
     def model(self, state: State) -> dict[str, Any]:
-        groups = [{} if "sums" not in state else {
-            column.name: self._figures(state, g, c) for c, column in enumerate(self.columns)
-        } for g in range(len(state["centre"]))]
+        groups = [
+            {}
+            if "sums" not in state
+            else {column.name: self._figures(state, g, c) for c, column in enumerate(self.columns)}
+            for g in range(len(state["centre"]))
+        ]
         levels = self.by.levels if self.by else ()
         return {"all": groups[0], "by": dict(zip(levels, groups[1:], strict=True))}
 
@@ -150,8 +171,12 @@ class Moments:
         sums = {name: array[g, c].item() for name, array in state["sums"].items()}
         n, scale = sums["n"], 2.0 ** int(state["asked"]["exponent"][g, c])
         figures: dict[str, Any] = {
-            "n": n, "missing": None if state["hidden_missing"][g, c] else sums["missing"],
-            "mean": None, "variance": None, "sd": None, "hidden_sites": int(state["hidden"][g, c]),
+            "n": n,
+            "missing": None if state["hidden_missing"][g, c] else sums["missing"],
+            "mean": None,
+            "variance": None,
+            "sd": None,
+            "hidden_sites": int(state["hidden"][g, c]),
         }
         if self.skew:
             figures["skew"] = None

@@ -79,18 +79,24 @@ class Quantiles:
         if finished or state["round"] == MAX_ROUNDS:
             return None
         # All columns are asked until the last is settled: one site's arrays look like another's.
-        edges = {name: np.stack([_padded(track["edges"], self._most_edges) for track in groups])
-                 for name, groups in tracks.items()}
+        edges = {
+            name: np.stack([_padded(track["edges"], self._most_edges) for track in groups])
+            for name, groups in tracks.items()
+        }
         values = {"by": self.by.coded() if self.by else None, "edges": edges}
         return Plan("descriptive.histogram", values, "quantiles")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         tracks = {
             column.name: [
-                self._follow(column, track, edges, g, total) for g, (track, edges) in enumerate(
-                    zip(state["tracks"][column.name], plan.values["edges"][column.name],
-                        strict=True))
-            ] for column in self.columns
+                self._follow(column, track, edges, g, total)
+                for g, (track, edges) in enumerate(
+                    zip(
+                        state["tracks"][column.name], plan.values["edges"][column.name], strict=True
+                    )
+                )
+            ]
+            for column in self.columns
         }
         return {"round": state["round"] + 1, "tracks": tracks}
 
@@ -103,8 +109,9 @@ class Quantiles:
         return {"all": groups[0], "by": dict(zip(levels, groups[1:], strict=True))}
 
     def progress(self, state: State) -> Mapping[str, float]:
-        open_bins = sum(track["edges"].size > 0 for groups in state["tracks"].values()
-                        for track in groups)
+        open_bins = sum(
+            track["edges"].size > 0 for groups in state["tracks"].values() for track in groups
+        )
         return {"columns left": float(open_bins)}
 
     @property
@@ -112,8 +119,14 @@ class Quantiles:
         """Edges that a column and group may need in any round: the arrays keep one shape."""
         return max(FIRST_BINS + 2, (2 * len(self.q) + 2) * (MOST_BINS + 1))
 
-    def _follow(self, column: Column, track: Mapping[str, Any], edges: Floats, g: int, total: Total,
-                ) -> dict[str, Any]:
+    def _follow(
+        self,
+        column: Column,
+        track: Mapping[str, Any],
+        edges: Floats,
+        g: int,
+        total: Total,
+    ) -> dict[str, Any]:
         """One column and group after a round: what is known now, and the edges to ask next."""
         finite = edges[np.isfinite(edges)]
         if not finite.size:
@@ -134,8 +147,11 @@ class Quantiles:
             if b - a <= SLOW * before and math.isfinite(b - a):
                 held = int(known.high[j] - known.low[i])
                 wanted.append(self._cut(column, a, b, held, max(1, len(total.sites))))
-        return {"known": known.to_data(), "widths": new_widths,
-                "edges": np.unique(np.concatenate(wanted))}
+        return {
+            "known": known.to_data(),
+            "widths": new_widths,
+            "edges": np.unique(np.concatenate(wanted)),
+        }
 
     def _cut(self, column: Column, a: float, b: float, held: int, sites: int) -> Floats:
         """Edges that cut [a, b) so that every bin may hold enough patients at every site."""
@@ -152,8 +168,10 @@ class Quantiles:
         places = {str(q): q * (n - 1) for q in self.q} if n else {}
         if n >= 2 * self.least:
             places |= {"low": float(self.least - 1), "high": float(n - self.least)}
-        return {name: (math.floor(at), math.ceil(at), at - math.floor(at))
-                for name, at in places.items()}
+        return {
+            name: (math.floor(at), math.ceil(at), at - math.floor(at))
+            for name, at in places.items()
+        }
 
     def _answers(self, column: Column, track: Mapping[str, Any]) -> dict[str, Any]:
         names = [str(q) for q in self.q] + ["low", "high"]
@@ -161,15 +179,24 @@ class Quantiles:
         if known is None or known.n == 0:
             return dict.fromkeys(names)
         places = self._places(known.n)
-        return {name: self._answer(column, known, *places[name]) if name in places else None
-                for name in names}
+        return {
+            name: self._answer(column, known, *places[name]) if name in places else None
+            for name in names
+        }
 
-    def _answer(self, column: Column, known: Cumulative, first: int, second: int, weight: float,
-                ) -> dict[str, Any]:
+    def _answer(
+        self,
+        column: Column,
+        known: Cumulative,
+        first: int,
+        second: int,
+        weight: float,
+    ) -> dict[str, Any]:
         one = self._enclose(column, known, first)
         two = one if second == first else self._enclose(column, known, second)
         value, lower, upper = (  # + 0.0: no minus zero
-            (1 - weight) * x + weight * y + 0.0 for x, y in zip(one, two, strict=True))
+            (1 - weight) * x + weight * y + 0.0 for x, y in zip(one, two, strict=True)
+        )
         return {
             "value": value,
             "lower": lower if math.isfinite(lower) else None,

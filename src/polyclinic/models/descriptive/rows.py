@@ -19,8 +19,11 @@ Mask = NDArray[np.bool_]
 def values(partition: Partition, name: str) -> Floats:
     """The column's values, (n_rows,). Raises BAD_DATA for an absent column."""
     if name not in partition.columns:
-        raise PolyclinicError(f"{partition.site} has no column {name}", code="BAD_DATA",
-                              rule="every site holds every column of the plan")
+        raise PolyclinicError(
+            f"{partition.site} has no column {name}",
+            code="BAD_DATA",
+            rule="every site holds every column of the plan",
+        )
     return partition.columns[name]
 
 
@@ -30,8 +33,11 @@ def levels(partition: Partition, coded: Mapping[str, Any]) -> Ints:
     known = ~np.isnan(raw)
     found = np.where(known, raw, -1.0).astype(np.int64)
     if np.any(known & ((found != raw) | (found < 0) | (found >= coded["levels"]))):
-        raise PolyclinicError(f"column {coded['name']} holds a level that the plan does not know",
-                              code="BAD_DATA", rule="levels come from the codebook only")
+        raise PolyclinicError(
+            f"column {coded['name']} holds a level that the plan does not know",
+            code="BAD_DATA",
+            rule="levels come from the codebook only",
+        )
     return found
 
 

@@ -56,8 +56,10 @@ class Describe:
         parts = self._together.model(state)
         if not self.by_site:
             return self._scope(parts)
-        return {site: self._scope({name: part[site] for name, part in parts.items()})
-                for site in parts["levels"]}
+        return {
+            site: self._scope({name: part[site] for name, part in parts.items()})
+            for site in parts["levels"]
+        }
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
@@ -79,8 +81,10 @@ class Describe:
         levels = self.by.levels if self.by else ()
         return {
             "all": self._group({name: part["all"] for name, part in parts.items()}),
-            "by": {level: self._group({name: part["by"][level] for name, part in parts.items()})
-                   for level in levels},
+            "by": {
+                level: self._group({name: part["by"][level] for name, part in parts.items()})
+                for level in levels
+            },
         }
 
     def _group(self, parts: Mapping[str, Any]) -> dict[str, Any]:
@@ -124,9 +128,11 @@ class TableOne:
         overall, *sites = self._stages.model(state)
         return {
             "by": {"name": self.by.name, "levels": list(self.by.levels)} if self.by else None,
-            "columns": [{"name": c.name, "kind": c.kind, "levels": list(c.levels)}
-                        for c in self.columns],
-            "overall": overall, "sites": sites[0] if sites else {},
+            "columns": [
+                {"name": c.name, "kind": c.kind, "levels": list(c.levels)} for c in self.columns
+            ],
+            "overall": overall,
+            "sites": sites[0] if sites else {},
         }
 
     def progress(self, state: State) -> Mapping[str, float]:
@@ -144,4 +150,5 @@ class TableOne:
 def _number(moments: Mapping[str, Any], quantiles: Mapping[str, Any]) -> dict[str, Any]:
     kept = ("n", "missing", "hidden_sites", "mean", "sd")
     return {name: moments[name] for name in kept} | {
-        name: quantiles[key] for name, key in _NAMES.items()}
+        name: quantiles[key] for name, key in _NAMES.items()
+    }

@@ -37,7 +37,8 @@ class TogetherTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         return tuple(
-            _renamed(leaf, part) for part, ask in sorted(plan.values["parts"].items())
+            _renamed(leaf, part)
+            for part, ask in sorted(plan.values["parts"].items())
             for leaf in _task(ask, self).leaves(_plan(plan, part, ask))
         )
 
@@ -160,8 +161,9 @@ def _ask(plan: Plan) -> dict[str, Any]:
 
 def _plan(plan: Plan, place: str, ask: Ask) -> Plan:
     """The part of `plan` that `ask` describes, made once per plan."""
-    return plan.once(f"part {place}",
-                     lambda: Plan(ask["task"], ask["values"], version=ask["version"]))
+    return plan.once(
+        f"part {place}", lambda: Plan(ask["task"], ask["values"], version=ask["version"])
+    )
 
 
 def _task(ask: Ask, outer: Task) -> Task:
@@ -171,8 +173,11 @@ def _task(ask: Ask, outer: Task) -> Task:
     """
     task = lookup(ask["task"], ask["version"])
     if task.grain == "site" or not task.name.startswith("descriptive."):
-        raise PolyclinicError(f"{outer.name} cannot run {task.name}", code="UNKNOWN_TASK",
-                              rule="tables are made of descriptive statistics by row")
+        raise PolyclinicError(
+            f"{outer.name} cannot run {task.name}",
+            code="UNKNOWN_TASK",
+            rule="tables are made of descriptive statistics by row",
+        )
     return task
 
 
@@ -181,18 +186,25 @@ def _renamed(leaf: Leaf, part: str) -> Leaf:
 
 
 def _nothing(leaves: tuple[Leaf, ...], partition: Partition) -> Contribution:
-    zeros = {leaf.name: np.zeros(leaf.shape, np.int64 if leaf.ring == "int64" else np.float64)
-             for leaf in leaves}
-    cells = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in leaves
-             if leaf.support == "cells"}
+    zeros = {
+        leaf.name: np.zeros(leaf.shape, np.int64 if leaf.ring == "int64" else np.float64)
+        for leaf in leaves
+    }
+    cells = {
+        leaf.name: np.zeros(leaf.shape, np.int64) for leaf in leaves if leaf.support == "cells"
+    }
     return Contribution(zeros, Evidence(partition.n_patients, cells))
 
 
 def _part(total: Total, prefix: str) -> Total:
     """The arrays of one part, under their own names."""
+
     def own(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        return {name.removeprefix(prefix): array for name, array in arrays.items()
-                if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): array
+            for name, array in arrays.items()
+            if name.startswith(prefix)
+        }
 
     by_site = {site: _part(one, prefix) for site, one in total.by_site.items()}
     return replace(total, values=own(total.values), hidden=own(total.hidden), by_site=by_site)

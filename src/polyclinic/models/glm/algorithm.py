@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from polyclinic.core.algorithm import Algorithm, Stages
@@ -14,7 +14,12 @@ from polyclinic.models.glm.newton import Newton
 from polyclinic.models.glm.scale import Scale
 from polyclinic.models.glm.spec import SOLVERS, Spec
 
-_MADE = {"newton": Newton, "lbfgs": LBFGS, "gd": GradientDescent, "sgd": StochasticDescent}
+_MADE: dict[str, Callable[[Scale], Algorithm]] = {
+    "newton": Newton,
+    "lbfgs": LBFGS,
+    "gd": GradientDescent,
+    "sgd": StochasticDescent,
+}
 
 
 def glm(spec: Spec) -> Stages:
@@ -26,18 +31,22 @@ def glm(spec: Spec) -> Stages:
     """
     name = spec.solver.name
     if name not in _MADE:
-        raise InputError(f"unknown solver {name!r}", code="UNKNOWN_SOLVER",
-                         rule=f"solvers: {', '.join(SOLVERS)}")
+        raise InputError(
+            f"unknown solver {name!r}", code="UNKNOWN_SOLVER", rule=f"solvers: {', '.join(SOLVERS)}"
+        )
     if spec.l1 > 0 and name != "newton":
-        raise InputError(f"solver {name!r} cannot use an L1 penalty", code="SOLVER_CANNOT",
-                         rule="an L1 penalty is not smooth", next='use solver = "newton"')
+        raise InputError(
+            f"solver {name!r} cannot use an L1 penalty",
+            code="SOLVER_CANNOT",
+            rule="an L1 penalty is not smooth",
+            next='use solver = "newton"',
+        )
 
     def moments(results: Sequence[Any]) -> Algorithm:
         return MomentsAlgorithm(spec)
 
     def solve(results: Sequence[Any]) -> Algorithm:
-        solver: Algorithm = _MADE[name](Scale(spec, results[0]))
-        return solver
+        return _MADE[name](Scale(spec, results[0]))
 
     def infer(results: Sequence[Any]) -> Algorithm:
         return Inference(Scale(spec, results[0]), results[1])

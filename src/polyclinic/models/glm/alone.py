@@ -16,6 +16,7 @@ from polyclinic.models.glm.spec import Spec
 
 
 def predictor_of(result: GLMFit) -> GLMPredictor:
+    """What a fit predicts with, in raw units."""
     spec = result.scale.spec
     coef = result.coef
     if spec.symmetric:

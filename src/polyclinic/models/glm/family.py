@@ -51,6 +51,8 @@ class Family(Protocol):
 
 @dataclass(frozen=True)
 class Gaussian:
+    """A number, identity link."""
+
     name: str = "gaussian"
     dispersion: bool = True
 
@@ -103,7 +105,7 @@ class Binomial:
         return np.where(eta >= 0, 1.0, e) / (1.0 + e)
 
     def invalid(self, y: Floats) -> NDArray[np.bool_]:
-        return (y != 0) & (y != 1)
+        return np.asarray((y != 0) & (y != 1))
 
     def saturated(self, y: Floats) -> Floats:
         return np.zeros_like(y)
@@ -139,10 +141,10 @@ class Poisson:
         return ~(np.isfinite(y) & (y >= 0))
 
     def saturated(self, y: Floats) -> Floats:
-        return y - xlogy(y, y)
+        return np.asarray(y - xlogy(y, y))
 
     def constant(self, y: Floats) -> Floats:
-        return gammaln(y + 1.0)
+        return np.asarray(gammaln(y + 1.0))
 
     def variance(self, mean: Floats) -> Floats:
         return mean

@@ -2,8 +2,9 @@
 
 gd    theta <- theta - eta * (sum of gradients), all rows, synchronous. A round evaluates twice,
       once and half the last step size and keeps the best, so eta follows the curvature.
-sgd   each partition draws rows by hash(seed, round, key); the step decays as 1 / (1 + decay * round)
-      and the iterates of the second half are averaged (Polyak & Juditsky 1992).
+sgd   each partition draws rows by hash(seed, round, key); the step decays as
+      1 / (1 + decay * round) and the iterates of the second half are averaged (Polyak & Juditsky
+      1992).
 lbfgs Nocedal & Wright, *Numerical Optimization* (2006), algorithm 7.4; step sizes travel together.
 
 What leaves the site: see `polyclinic.models.glm.tasks`.
@@ -33,15 +34,23 @@ CURVATURE = {"binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
 
 def _start(scale: Scale, seed: int) -> State:
     return {
-        "seed": seed, "theta": scale.start(), "objective": None, "gradient": None, "loss": None,
-        "rounds": 0, "step": None, "end": "", "eta": 1.0,
+        "seed": seed,
+        "theta": scale.start(),
+        "objective": None,
+        "gradient": None,
+        "loss": None,
+        "rounds": 0,
+        "step": None,
+        "end": "",
+        "eta": 1.0,
     }
 
 
 def _optimum(state: State, theta: Any = None) -> Optimum:
     at = state["theta"] if theta is None else theta
-    return Optimum(at, state["loss"], None, None, state["rounds"], state["end"] or "stopped",
-                   state["step"])
+    return Optimum(
+        at, state["loss"], None, None, state["rounds"], state["end"] or "stopped", state["step"]
+    )
 
 
 def _figures(scale: Scale, state: State) -> Mapping[str, float]:
@@ -93,8 +102,16 @@ class GradientDescent:
             return {**state, "theta": state["theta"] * 0.5, "rounds": rounds}
         eta = state["eta"] if first else state["eta"] * (2.0, 1.0, 0.5)[best]
         step = float(np.linalg.norm(point.gradient) / np.sqrt(_per_row(self.scale)))
-        new = {**state, "theta": candidates[best], "objective": point.objective, "step": step,
-               "loss": point.loss, "gradient": point.gradient, "eta": eta, "rounds": rounds}
+        new = {
+            **state,
+            "theta": candidates[best],
+            "objective": point.objective,
+            "step": step,
+            "loss": point.loss,
+            "gradient": point.gradient,
+            "eta": eta,
+            "rounds": rounds,
+        }
         if step <= solver.tolerance or eta < 1e-9:
             return {**new, "end": "converged"}
         return {**new, "end": "max_rounds" if rounds >= solver.max_rounds else ""}
@@ -118,8 +135,11 @@ class StochasticDescent:
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
             return None
-        draw = {"sample": self.scale.spec.solver.batch, "seed": state["seed"],
-                "round": state["rounds"] + 1}
+        draw = {
+            "sample": self.scale.spec.solver.batch,
+            "seed": state["seed"],
+            "round": state["rounds"] + 1,
+        }
         return self.scale.plan(state["theta"], 1, "gradient round on a batch", **draw)
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
@@ -130,8 +150,14 @@ class StochasticDescent:
             return {**state, "theta": 0.5 * state["theta"], "rounds": rounds, "end": end}
         eta = solver.step / (1.0 + solver.decay * rounds) / (_per_row(self.scale) * solver.batch)
         theta = state["theta"] - eta * point.gradient
-        new = {**state, "theta": theta, "rounds": rounds, "loss": point.loss,
-               "objective": point.objective / solver.batch, "end": end}
+        new = {
+            **state,
+            "theta": theta,
+            "rounds": rounds,
+            "loss": point.loss,
+            "objective": point.objective / solver.batch,
+            "end": end,
+        }
         if 2 * rounds > solver.max_rounds:
             count = state["averaged"] + 1
             mean = state["mean"] + (theta - state["mean"]) / count
@@ -175,8 +201,9 @@ class LBFGS:
             alpha = float(s[i] @ q) / float(s[i] @ y[i])
             alphas.append(alpha)
             q = q - alpha * y[i]
-        q = q * (float(s[-1] @ y[-1]) / float(y[-1] @ y[-1]) if len(s)
-                 else 1.0 / _per_row(self.scale))
+        q = q * (
+            float(s[-1] @ y[-1]) / float(y[-1] @ y[-1]) if len(s) else 1.0 / _per_row(self.scale)
+        )
         for i, alpha in enumerate(reversed(alphas)):
             q = q + (alpha - float(y[i] @ q) / float(s[i] @ y[i])) * s[i]
         return np.asarray(q)
@@ -219,8 +246,16 @@ class LBFGS:
             ds, dy = theta - state["theta"], point.gradient - state["gradient"]
             if float(ds @ dy) > 1e-14 * float(np.linalg.norm(ds) * np.linalg.norm(dy)):
                 s, y = np.vstack([s, ds])[-MEMORY:], np.vstack([y, dy])[-MEMORY:]
-        new = {**state, "theta": theta, "objective": point.objective, "loss": point.loss,
-               "gradient": point.gradient, "s": s, "y": y, "searching": False}
+        new = {
+            **state,
+            "theta": theta,
+            "objective": point.objective,
+            "loss": point.loss,
+            "gradient": point.gradient,
+            "s": s,
+            "y": y,
+            "searching": False,
+        }
         decrease = -0.5 * float(point.gradient @ self._direction(new))
         step = float(np.sqrt(2.0 * max(decrease, 0.0)))
         stalled = state["step"] is not None and step < STALLED and step > 0.5 * state["step"]

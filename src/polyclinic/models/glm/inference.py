@@ -94,9 +94,13 @@ class Inference:
 
     def init(self, seed: int) -> State:
         has = self.optimum.curvature is not None
-        return {"curvature": self.optimum.curvature if has else None,
-                "loss": self.optimum.loss if has else None, "gradient": None,
-                "information": None, "pearson": None}
+        return {
+            "curvature": self.optimum.curvature if has else None,
+            "loss": self.optimum.loss if has else None,
+            "gradient": None,
+            "information": None,
+            "pearson": None,
+        }
 
     def plan(self, state: State) -> Plan | None:
         if state["curvature"] is None:
@@ -114,8 +118,12 @@ class Inference:
         point = self.scale.point(total, self.optimum.theta)
         if point is None:
             return {**state, "curvature": np.zeros((size, size)), "loss": 0.0}
-        return {**state, "curvature": point.curvature, "loss": point.loss,
-                "gradient": point.gradient}
+        return {
+            **state,
+            "curvature": point.curvature,
+            "loss": point.loss,
+            "gradient": point.gradient,
+        }
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
@@ -134,9 +142,16 @@ class Inference:
         valid = active & ~(spec.l1 > 0)
         covariance = np.where(np.outer(valid, valid), covariance, np.nan)
         return GLMFit(
-            coef=(transform @ theta).reshape(spec.predictors, spec.width), covariance=covariance,
-            theta=theta, inverse=inverse, scale=scale, active=active, curvature=curvature,
-            rounds=self.optimum.rounds, end=self.optimum.end, distance=self._distance(state, active),
+            coef=(transform @ theta).reshape(spec.predictors, spec.width),
+            covariance=covariance,
+            theta=theta,
+            inverse=inverse,
+            scale=scale,
+            active=active,
+            curvature=curvature,
+            rounds=self.optimum.rounds,
+            end=self.optimum.end,
+            distance=self._distance(state, active),
             **fit,
         )
 
@@ -178,7 +193,10 @@ def _statistics(scale: Scale, state: Mapping[str, Any], rank: int) -> dict[str, 
         dispersion = float(state["pearson"] or 0.0) / df if df > 0 else float("nan")
     null = _null_loss(scale)
     return {
-        "loss": loss * unit, "deviance": deviance, "dispersion": dispersion, "df_resid": df,
+        "loss": loss * unit,
+        "deviance": deviance,
+        "dispersion": dispersion,
+        "df_resid": df,
         "null_deviance": None if null is None else 2.0 * (null - m.saturated) * unit,
         "loglik": _loglik(scale, loss, dispersion),
         "null_loglik": None if null is None else _loglik(scale, null, dispersion),
@@ -204,7 +222,7 @@ def _loglik(scale: Scale, loss: float, dispersion: float) -> float:
     spec, m = scale.spec, scale.moments
     if spec.family == "gaussian":
         variance = max(2.0 * loss * 2.0 ** (2 * spec.response_exponent) / m.weight, 1e-300)
-        return -0.5 * m.weight * (np.log(2 * np.pi * variance) + 1.0)
+        return float(-0.5 * m.weight * (np.log(2 * np.pi * variance) + 1.0))
     if spec.family == "gamma":
         if not dispersion > 0:
             return float("nan")

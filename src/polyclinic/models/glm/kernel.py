@@ -50,7 +50,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Derivatives:
-    """Sums over rows for m candidate coefficients: loss (m,), gradient (m, d), hessian (m, d, d)."""
+    """Sums over rows for m candidates: loss (m,), gradient (m, d), hessian (m, d, d)."""
 
     loss: Floats
     gradient: Floats

@@ -56,8 +56,11 @@ class ColumnMeans:
     def plan(self, state: State) -> Plan | None:
         if state["sum"] is not None:
             return None
-        return Plan("glm.present", {"columns": list(self.columns), "exponents": self._exponents},
-                    "means of columns with missing values")
+        return Plan(
+            "glm.present",
+            {"columns": list(self.columns), "exponents": self._exponents},
+            "means of columns with missing values",
+        )
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         return dict(total.values)
@@ -67,5 +70,7 @@ class ColumnMeans:
 
     def model(self, state: State) -> dict[str, tuple[float | None, int]]:
         sums = np.ldexp(state["sum"], self._exponents)
-        return {name: (float(s / k) if k else None, int(k))
-                for name, s, k in zip(self.columns, sums, state["present"], strict=True)}
+        return {
+            name: (float(s / k) if k else None, int(k))
+            for name, s, k in zip(self.columns, sums, state["present"], strict=True)
+        }

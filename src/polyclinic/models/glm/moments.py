@@ -17,8 +17,11 @@ from polyclinic.models.glm.spec import Moments, Spec
 
 MEAN_TO_SPREAD = 16.0  # above this ratio of mean to spread a term is centred before it is squared
 OUTCOMES = {
-    "gaussian": "a number", "binomial": "0 or 1", "poisson": "a count of 0 or more",
-    "gamma": "a number above 0", MULTINOMIAL: "a level of the codebook",
+    "gaussian": "a number",
+    "binomial": "0 or 1",
+    "poisson": "a count of 0 or more",
+    "gamma": "a number above 0",
+    MULTINOMIAL: "a level of the codebook",
 }
 
 
@@ -63,8 +66,19 @@ class MomentsAlgorithm:
             weight = float(by_class.sum())
             y = float(by_class[1]) if self.spec.family == "binomial" else 0.0
         return Moments(
-            int(sums["n"]), int(sums["patients"]), weight, y / weight, mean, sd, shift,
-            sums["counts"], class_weight, saturated, constant, yy, by_class,
+            int(sums["n"]),
+            int(sums["patients"]),
+            weight,
+            y / weight,
+            mean,
+            sd,
+            shift,
+            sums["counts"],
+            class_weight,
+            saturated,
+            constant,
+            yy,
+            by_class,
         )
 
     def _class_weight(self, sums: Mapping[str, Any]) -> Any:
@@ -92,36 +106,44 @@ def _check(spec: Spec, sums: Mapping[str, Any]) -> None:
     response = spec.design.response
     if int(sums["n"]) and not int(sums["invalid"]) and float(sums["outcome"][0]) <= 0:
         raise InputError(
-            "every row has weight zero", code="NO_WEIGHT",
-            rule="at least one row has a weight above 0", next="look at the weights",
+            "every row has weight zero",
+            code="NO_WEIGHT",
+            rule="at least one row has a weight above 0",
+            next="look at the weights",
         )
     if int(sums["n"]) == 0:
         raise InputError(
-            "no row is left to fit", code="NO_ROWS",
+            "no row is left to fit",
+            code="NO_ROWS",
             rule="a fit needs rows that are complete in the formula's columns",
-            next="look at the missing values: polyclinic check, or missing = \"mean\" in the study",
+            next='look at the missing values: polyclinic check, or missing = "mean" in the study',
         )
     if int(sums["invalid"]):
         raise InputError(
             f"{response}: {int(sums['invalid'])} rows hold an outcome that this model cannot have",
-            code="OUTCOME_NOT_ALLOWED", rule=f"the outcome is {OUTCOMES[spec.family]}",
+            code="OUTCOME_NOT_ALLOWED",
+            rule=f"the outcome is {OUTCOMES[spec.family]}",
             next="choose another model, or correct the column or the codebook",
         )
     counts = sums["counts"]
     if len(counts) and np.count_nonzero(counts) < 2:
         raise InputError(
-            f"{response}: all {int(sums['n'])} rows are of one class", code="ONE_CLASS",
+            f"{response}: all {int(sums['n'])} rows are of one class",
+            code="ONE_CLASS",
             rule="a classifier needs at least two outcome classes among the rows",
             next="look at the cohort and at the outcome's definition",
         )
     if spec.family == MULTINOMIAL and np.any(counts == 0):
         raise InputError(
-            f"{response}: no row of level number {int(np.argmin(counts))}", code="EMPTY_CLASS",
+            f"{response}: no row of level number {int(np.argmin(counts))}",
+            code="EMPTY_CLASS",
             rule="every class of the outcome has rows",
             next="merge or remove the level in the codebook",
         )
     if spec.family == "poisson" and float(sums["outcome"][1]) == 0:
         raise InputError(
-            f"{response}: every count is 0", code="ONE_CLASS",
-            rule="a count model needs at least one event", next="look at the cohort",
+            f"{response}: every count is 0",
+            code="ONE_CLASS",
+            rule="a count model needs at least one event",
+            next="look at the cohort",
         )

@@ -1,6 +1,7 @@
 """Newton's method over sums, with warm start, line search and proximal step.
 
-Each round the sites sum loss, gradient and Hessian at one point; the coordinator solves for the next.
+Each round the sites sum loss, gradient and Hessian at one point; the coordinator solves for the
+next one.
 The end is exact: all rows, until a step would move no coefficient by more than `tolerance` standard
 errors. With an L1 penalty the quadratic model is minimised by coordinate descent (proximal Newton).
 
@@ -51,10 +52,22 @@ class Newton:
         solver, n = self.scale.spec.solver, self.scale.moments.n
         warm = solver.warm_rows > 0 and n >= WARM_GAIN * solver.warm_rows
         return {
-            "phase": "warm" if warm else "exact", "seed": seed, "try": self.scale.start(),
-            "theta": None, "objective": None, "direction": None, "gradient": None, "loss": None,
-            "curvature": None, "active": None, "step": None, "gain": None, "rounds": 0,
-            "searching": False, "end": "", "metric": None,
+            "phase": "warm" if warm else "exact",
+            "seed": seed,
+            "try": self.scale.start(),
+            "theta": None,
+            "objective": None,
+            "direction": None,
+            "gradient": None,
+            "loss": None,
+            "curvature": None,
+            "active": None,
+            "step": None,
+            "gain": None,
+            "rounds": 0,
+            "searching": False,
+            "end": "",
+            "metric": None,
         }
 
     @property
@@ -96,8 +109,12 @@ class Newton:
 
     def model(self, state: State) -> Optimum:
         return Optimum(
-            theta=state["theta"], loss=state["loss"], curvature=state["curvature"],
-            active=state["active"], rounds=state["rounds"], end=state["end"] or "stopped",
+            theta=state["theta"],
+            loss=state["loss"],
+            curvature=state["curvature"],
+            active=state["active"],
+            rounds=state["rounds"],
+            end=state["end"] or "stopped",
             step=state["step"],
         )
 
@@ -112,9 +129,17 @@ class Newton:
         direction, decrease = self._direction(state["try"], point, active, share)
         step = float(np.sqrt(2.0 * max(decrease, 0.0)))
         new = {
-            **state, "theta": state["try"], "objective": point.objective, "loss": point.loss,
-            "gradient": point.gradient, "curvature": point.curvature, "active": active,
-            "direction": direction, "gain": decrease, "step": step, "searching": False,
+            **state,
+            "theta": state["try"],
+            "objective": point.objective,
+            "loss": point.loss,
+            "gradient": point.gradient,
+            "curvature": point.curvature,
+            "active": active,
+            "direction": direction,
+            "gain": decrease,
+            "step": step,
+            "searching": False,
         }
         if state["phase"] == "warm":
             return self._after_warm(new, step)
@@ -148,8 +173,9 @@ class Newton:
             return {**exact, "try": state["try"] if state["theta"] is None else state["theta"]}
         metric = state["metric"]
         if state["gradient"] is not None:
-            metric = _bfgs(metric, state["try"] - state["theta"],
-                           point.gradient - state["gradient"])
+            metric = _bfgs(
+                metric, state["try"] - state["theta"], point.gradient - state["gradient"]
+            )
         direction = -_solve(metric, point.gradient)
         gain = -0.5 * float(point.gradient @ direction)
         step = float(np.sqrt(2.0 * max(gain, 0.0)))
@@ -157,9 +183,16 @@ class Newton:
         slow = state["step"] is not None and shrinks > 0.5
         if step * min(shrinks, 1.0) <= self.scale.spec.solver.tolerance or slow:
             return {**exact, "try": state["try"] + direction}
-        return {**state, "theta": state["try"], "try": state["try"] + direction, "gain": gain,
-                "objective": point.objective, "gradient": point.gradient, "metric": metric,
-                "step": step}
+        return {
+            **state,
+            "theta": state["try"],
+            "try": state["try"] + direction,
+            "gain": gain,
+            "objective": point.objective,
+            "gradient": point.gradient,
+            "metric": metric,
+            "step": step,
+        }
 
     def _separated(self, state: State) -> bool:
         if self.scale.spec.family == "gaussian" or self.scale.absolute.any():
@@ -205,8 +238,13 @@ class Newton:
         if losses[best] >= state["objective"]:
             end = "converged" if (state["step"] or 1.0) < STALLED else "no_descent"
             if state["phase"] == "warm":
-                return {**state, **_FORGET, "phase": "exact", "searching": False,
-                        "try": state["theta"]}
+                return {
+                    **state,
+                    **_FORGET,
+                    "phase": "exact",
+                    "searching": False,
+                    "try": state["theta"],
+                }
             return {**state, "searching": False, "end": end}
         return {**state, "searching": False, "try": candidates[best]}
 
@@ -228,8 +266,9 @@ def _bfgs(metric: Floats, moved: Floats, change: Floats) -> Floats:
     along, image = float(moved @ change), metric @ moved
     if along <= 0.0:
         return metric
-    updated: Floats = (metric + np.outer(change, change) / along
-                       - np.outer(image, image) / float(moved @ image))
+    updated: Floats = (
+        metric + np.outer(change, change) / along - np.outer(image, image) / float(moved @ image)
+    )
     return updated
 
 

@@ -49,8 +49,12 @@ class GLMPredictor:
         return partition.columns[self.design.weight] if self.design.weight else None
 
     def to_data(self) -> dict[str, Any]:
-        return {"kind": "glm", "design": self.design.to_data(), "family": self.family,
-                "coef": self.coef}
+        return {
+            "kind": "glm",
+            "design": self.design.to_data(),
+            "family": self.family,
+            "coef": self.coef,
+        }
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> GLMPredictor:

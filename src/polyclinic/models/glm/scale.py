@@ -42,7 +42,7 @@ class Scale:
         """Wire spread of every coefficient's term, 1 for intercepts and constants, (size,)."""
         sd = np.where(self.moments.sd > 0, self.moments.sd, 1.0)
         lead = np.ones(int(self.spec.design.intercept))
-        return np.tile(np.concatenate([lead, sd]), self.spec.predictors)
+        return np.asarray(np.tile(np.concatenate([lead, sd]), self.spec.predictors))
 
     @property
     def is_term(self) -> NDArray[np.bool_]:
@@ -56,7 +56,7 @@ class Scale:
         """Raw coefficient per standard one, without the outcome's unit, (size,)."""
         lead = np.zeros(int(self.spec.design.intercept), dtype=np.int64)
         e = np.tile(np.concatenate([lead, self.spec.design.exponents]), self.spec.predictors)
-        return np.ldexp(1.0 / self.spread, -e)
+        return np.asarray(np.ldexp(1.0 / self.spread, -e), dtype=np.float64)
 
     @property
     def quadratic(self) -> Floats:
@@ -67,7 +67,7 @@ class Scale:
         couple = np.eye(q)
         if spec.family == MULTINOMIAL and not spec.symmetric:
             couple -= 1.0 / spec.classes
-        return np.kron(couple, np.diag(one))
+        return np.asarray(np.kron(couple, np.diag(one)), dtype=np.float64)
 
     @property
     def absolute(self) -> Floats:
@@ -80,8 +80,11 @@ class Scale:
         spec, moments = self.spec, self.moments
         class_weight = moments.class_weight if moments.class_weight is not None else np.zeros(0)
         values = spec.values(
-            theta=np.atleast_2d(theta) / self.spread, order=order, shift=moments.shift,
-            class_weight=class_weight, response_exponent=spec.response_exponent,
+            theta=np.atleast_2d(theta) / self.spread,
+            order=order,
+            shift=moments.shift,
+            class_weight=class_weight,
+            response_exponent=spec.response_exponent,
         )
         values["rows"] = {**values["rows"], **rows}
         return Plan("glm.derivatives", values, step)
@@ -94,9 +97,11 @@ class Scale:
         """Objective at each candidate; infinite when a sum could not be held."""
         if int(total["too_large"]):
             return np.full(len(thetas), np.inf)
-        return total["loss"] + np.array([self.penalty(theta, share) for theta in thetas])
+        return np.asarray(total["loss"] + [self.penalty(theta, share) for theta in thetas])
 
-    def point(self, total: Total, theta: Floats, share: float = 1.0, index: int = 0) -> Point | None:
+    def point(
+        self, total: Total, theta: Floats, share: float = 1.0, index: int = 0
+    ) -> Point | None:
         """Objective with derivatives at candidate `index`; None when a sum could not be held."""
         if int(total["too_large"]):
             return None
@@ -128,7 +133,7 @@ class Scale:
         one = np.diag(self._raw_per_standard[: spec.width])
         if spec.design.intercept:
             one[0, 1:] = -self.moments.shift / self.spread[1 : spec.width]
-        return unit * np.kron(np.eye(spec.predictors), one)
+        return np.asarray(unit * np.kron(np.eye(spec.predictors), one), dtype=np.float64)
 
 
 def unpack(packed: Floats, size: int) -> Floats:

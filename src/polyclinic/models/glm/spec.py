@@ -44,7 +44,7 @@ class Spec:
     design        model matrix, outcome, offset and weight
     family        gaussian | binomial | poisson | gamma | multinomial
     classes       number of outcome classes (2 for binomial, 0 without classes)
-    l2, l1        weights of 1/2 |coef|^2 and |coef|_1 beside the sum of losses; the intercept is free
+    l2, l1        weights of 1/2 |coef|^2 and |coef|_1 beside the sum of losses; intercept free
     class_weight  weight per class, "balanced" (from summed label counts), or None
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
     """
@@ -87,15 +87,22 @@ class Spec:
     def values(self, **more: Any) -> dict[str, Any]:
         """The plan's values that every step of this model shares."""
         return {
-            "design": self.design.to_data(), "family": self.family, "classes": self.classes,
-            "rows": dict(self.rows), **more,
+            "design": self.design.to_data(),
+            "family": self.family,
+            "classes": self.classes,
+            "rows": dict(self.rows),
+            **more,
         }
 
     def to_data(self) -> dict[str, Any]:
         weight = self.class_weight
         return {
-            "design": self.design.to_data(), "family": self.family, "classes": self.classes,
-            "l2": self.l2, "l1": self.l1, "rows": dict(self.rows),
+            "design": self.design.to_data(),
+            "family": self.family,
+            "classes": self.classes,
+            "l2": self.l2,
+            "l1": self.l1,
+            "rows": dict(self.rows),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
             "solver": dict(vars(self.solver)),
         }
@@ -104,8 +111,13 @@ class Spec:
     def from_data(data: Mapping[str, Any]) -> Spec:
         weight = data["class_weight"]
         return Spec(
-            Design.from_data(data["design"]), data["family"], data["classes"], data["l2"],
-            data["l1"], tuple(weight) if isinstance(weight, list) else weight, dict(data["rows"]),
+            Design.from_data(data["design"]),
+            data["family"],
+            data["classes"],
+            data["l2"],
+            data["l1"],
+            tuple(weight) if isinstance(weight, list) else weight,
+            dict(data["rows"]),
             Solver(**data["solver"]),
         )
 

@@ -29,6 +29,7 @@ Floats = NDArray[np.float64]
 
 
 def design_of(plan: Plan) -> Design:
+    """The design of a plan, made once."""
     return plan.once("design", lambda: Design.from_data(plan.values["design"]))
 
 
@@ -121,12 +122,15 @@ class MomentsTask:
         counts, by_class = _class_counts(rows.y, weight, classes)
         return Contribution(
             {
-                "n": int(np.count_nonzero(weight)) if "folds" in plan.values["rows"]
+                "n": int(np.count_nonzero(weight))
+                if "folds" in plan.values["rows"]
                 else len(weight),
                 "patients": patients,
                 "invalid": _invalid(plan, rows, classes),
-                "counts": counts, "class_weights": by_class,
-                "x": np.ldexp(x, -e), "xx": np.ldexp(xx, -2 * e),
+                "counts": counts,
+                "class_weights": by_class,
+                "x": np.ldexp(x, -e),
+                "xx": np.ldexp(xx, -2 * e),
                 "outcome": _outcome(plan, rows, weight),
             },
             Evidence(patients),
@@ -137,8 +141,8 @@ def _class_counts(y: Floats, weight: Floats, classes: int) -> tuple[NDArray[np.i
     if not classes:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     label = np.clip(np.nan_to_num(y), 0, classes - 1).astype(np.int64)
-    counts = np.bincount(label[weight != 0], minlength=classes)
-    return counts, np.bincount(label, weights=weight, minlength=classes)
+    counts = np.bincount(label[weight != 0], minlength=classes).astype(np.int64)
+    return counts, np.bincount(label, weights=weight, minlength=classes).astype(np.float64)
 
 
 def _invalid(plan: Plan, rows: Rows, classes: int) -> int:
@@ -157,8 +161,15 @@ def _outcome(plan: Plan, rows: Rows, weight: Floats) -> Floats:
     family = FAMILIES[plan.values["family"]]
     good = ~family.invalid(y)
     y, weight = y[good], weight[good]
-    return np.array([weight.sum(), weight @ y, weight @ (y * y),
-                     weight @ family.saturated(y), weight @ family.constant(y)])
+    return np.array(
+        [
+            weight.sum(),
+            weight @ y,
+            weight @ (y * y),
+            weight @ family.saturated(y),
+            weight @ family.constant(y),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -227,8 +238,10 @@ class InformationTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         size = plan.values["theta"].shape[1]
-        return (Leaf("pearson", (), "chi-square"),
-                Leaf("information", (size * (size + 1) // 2,), "information"))
+        return (
+            Leaf("pearson", (), "chi-square"),
+            Leaf("information", (size * (size + 1) // 2,), "information"),
+        )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         design, family = design_of(plan), FAMILIES[plan.values["family"]]
@@ -272,8 +285,10 @@ class ScoresTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         size = plan.values["theta"].shape[1]
-        return (Leaf("clusters", (), "count", "int64"),
-                Leaf("meat", (size * (size + 1) // 2,), "score products"))
+        return (
+            Leaf("clusters", (), "count", "int64"),
+            Leaf("meat", (size * (size + 1) // 2,), "score products"),
+        )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         design, size = design_of(plan), plan.values["theta"].shape[1]
@@ -298,7 +313,7 @@ def _first(plan: Plan, eta: Floats, y: Floats) -> Floats:
     top = np.maximum(eta.max(axis=1, keepdims=True), 0.0)
     e = np.exp(eta - top)
     p = e / (e.sum(axis=1, keepdims=True) + np.exp(-top))
-    return p - (y[:, None] == np.arange(1, eta.shape[1] + 1))
+    return np.asarray(p - (y[:, None] == np.arange(1, eta.shape[1] + 1)))
 
 
 tasks = [MomentsTask(), DerivativesTask(), InformationTask(), ScoresTask()]
