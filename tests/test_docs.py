@@ -191,7 +191,8 @@ def test_every_parameter_and_method_is_documented() -> None:
             continue
         members = list(inspect.signature(thing).parameters)
         if isinstance(thing, type):
-            members += [m for m in vars(thing) if not m.startswith("_")]
+            own = [m for m in vars(thing) if not m.startswith("_")]
+            members += [m for m in own if not m.endswith("_request")]  # scikit-learn adds these
         missing += [f"{name}: {m}" for m in members if not re.search(rf"`[^`\n]*\b{m}\b", page)]
     assert not missing
 

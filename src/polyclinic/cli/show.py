@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import polyclinic
+from importlib.metadata import version
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.report import words
 
@@ -75,7 +75,7 @@ class View:
             print(text, flush=True)
 
     def title(self, study: Any, sites: Any) -> None:
-        self.say(f"Polyclinic {polyclinic.__version__}   {study.study.title or study.study.name}")
+        self.say(f"Polyclinic {version('polyclinic')}   {study.study.title or study.study.name}")
         self.say(f"study  {study.study.name}, {study.short_hash}, engine {study.engine.name}")
         if sites is not None and sites.source:
             for line in _folded("data", sites.source):
