@@ -100,8 +100,17 @@ def peak_memory(reset: bool = False) -> int:
 
 
 def alone(name: str, rows: int, repeats: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.glm", "--one", name, "--rows", str(rows),
-               "--repeats", str(repeats)]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.glm",
+        "--one",
+        name,
+        "--rows",
+        str(rows),
+        "--repeats",
+        str(repeats),
+    ]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
@@ -128,11 +137,14 @@ def main() -> None:
         for name, result in found.items():
             median, least = statistics.median(result["seconds"]), min(result["seconds"])
             gap = (result["objective"] - best) / best
-            print(f"{name:30}{median:>10.3f} ({least:.3f}){median / base:>7.1f}x{gap:>10.0e}"
-                  f"{result['mb']:>7.0f} MB")
+            print(
+                f"{name:30}{median:>10.3f} ({least:.3f}){median / base:>7.1f}x{gap:>10.0e}"
+                f"{result['mb']:>7.0f} MB"
+            )
     sizes = sorted(ours)
     for small, large in zip(sizes, sizes[1:], strict=False):
-        print(f"\n{large / small:.0f} times the rows: {ours[large] / ours[small]:.1f} times the time")
+        times = ours[large] / ours[small]
+        print(f"\n{large / small:.0f} times the rows: {times:.1f} times the time")
 
 
 if __name__ == "__main__":

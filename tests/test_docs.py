@@ -131,6 +131,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def cli() -> click.Group:
     import typer
+
     from polyclinic.cli.main import app
 
     command = typer.main.get_command(app)

@@ -10,11 +10,15 @@ from tests.core.toy import Descend
 from tests.core.wiring import cut, federation
 
 PARTS = cut({"x": [float(v) for v in range(40)]}, (25, 15))
-THREE = Stages((
-    lambda _: Descend(2),
-    lambda results: Descend(0 if results[0]["mean"] > 100 else 1, rate=results[0]["mean"] / 100),
-    lambda results: Descend(len(results) + 1),
-))
+THREE = Stages(
+    (
+        lambda _: Descend(2),
+        lambda results: Descend(
+            0 if results[0]["mean"] > 100 else 1, rate=results[0]["mean"] / 100
+        ),
+        lambda results: Descend(len(results) + 1),
+    )
+)
 
 
 def test_each_stage_sees_the_results_before_it():

@@ -14,21 +14,32 @@ from polyclinic.core import codec
 from polyclinic.core.codec import CodecError, decode, digest, encode
 from polyclinic.core.plan import Plan
 
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=8),
-                    st.floats(allow_nan=False, allow_infinity=False))
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.text(max_size=8),
+    st.floats(allow_nan=False, allow_infinity=False),
+)
 arrays = st.sampled_from(["f8", "i8", "u8", "b1", "f4"]).flatmap(
-    lambda kind: hnp.arrays(np.dtype(kind), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0)))
+    lambda kind: hnp.arrays(np.dtype(kind), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
+)
 keys = st.text(max_size=6).filter(lambda text: text != "$array")
 values = st.recursive(
     st.one_of(scalars, arrays),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
-    max_leaves=12)
+    max_leaves=12,
+)
 
 
 def same(a, b):
     if isinstance(a, np.ndarray):
-        return (isinstance(b, np.ndarray) and a.shape == b.shape and a.dtype == b.dtype
-                and a.tobytes() == b.tobytes())
+        return (
+            isinstance(b, np.ndarray)
+            and a.shape == b.shape
+            and a.dtype == b.dtype
+            and a.tobytes() == b.tobytes()
+        )
     if isinstance(a, dict):
         return isinstance(b, dict) and set(a) == set(b) and all(same(a[k], b[k]) for k in a)
     if isinstance(a, list):
@@ -68,10 +79,21 @@ def test_special_floats_travel_in_arrays_only():
             encode({"a": bad})
 
 
-@pytest.mark.parametrize("bad", [
-    object(), {1: 2}, {"$array": ["f8", [1]]}, np.array(["text"]), np.array([object()]), 1j, b"x",
-    {"a": {1, 2}}, np.array([1], dtype=np.int32), np.datetime64("2020-01-01"),
-])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        object(),
+        {1: 2},
+        {"$array": ["f8", [1]]},
+        np.array(["text"]),
+        np.array([object()]),
+        1j,
+        b"x",
+        {"a": {1, 2}},
+        np.array([1], dtype=np.int32),
+        np.datetime64("2020-01-01"),
+    ],
+)
 def test_what_does_not_travel(bad):
     with pytest.raises(CodecError) as caught:
         encode(bad)
@@ -83,30 +105,62 @@ def raw(header, tail=b"", magic=codec.MAGIC, length=None):
     return magic + struct.pack("<Q", len(text) if length is None else length) + text + tail
 
 
-@pytest.mark.parametrize("data", [
-    b"", b"PCM1", raw(1, magic=b"PCM2"), raw(1, length=99), raw(1, length=2**63), raw(b"{"),
-    raw(b"NaN"), raw(b"Infinity"), raw(b"1e999"), raw(b'{"b":1,"a":2}'), raw(b'{"a": 1}'),
-    raw(b'{"a":1,"a":1}'), raw(b"1", b"x"), raw(b"\xff"), raw(b"[" * 50_000), raw(b"1.0e0"),
-    raw(b'"\\u0061"'), raw(b'{"$array":["f8",[2]]}', b"\0" * 8),
-    raw(b'{"$array":["f8",[2]]}', b"\0" * 24), raw(b'{"$array":["O",[1]]}', b"\0" * 8),
-    raw(b'{"$array":["f8",[-1]]}'), raw(b'{"$array":["f8",[1.0]]}', b"\0" * 8),
-    raw(b'{"$array":["f8",[true]]}', b"\0" * 8), raw(b'{"$array":["f8",1]}'),
-    raw(b'{"$array":[["f8"],[1]]}', b"\0" * 8), raw(b'{"$array":null}'),
-    raw(b'{"$array":["f8",[1099511627775,1099511627775,1099511627775]]}'),
-    raw(b'{"$array":["f8",[0,1099511627775,1099511627775]]}'),
-    raw(b'{"$array":["f8",[1,1,1,1,1,1,1,1,1]]}', b"\0" * 8),
-    raw(b'{"$array":["b1",[1]]}', b"\x02"),
-    raw(b'{"$array":["f8",{}]}', b"\0" * 8),
-], ids=lambda data: repr(data[12:52]))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"PCM1",
+        raw(1, magic=b"PCM2"),
+        raw(1, length=99),
+        raw(1, length=2**63),
+        raw(b"{"),
+        raw(b"NaN"),
+        raw(b"Infinity"),
+        raw(b"1e999"),
+        raw(b'{"b":1,"a":2}'),
+        raw(b'{"a": 1}'),
+        raw(b'{"a":1,"a":1}'),
+        raw(b"1", b"x"),
+        raw(b"\xff"),
+        raw(b"[" * 50_000),
+        raw(b"1.0e0"),
+        raw(b'"\\u0061"'),
+        raw(b'{"$array":["f8",[2]]}', b"\0" * 8),
+        raw(b'{"$array":["f8",[2]]}', b"\0" * 24),
+        raw(b'{"$array":["O",[1]]}', b"\0" * 8),
+        raw(b'{"$array":["f8",[-1]]}'),
+        raw(b'{"$array":["f8",[1.0]]}', b"\0" * 8),
+        raw(b'{"$array":["f8",[true]]}', b"\0" * 8),
+        raw(b'{"$array":["f8",1]}'),
+        raw(b'{"$array":[["f8"],[1]]}', b"\0" * 8),
+        raw(b'{"$array":null}'),
+        raw(b'{"$array":["f8",[1099511627775,1099511627775,1099511627775]]}'),
+        raw(b'{"$array":["f8",[0,1099511627775,1099511627775]]}'),
+        raw(b'{"$array":["f8",[1,1,1,1,1,1,1,1,1]]}', b"\0" * 8),
+        raw(b'{"$array":["b1",[1]]}', b"\x02"),
+        raw(b'{"$array":["f8",{}]}', b"\0" * 8),
+    ],
+    ids=lambda data: repr(data[12:52]),
+)
 def test_bytes_that_are_not_canonical_are_refused(data):
     with pytest.raises(CodecError):
         decode(data)
 
 
 def test_two_thousand_mutated_messages_crash_nothing():
-    plan = Plan("toy.sum", {"centre": 0.5, "names": ["a", "é"], "x": np.arange(9.0).reshape(3, 3),
-                            "flags": np.array([True, False]), "none": None, "deep": {"n": -3}},
-                cohort={"where": "age >= 18"}, to=("a",))
+    plan = Plan(
+        "toy.sum",
+        {
+            "centre": 0.5,
+            "names": ["a", "é"],
+            "x": np.arange(9.0).reshape(3, 3),
+            "flags": np.array([True, False]),
+            "none": None,
+            "deep": {"n": -3},
+        },
+        cohort={"where": "age >= 18"},
+        to=("a",),
+    )
     whole, draw = plan.to_bytes(), random.Random(17)
     accepted = 0
     for _ in range(2_000):

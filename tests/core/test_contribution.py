@@ -11,14 +11,20 @@ from polyclinic.core.leaf import Leaf
 
 LEAVES = (Leaf("n", (), ring="int64"), Leaf("x", (2, 3)), Leaf("far", (1,), scale=-40))
 cells = st.dictionaries(
-    st.sampled_from("ab"), st.lists(st.integers(0, 9), min_size=2, max_size=2).map(
-        lambda counts: np.array(counts, dtype=np.int64)))
+    st.sampled_from("ab"),
+    st.lists(st.integers(0, 9), min_size=2, max_size=2).map(
+        lambda counts: np.array(counts, dtype=np.int64)
+    ),
+)
 evidence = st.builds(Evidence, st.integers(0, 99), cells)
 
 
 def same(a, b):
-    return a.patients == b.patients and set(a.cells) == set(b.cells) and all(
-        np.array_equal(a.cells[name], b.cells[name]) for name in a.cells)
+    return (
+        a.patients == b.patients
+        and set(a.cells) == set(b.cells)
+        and all(np.array_equal(a.cells[name], b.cells[name]) for name in a.cells)
+    )
 
 
 @given(evidence, evidence, evidence)
@@ -34,8 +40,9 @@ def contribution(n=3, x=1.5, far=2.0**-70):
 
 
 def test_arrays_come_back_in_their_shapes():
-    total = open_total(LEAVES, (Sum.of(LEAVES, contribution())
-                                + Sum.of(LEAVES, contribution(4, -0.5))).words)
+    total = open_total(
+        LEAVES, (Sum.of(LEAVES, contribution()) + Sum.of(LEAVES, contribution(4, -0.5))).words
+    )
     assert int(total["n"]) == 7
     assert total["x"].shape == (2, 3)
     assert np.all(total["x"] == 1.0)
@@ -43,14 +50,17 @@ def test_arrays_come_back_in_their_shapes():
     assert (total["n"].dtype, total["x"].dtype) == (np.int64, np.float64)
 
 
-@pytest.mark.parametrize("leaves", [
-    {"n": 1, "x": np.zeros((2, 3))},
-    {"n": 1, "x": np.zeros((2, 3)), "far": np.zeros(1), "more": 1},
-    {"n": 1, "x": np.zeros((3, 2)), "far": np.zeros(1)},
-    {"n": 1, "x": np.zeros(6), "far": np.zeros(1)},
-    {"n": 1.0, "x": np.zeros((2, 3)), "far": np.zeros(1)},
-    {"n": np.zeros(1, np.int64), "x": np.zeros((2, 3)), "far": np.zeros(1)},
-])
+@pytest.mark.parametrize(
+    "leaves",
+    [
+        {"n": 1, "x": np.zeros((2, 3))},
+        {"n": 1, "x": np.zeros((2, 3)), "far": np.zeros(1), "more": 1},
+        {"n": 1, "x": np.zeros((3, 2)), "far": np.zeros(1)},
+        {"n": 1, "x": np.zeros(6), "far": np.zeros(1)},
+        {"n": 1.0, "x": np.zeros((2, 3)), "far": np.zeros(1)},
+        {"n": np.zeros(1, np.int64), "x": np.zeros((2, 3)), "far": np.zeros(1)},
+    ],
+)
 def test_arrays_that_are_not_as_declared(leaves):
     with pytest.raises(PolyclinicError) as caught:
         Sum.of(LEAVES, Contribution(leaves, Evidence(9)))

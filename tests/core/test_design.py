@@ -13,18 +13,31 @@ from polyclinic.core.design import Design, Factor, Term, exponent
 from polyclinic.core.errors import InputError
 
 COLUMNS = {"age": np.array([30.0, 50.0, np.nan, 71.0]), "pain": np.array([0.0, 1.0, 2.0, np.nan])}
-DESIGN = Design((
-    Term("age", (Factor("value", "age"),), 110.0),
-    Term("C(pain)[T.1]", (Factor("level", "pain", (1.0,)),), 1.0),
-    Term("age:C(pain)[T.1]", (Factor("value", "age"), Factor("level", "pain", (1.0,))), 110.0),
-    Term("age_missing", (Factor("missing", "age"),), 1.0),
-), response="y", offset="o", weight="w", fills={"age": 44.5})
+DESIGN = Design(
+    (
+        Term("age", (Factor("value", "age"),), 110.0),
+        Term("C(pain)[T.1]", (Factor("level", "pain", (1.0,)),), 1.0),
+        Term("age:C(pain)[T.1]", (Factor("value", "age"), Factor("level", "pain", (1.0,))), 110.0),
+        Term("age_missing", (Factor("missing", "age"),), 1.0),
+    ),
+    response="y",
+    offset="o",
+    weight="w",
+    fills={"age": 44.5},
+)
 
 
 def test_factors_are_what_they_say():
     x = COLUMNS["age"]
-    cases = {"value": x, "log": np.log(x), "log1p": np.log1p(x), "exp": np.exp(x),
-             "sqrt": np.sqrt(x), "abs": abs(x), "missing": np.isnan(x).astype(float)}
+    cases = {
+        "value": x,
+        "log": np.log(x),
+        "log1p": np.log1p(x),
+        "exp": np.exp(x),
+        "sqrt": np.sqrt(x),
+        "abs": abs(x),
+        "missing": np.isnan(x).astype(float),
+    }
     for kind, expected in cases.items():
         np.testing.assert_array_equal(Factor(kind, "age").evaluate(COLUMNS, {}), expected)
     np.testing.assert_array_equal(Factor("power", "age", (2.0,)).evaluate(COLUMNS, {}), x**2)
@@ -41,13 +54,19 @@ def test_an_unknown_factor_is_named():
 def test_the_matrix_equals_patsys():
     pain = np.array([0.0, 1.0, 2.0, 1.0])
     age = np.array([30.0, 50.0, 44.5, 71.0])
-    expected = np.asarray(dmatrix("age * C(pain, levels=[0, 1, 2]) - 1",
-                                  {"age": age, "pain": pain}))
-    design = Design(tuple(
-        [Term(f"p{i}", (Factor("level", "pain", (float(i),)),)) for i in range(3)]
-        + [Term("age", (Factor("value", "age"),))]
-        + [Term(f"age:p{i}", (Factor("value", "age"), Factor("level", "pain", (float(i),))))
-           for i in (1, 2)]))
+    expected = np.asarray(
+        dmatrix("age * C(pain, levels=[0, 1, 2]) - 1", {"age": age, "pain": pain})
+    )
+    design = Design(
+        tuple(
+            [Term(f"p{i}", (Factor("level", "pain", (float(i),)),)) for i in range(3)]
+            + [Term("age", (Factor("value", "age"),))]
+            + [
+                Term(f"age:p{i}", (Factor("value", "age"), Factor("level", "pain", (float(i),))))
+                for i in (1, 2)
+            ]
+        )
+    )
     np.testing.assert_array_equal(design.matrix({"age": age, "pain": pain}), expected)
 
 

@@ -7,16 +7,32 @@ import pytest
 from polyclinic.core import errors
 from polyclinic.core.codes import NEXT, RULES
 
-ERRORS = (errors.PolyclinicError, errors.InputError, errors.EmptySite, errors.Refused,
-          errors.Stopped)
+ERRORS = (
+    errors.PolyclinicError,
+    errors.InputError,
+    errors.EmptySite,
+    errors.Refused,
+    errors.Stopped,
+)
 
 
 @pytest.mark.parametrize("kind", ERRORS)
 def test_the_five_questions_in_order(kind):
-    text = str(kind("va, column chol: text", code="NOT_A_NUMBER", rule="numbers only",
-                    next="fix it", kept="all"))
-    assert text.splitlines() == ["va, column chol: text  NOT_A_NUMBER", "rule   numbers only",
-                                 "next   fix it", "kept   all"]
+    text = str(
+        kind(
+            "va, column chol: text",
+            code="NOT_A_NUMBER",
+            rule="numbers only",
+            next="fix it",
+            kept="all",
+        )
+    )
+    assert text.splitlines() == [
+        "va, column chol: text  NOT_A_NUMBER",
+        "rule   numbers only",
+        "next   fix it",
+        "kept   all",
+    ]
 
 
 @pytest.mark.parametrize("kind", ERRORS)

@@ -44,11 +44,14 @@ def tampered(change):
 
 def altered(which, **fields):
     """Replace fields of the answer of site `which`; a function gets the old value."""
+
     def change(replies, _messages):
         old = decode(replies[which])
-        new = {name: value(old[name]) if callable(value) else value
-               for name, value in fields.items()}
+        new = {
+            name: value(old[name]) if callable(value) else value for name, value in fields.items()
+        }
         return {**replies, which: encode({**old, **new})}
+
     return change
 
 
@@ -82,7 +85,10 @@ def test_collect_keeps_the_sites_apart():
     total = federation(PARTS).total(replace(PLAN, combine="collect", _derived={}))
     assert list(total.by_site) == ["a", "b", "c"]
     assert {name: int(one["n"]) for name, one in total.by_site.items()} == {
-        "a": 40, "b": 30, "c": 20}
+        "a": 40,
+        "b": 30,
+        "c": 20,
+    }
     assert total.by_site["b"].sites == ("b",)
     assert not total.values
 
@@ -121,24 +127,27 @@ def test_a_refusing_site_is_named_with_this_sides_words():
     assert error.exit_code == 3
 
 
-@pytest.mark.parametrize(("change", "code"), [
-    (lambda replies, _: {k: v for k, v in replies.items() if k != "b"}, "SITE_LOST"),
-    (lambda replies, _: {**replies, "b": replies["a"]}, "WRONG_ANSWER"),
-    (altered("b", plan="0" * 64), "WRONG_ANSWER"),
-    (altered("b", site=None), "WRONG_ANSWER"),
-    (altered("b", words={}), "SCHEMA_MISMATCH"),
-    (altered("b", words=None), "SCHEMA_MISMATCH"),
-    (altered("b", hidden={}), "SCHEMA_MISMATCH"),
-    (altered("b", words=lambda w: {**w, "n": w["n"].astype(np.float64)}), "SCHEMA_MISMATCH"),
-    (altered("b", words=lambda w: {**w, "n": w["sum"]}), "SCHEMA_MISMATCH"),
-    (altered("b", words=lambda w: {**w, "extra": w["n"]}), "SCHEMA_MISMATCH"),
-    (altered("b", words=lambda w: {**w, "n": 30}), "SCHEMA_MISMATCH"),
-    (altered("b", hidden=lambda h: {"signs": [0, 0]}), "SCHEMA_MISMATCH"),
-    (altered("b", hidden=lambda h: {"signs": h["signs"][:1]}), "SCHEMA_MISMATCH"),
-    (lambda replies, _: {**replies, "b": encode([1])}, "BAD_MESSAGE"),
-    (lambda replies, _: {**replies, "b": encode({"code": "rm -rf"})}, "SITE_FAILED"),
-    (lambda replies, _: {**replies, "b": encode({"code": ["x"]})}, "SITE_FAILED"),
-])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda replies, _: {k: v for k, v in replies.items() if k != "b"}, "SITE_LOST"),
+        (lambda replies, _: {**replies, "b": replies["a"]}, "WRONG_ANSWER"),
+        (altered("b", plan="0" * 64), "WRONG_ANSWER"),
+        (altered("b", site=None), "WRONG_ANSWER"),
+        (altered("b", words={}), "SCHEMA_MISMATCH"),
+        (altered("b", words=None), "SCHEMA_MISMATCH"),
+        (altered("b", hidden={}), "SCHEMA_MISMATCH"),
+        (altered("b", words=lambda w: {**w, "n": w["n"].astype(np.float64)}), "SCHEMA_MISMATCH"),
+        (altered("b", words=lambda w: {**w, "n": w["sum"]}), "SCHEMA_MISMATCH"),
+        (altered("b", words=lambda w: {**w, "extra": w["n"]}), "SCHEMA_MISMATCH"),
+        (altered("b", words=lambda w: {**w, "n": 30}), "SCHEMA_MISMATCH"),
+        (altered("b", hidden=lambda h: {"signs": [0, 0]}), "SCHEMA_MISMATCH"),
+        (altered("b", hidden=lambda h: {"signs": h["signs"][:1]}), "SCHEMA_MISMATCH"),
+        (lambda replies, _: {**replies, "b": encode([1])}, "BAD_MESSAGE"),
+        (lambda replies, _: {**replies, "b": encode({"code": "rm -rf"})}, "SITE_FAILED"),
+        (lambda replies, _: {**replies, "b": encode({"code": ["x"]})}, "SITE_FAILED"),
+    ],
+)
 def test_a_wrong_answer_is_refused_and_the_site_named(change, code):
     with pytest.raises(Refused) as caught:
         tampered(change).total(PLAN)

@@ -44,7 +44,10 @@ def test_the_history_tells_what_left():
     assert [r.number for r in run.rounds] == [1, 2]
     assert (first.step, first.task, len(first.plan)) == ("descent", "toy.sum", 64)
     assert [(leaf["leaf"], leaf["bytes"]) for leaf in first.left] == [
-        ("n", 8), ("sum", 16), ("signs", 16)]
+        ("n", 8),
+        ("sum", 16),
+        ("signs", 16),
+    ]
     assert first.left[0]["sites"] == ["a", "b", "c"]
     assert run.rounds[0].plan != run.rounds[1].plan
 
@@ -72,8 +75,11 @@ def test_resumed_after_any_round_the_same_bytes(tmp_path, after):
     if after:
         with pytest.raises(Killed):
             fit(Descend(), sites(), seed=5, store=store, callbacks=[kill])
-    resumed = fit(Descend(), sites(), seed=99, store=store) if after else fit(
-        Descend(), sites(), seed=5, store=store)
+    resumed = (
+        fit(Descend(), sites(), seed=99, store=store)
+        if after
+        else fit(Descend(), sites(), seed=5, store=store)
+    )
     assert encode(resumed.state) == encode(undisturbed.state)
     assert [r.plan for r in resumed.rounds] == [r.plan for r in undisturbed.rounds]
     assert [r.left for r in resumed.rounds] == [r.left for r in undisturbed.rounds]
@@ -83,8 +89,12 @@ def test_resumed_after_any_round_the_same_bytes(tmp_path, after):
 
 def test_the_state_is_saved_before_callbacks_hear_of_it():
     store, seen = Memory(), []
-    fit(Descend(3), sites(), store=store, callbacks=[
-        lambda done: seen.append((done.number, len(store.saved)))])
+    fit(
+        Descend(3),
+        sites(),
+        store=store,
+        callbacks=[lambda done: seen.append((done.number, len(store.saved)))],
+    )
     assert seen == [(1, 1), (2, 2), (3, 3)]
 
 
@@ -99,7 +109,8 @@ def test_ctrl_c_in_a_callback_leaves_a_resumable_run(tmp_path):
     assert (caught.value.code, caught.value.kept) == ("INTERRUPTED", "rounds 1 to 2")
     assert caught.value.exit_code == 4
     assert encode(fit(Descend(), sites(), store=store).state) == encode(
-        fit(Descend(), sites()).state)
+        fit(Descend(), sites()).state
+    )
 
 
 @pytest.mark.parametrize("engine", [sites, lambda: domain(partition({"x": X}), 3)])
@@ -114,7 +125,8 @@ def test_ctrl_c_while_a_site_computes_leaves_the_rounds_before(tmp_path, engine)
         fit(Pressed(), engine(), store=store)
     assert caught.value.kept == "rounds 1 to 2"
     assert encode(fit(Descend(), engine(), store=store).state) == encode(
-        fit(Descend(), engine()).state)
+        fit(Descend(), engine()).state
+    )
 
 
 def test_ctrl_c_without_a_store_says_that_nothing_is_kept():
@@ -144,7 +156,8 @@ def test_a_full_disk_stops_the_run_and_it_resumes(tmp_path, monkeypatch):
     assert caught.value.code == "CANNOT_WRITE"
     assert len(store.load()["rounds"]) == 2
     assert encode(fit(Descend(), sites(), store=store).state) == encode(
-        fit(Descend(), sites()).state)
+        fit(Descend(), sites()).state
+    )
 
 
 def test_an_algorithm_with_nothing_to_ask_makes_no_round():

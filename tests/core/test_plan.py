@@ -9,8 +9,13 @@ from polyclinic.core.plan import Plan
 from tests.core.test_codec import keys, same, values
 from tests.core.toy import Descend
 
-PLAN = Plan("toy.sum", {"centre": 1.0, "x": np.arange(3.0)}, "descent", cohort={"where": "a > 1"},
-            to=("a", "b"))
+PLAN = Plan(
+    "toy.sum",
+    {"centre": 1.0, "x": np.arange(3.0)},
+    "descent",
+    cohort={"where": "a > 1"},
+    to=("a", "b"),
+)
 
 
 @given(values, keys)
@@ -58,11 +63,24 @@ def test_planning_twice_gives_the_same_bytes():
     assert algorithm.plan(state).to_bytes() == algorithm.plan(state).to_bytes()
 
 
-@pytest.mark.parametrize("change", [
-    {"task": 3}, {"version": "1"}, {"values": []}, {"combine": "concatenate"}, {"cohort": "all"},
-    {"to": "a"}, {"round": None}, {"parent": 0}, {"step": None}, {"extra": 1}, {"to": [1]},
-    {"version": True}, {"round": False},
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task": 3},
+        {"version": "1"},
+        {"values": []},
+        {"combine": "concatenate"},
+        {"cohort": "all"},
+        {"to": "a"},
+        {"round": None},
+        {"parent": 0},
+        {"step": None},
+        {"extra": 1},
+        {"to": [1]},
+        {"version": True},
+        {"round": False},
+    ],
+)
 def test_a_plan_with_a_wrong_field_is_refused(change):
     fields = decode(PLAN.to_bytes())
     with pytest.raises(CodecError) as caught:

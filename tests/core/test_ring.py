@@ -14,7 +14,9 @@ UNIT = Fraction(1, 2**64)
 any_number = st.floats(-(2.0**55), 2.0**55)
 # Multiples of 2**-64 that a float64 holds: the ring holds them exactly.
 exact_number = st.one_of(
-    st.floats(2.0**-11, 2.0**50), st.floats(-(2.0**50), -(2.0**-11)), st.just(0.0),
+    st.floats(2.0**-11, 2.0**50),
+    st.floats(-(2.0**50), -(2.0**-11)),
+    st.just(0.0),
     st.integers(-(2**53), 2**53).map(lambda n: math.ldexp(n, -64)),
 )
 
@@ -48,8 +50,9 @@ def test_encoding_is_one_half_even_rounding(x):
 
 @given(st.lists(any_number, min_size=1, max_size=30))
 def test_a_sum_is_the_nearest_float_to_the_sum_of_what_was_encoded(values):
-    exact = sum((Fraction(as_integer(ring.encode(np.array([v])))) * UNIT for v in values),
-                Fraction(0))
+    exact = sum(
+        (Fraction(as_integer(ring.encode(np.array([v])))) * UNIT for v in values), Fraction(0)
+    )
     assert ring.decode(total(values))[0] == float(exact)  # int / int division rounds half to even
 
 
@@ -72,19 +75,23 @@ def test_a_scale_moves_the_unit(values, scale):
     scaled = np.ldexp(x, scale)
     if np.all(np.isfinite(scaled)) and np.all(np.ldexp(scaled, -scale) == x):
         assert np.array_equal(ring.encode(scaled, scale), ring.encode(x))
-        assert np.array_equal(ring.decode(ring.encode(scaled, scale), scale),
-                              np.ldexp(ring.decode(ring.encode(x)), scale))
+        assert np.array_equal(
+            ring.decode(ring.encode(scaled, scale), scale),
+            np.ldexp(ring.decode(ring.encode(x)), scale),
+        )
 
 
-@pytest.mark.parametrize("x", [0.0, -0.0, 2.0**-80, -(2.0**-80), 5e-324, -5e-324, 2.0**-65,
-                               -(2.0**-65)])
+@pytest.mark.parametrize(
+    "x", [0.0, -0.0, 2.0**-80, -(2.0**-80), 5e-324, -5e-324, 2.0**-65, -(2.0**-65)]
+)
 def test_too_small_is_plain_zero(x):
     assert ring.encode(np.array([x])).tolist() == [[0, 0]]
     assert math.copysign(1.0, ring.decode(ring.encode(np.array([x])))[0]) == 1.0
 
 
-@pytest.mark.parametrize(("x", "n"), [(2.0**-64, 1), (1.5 * 2.0**-64, 2), (2.5 * 2.0**-64, 2),
-                                      (0.75 * 2.0**-64, 1)])
+@pytest.mark.parametrize(
+    ("x", "n"), [(2.0**-64, 1), (1.5 * 2.0**-64, 2), (2.5 * 2.0**-64, 2), (0.75 * 2.0**-64, 1)]
+)
 def test_ties_at_the_unit_go_to_even(x, n):
     assert as_integer(ring.encode(np.array([x]))) == n
     assert as_integer(ring.encode(np.array([-x]))) == -n

@@ -24,8 +24,11 @@ def test_b_splines_are_scipys(degree, inner):
     np.testing.assert_allclose(found, expected, atol=1e-14)
 
 
-@given(st.lists(st.floats(0.01, 0.99), max_size=4, unique=True), st.integers(1, 3),
-       st.floats(-1.0, 2.0))
+@given(
+    st.lists(st.floats(0.01, 0.99), max_size=4, unique=True),
+    st.integers(1, 3),
+    st.floats(-1.0, 2.0),
+)
 def test_b_splines_add_up_to_one_everywhere(inner, degree, at):
     knots = (0.0, *sorted(inner), 1.0)
     size = len(knots) - 2 + degree + 1
@@ -37,9 +40,12 @@ def test_b_splines_add_up_to_one_everywhere(inner, degree, at):
 def test_natural_splines_span_patsys(knots):
     size = len(knots) - 1
     ours = np.column_stack([np.ones_like(X), *(natural_basis(X, i, knots) for i in range(size))])
-    theirs = np.asarray(dmatrix(
-        "cr(x, knots=inner, lower_bound=lower, upper_bound=upper) - 1",
-        {"x": X, "inner": list(knots[1:-1]), "lower": knots[0], "upper": knots[-1]}))
+    theirs = np.asarray(
+        dmatrix(
+            "cr(x, knots=inner, lower_bound=lower, upper_bound=upper) - 1",
+            {"x": X, "inner": list(knots[1:-1]), "lower": knots[0], "upper": knots[-1]},
+        )
+    )
     assert np.linalg.matrix_rank(ours) == theirs.shape[1] == len(knots)
     inside = (knots[0] <= X) & (knots[-1] >= X)
     left = np.linalg.lstsq(ours[inside], theirs[inside], rcond=None)[0]

@@ -25,15 +25,21 @@ class SumTask:
     grain: Grain = "row"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        return (Leaf("n", (), "count", "int64"), Leaf("sum"),
-                Leaf("signs", (2,), "histogram", "int64", support="cells", small="hide"))
+        return (
+            Leaf("n", (), "count", "int64"),
+            Leaf("sum"),
+            Leaf("signs", (2,), "histogram", "int64", support="cells", small="hide"),
+        )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         x = partition.columns["x"]
         parts = (x < 0, x >= 0)
         cells = np.array([partition.patients(part) for part in parts], dtype=np.int64)
-        leaves = {"n": x.size, "sum": np.sum((x - plan.values["centre"]) * plan.values["rate"]),
-                  "signs": np.array([np.count_nonzero(part) for part in parts])}
+        leaves = {
+            "n": x.size,
+            "sum": np.sum((x - plan.values["centre"]) * plan.values["rate"]),
+            "signs": np.array([np.count_nonzero(part) for part in parts]),
+        }
         return Contribution(leaves, Evidence(partition.n_patients, {"signs": cells}))
 
 

@@ -27,13 +27,17 @@ def cut(columns: Mapping[str, Any], sizes: Sequence[int], key: Any = None) -> di
     return {
         name: partition(
             {column: values[start:stop] for column, values in columns.items()},
-            None if key is None else key[start:stop], name)
+            None if key is None else key[start:stop],
+            name,
+        )
         for name, start, stop in zip("abcdefghij", edges, edges[1:], strict=False)
     }
 
 
 def federation(
-    parts: Mapping[str, Partition], policy: Policy | None = None, partitions: int = 1,
+    parts: Mapping[str, Partition],
+    policy: Policy | None = None,
+    partitions: int = 1,
     threads: int | None = None,
 ) -> Federation:
     """Every partition is a site of its own with a gate."""

@@ -8,10 +8,10 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from importlib.metadata import version
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.report import words
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, Mapped
-from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Findings
+from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Findings, Severity
 from polyclinic.data.read import (
     PARQUET,
     Source,
@@ -34,8 +34,16 @@ from polyclinic.data.read import (
 from polyclinic.data.units import conversion, same_kind
 
 Floats = NDArray[np.float64]
-_NAME = {"surname", "firstname", "lastname", "forename", "fullname", "vorname", "nachname",
-         "patientname"}
+_NAME = {
+    "surname",
+    "firstname",
+    "lastname",
+    "forename",
+    "fullname",
+    "vorname",
+    "nachname",
+    "patientname",
+}
 _NAME_PARTS = {"name", "first", "last", "full", "given", "family", "middle", "maiden", "patient"}
 _IDENTIFIERS = {
     "an e-mail address": {"email", "mail"},
@@ -57,12 +65,16 @@ def check_table(source: str | Path | Any, codebook: Codebook, site: str) -> Find
     is_file = isinstance(source, (str, Path))
     opened = open_file(source, codebook, site) if is_file else open_frame(source, codebook, site)
     n_rows = count_rows(opened)
-    columns = tuple(_column(opened, codebook, site, name, n_rows) for name in codebook.columns
-                    if name != codebook.patient.id)
+    columns = tuple(
+        _column(opened, codebook, site, name, n_rows)
+        for name in codebook.columns
+        if name != codebook.patient.id
+    )
     has_header = is_file and Path(source).suffix.lower() not in PARQUET
     rows = (*_about_rows(opened, codebook, site, n_rows), *_about_names(opened, codebook, site))
-    return Findings(site, n_rows, len(opened.names), opened.format.header if has_header else None,
-                    columns, rows)
+    return Findings(
+        site, n_rows, len(opened.names), opened.format.header if has_header else None, columns, rows
+    )
 
 
 def _column(
@@ -86,17 +98,27 @@ def _column(
     if unrecorded:
         findings = [_not_recorded()]
         if missing < n_rows:
-            findings.append(Finding("not_recorded_but_there", "look", "{rows} {holds} a value, "
-                                    "which is not read", n_rows - missing))
+            findings.append(
+                Finding(
+                    "not_recorded_but_there",
+                    "look",
+                    "{rows} {holds} a value, which is not read",
+                    n_rows - missing,
+                )
+            )
     else:
         findings += _few(n_rows, missing)
         findings += _missing_codes(written, own, n_rows)
         findings += _values(source, column, mapped, text, condition)
     if name in section.not_comparable:
-        findings.append(Finding("not_comparable", "note",
-                                _plain(f"not comparable: {section.not_comparable[name]}")))
-    return ColumnFindings(name, n_rows, missing, written, tuple(findings),
-                          any(code in own for code, _ in written))
+        findings.append(
+            Finding(
+                "not_comparable", "note", _plain(f"not comparable: {section.not_comparable[name]}")
+            )
+        )
+    return ColumnFindings(
+        name, n_rows, missing, written, tuple(findings), any(code in own for code, _ in written)
+    )
 
 
 def _not_recorded() -> Finding:
@@ -106,8 +128,10 @@ def _not_recorded() -> Finding:
 def _written(source: Source, text: str, condition: str) -> tuple[tuple[str, int], ...]:
     """How missing values are written, the most general code first."""
     found: dict[str, int] = {}
-    query = (f"SELECT coalesce({text}, '') AS t, count(*) FROM source WHERE {condition} "
-             "GROUP BY t ORDER BY t")
+    query = (
+        f"SELECT coalesce({text}, '') AS t, count(*) FROM source WHERE {condition} "
+        "GROUP BY t ORDER BY t"
+    )
     for cell, count in source.connection.execute(query).fetchall():
         code = _spelled(cell)
         found[code] = found.get(code, 0) + int(count)
@@ -125,8 +149,9 @@ def _few(n_rows: int, missing: int) -> Iterator[Finding]:
     if n_rows == 0:
         return
     if left < SMALL:
-        yield Finding("unusable", "look", f"{{n}} value{{s}} left, the minimum is {SMALL}: "
-                      "unusable", left)
+        yield Finding(
+            "unusable", "look", f"{{n}} value{{s}} left, the minimum is {SMALL}: unusable", left
+        )
     elif missing > 0.5 * n_rows:
         percent = min(round(100 * missing / n_rows), 99)
         yield Finding("mostly_missing", "look", f"{percent} % missing")
@@ -167,12 +192,18 @@ def _values(
 def _unreadable(values: Floats, column: Column) -> Iterator[Finding]:
     bad, infinite = int(np.isnan(values).sum()), int(np.isinf(values).sum())
     if bad and column.levels is not None:
-        yield Finding("unknown_level", "error", "{rows} {holds} a level not in the codebook", bad,
-                      "levels")
+        yield Finding(
+            "unknown_level", "error", "{rows} {holds} a level not in the codebook", bad, "levels"
+        )
     elif bad:
         what = "date (year-month-day)" if column.type == "date" else "number"
-        yield Finding("not_a_number" if what == "number" else "not_a_date", "error",
-                      f"{{rows}} {{holds}} no {what}", bad, "numbers")
+        yield Finding(
+            "not_a_number" if what == "number" else "not_a_date",
+            "error",
+            f"{{rows}} {{holds}} no {what}",
+            bad,
+            "numbers",
+        )
     if infinite:
         yield Finding("not_finite", "error", "{rows} {holds} infinity", infinite, "numbers")
 
@@ -180,8 +211,13 @@ def _unreadable(values: Floats, column: Column) -> Iterator[Finding]:
 def _numbers(own: Floats, column: Column, mapped: Mapped) -> Iterator[Finding]:
     """Fractions, ranges and the unit; `own` is in the file's unit."""
     if column.type == "integer" and (broken := int(np.count_nonzero(own != np.round(own)))):
-        yield Finding("fraction", "error", "{rows} {holds} a fraction, the column is of whole "
-                      "numbers", broken, "numbers")
+        yield Finding(
+            "fraction",
+            "error",
+            "{rows} {holds} a fraction, the column is of whole numbers",
+            broken,
+            "numbers",
+        )
     values = own
     if mapped.unit is not None and column.unit is not None:
         try:
@@ -191,13 +227,13 @@ def _numbers(own: Floats, column: Column, mapped: Mapped) -> Iterator[Finding]:
             return
         values = own * factor + offset
     unit = f" {column.unit}" if column.unit not in (None, "1") else ""
-    for name, severity in (("range", "error"), ("usual", "note")):
-        yield from _outside(values, column, name, severity, unit)
+    yield from _outside(values, column, "range", "error", unit)
+    yield from _outside(values, column, "usual", "note", unit)
     yield from _wrong_unit(own, values, column, mapped)
 
 
 def _outside(
-    values: Floats, column: Column, name: str, severity: Any, unit: str
+    values: Floats, column: Column, name: str, severity: Severity, unit: str
 ) -> Iterator[Finding]:
     limits = getattr(column, name)
     if limits is None:
@@ -231,25 +267,31 @@ def _wrong_unit(own: Floats, values: Floats, column: Column, mapped: Mapped) -> 
         if unit != mapped.unit and limits[0] <= factor * middle + offset <= limits[1]:
             fits.append(unit)
     if fits:
-        yield Finding("wrong_unit", "look", _plain(
-            f"looks like {' or '.join(fits[:3])}, declared {mapped.unit or column.unit}"), None,
-            "units")
+        yield Finding(
+            "wrong_unit",
+            "look",
+            _plain(f"looks like {' or '.join(fits[:3])}, declared {mapped.unit or column.unit}"),
+            None,
+            "units",
+        )
 
 
-def _about_rows(
-    source: Source, codebook: Codebook, site: str, n_rows: int
-) -> Iterator[Finding]:
+def _about_rows(source: Source, codebook: Codebook, site: str, n_rows: int) -> Iterator[Finding]:
     if n_rows == 0:
         yield Finding("no_rows", "error", "the file has no rows")
         return
     rule, key = codebook.patient.duplicates, codebook.patient.id
-    severity: Any = "error" if rule == "error" else "look"
+    severity: Severity = "error" if rule == "error" else "look"
     done = {"warn": "kept", "first": "left out", "error": "refused"}[rule]
     stored = codebook.section(site).map.get(key, Mapped()).column or key
     if key == "row":
         if count := repeated_rows(source, None):
-            yield Finding("duplicate_rows", severity,
-                          f"{{n}} exact duplicate{{s}}, no patient id, {done}", count)
+            yield Finding(
+                "duplicate_rows",
+                severity,
+                f"{{n}} exact duplicate{{s}}, no patient id, {done}",
+                count,
+            )
         return
     if stored not in source.names:
         yield Finding("no_id", "error", _plain(f"no column {stored} for the patient id"))
@@ -262,15 +304,16 @@ def _about_rows(
     if count := repeated_rows(source, None):
         yield Finding("duplicate_rows", severity, f"{{n}} exact duplicate{{s}}, {done}", count)
     if count := repeated_rows(source, stored):
-        several = "note" if rule == "warn" else severity
+        several: Severity = "note" if rule == "warn" else severity
         yield Finding("duplicate_ids", several, f"{{rows}} repeat a patient id, {done}", count)
 
 
 def _about_names(source: Source, codebook: Codebook, site: str) -> Iterator[Finding]:
     """Findings about the names of the file's columns."""
     if seems_without_header(source):
-        yield Finding("no_header", "error", "the first line holds values, not names: "
-                      "header = false?")
+        yield Finding(
+            "no_header", "error", "the first line holds values, not names: header = false?"
+        )
         return
     section = codebook.section(site)
     known = {section.map.get(name, Mapped()).column or name for name in codebook.columns}

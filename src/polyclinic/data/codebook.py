@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
@@ -19,6 +19,18 @@ from polyclinic.data.units import conversion
 UNBOUNDED = 2.0**20
 Kind = Literal["number", "integer", "binary", "category", "date", "text"]
 Range = Annotated[tuple[float, float], Field()]
+
+
+def _from_pairs(value: Any) -> Any:
+    """A mapping that was written as a list of pairs, which keeps its order wherever it travels."""
+    if not isinstance(value, list):
+        return value
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value):
+        raise ValueError("a list holds pairs of name and value")
+    return {str(name): inner for name, inner in value}
+
+
+Levels = Annotated[dict[str, str], BeforeValidator(_from_pairs)]
 
 
 class _Part(BaseModel):
@@ -57,7 +69,7 @@ class Column(_Part):
     unit: str | None = None
     range: Range | None = None
     usual: Range | None = None
-    levels: dict[str, str] | None = None
+    levels: Levels | None = None
     missing: list[str | int | float] = []
     label: str = ""
     molar_mass: Annotated[float | None, Field(gt=0)] = None
@@ -80,7 +92,7 @@ class Derived(_Part):
 
     type: Literal["number", "integer", "binary", "category"] = "binary"
     from_: Annotated[str, Field(alias="from")]
-    levels: dict[str, str] | None = None
+    levels: Levels | None = None
     unit: str | None = None
     range: Range | None = None
     usual: Range | None = None
@@ -131,8 +143,8 @@ class Codebook(_Part):
     source: str = ""
     file: FileFormat = FileFormat()
     patient: Patient = Patient()
-    columns: dict[str, Column]
-    derived: dict[str, Derived] = {}
+    columns: Annotated[dict[str, Column], BeforeValidator(_from_pairs)]
+    derived: Annotated[dict[str, Derived], BeforeValidator(_from_pairs)] = {}
     target: Target | None = None
     site: dict[str, SiteSection] = {}
 
@@ -147,8 +159,6 @@ class Codebook(_Part):
                     raise ValueError(f"{name} is derived from {used}, which is no column")
         if self.target and self.target.column not in known:
             raise ValueError(f"the target {self.target.column} is no column")
-        if self.patient.id != "row" and self.patient.id not in self.columns:
-            raise ValueError(f"the patient id {self.patient.id} is no column")
         for site, section in self.site.items():
             named = {*section.not_comparable, *section.not_recorded, *section.map}
             for name in sorted(named - known):
@@ -184,12 +194,22 @@ class Codebook(_Part):
         return validate(content, Codebook, where)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data from which `from_dict` makes the same codebook."""
-        return self.model_dump(by_alias=True, exclude_none=True)
+        """Plain data from which `from_dict` makes the same codebook, even with its keys sorted.
+
+        Columns and levels are lists of pairs: their order has a meaning (the first level is the
+        reference, and columns without a header are read in their order).
+        """
+        content = self.model_dump(by_alias=True, exclude_none=True)
+        for part in ("columns", "derived"):
+            for spec in content[part].values():
+                if "levels" in spec:
+                    spec["levels"] = [list(pair) for pair in spec["levels"].items()]
+            content[part] = [list(pair) for pair in content[part].items()]
+        return content
 
     @cached_property
     def content_hash(self) -> str:
-        return codec.digest(_in_order(self.to_dict()))
+        return codec.digest(self.to_dict())
 
     @property
     def usable(self) -> tuple[str, ...]:
@@ -241,13 +261,6 @@ class Codebook(_Part):
 
     def section(self, site: str) -> SiteSection:
         return self.site.get(site, SiteSection())
-
-
-def _in_order(value: Any) -> Any:
-    """Mappings as lists of pairs: the order of levels and of columns has a meaning."""
-    if isinstance(value, dict):
-        return [[key, _in_order(inner)] for key, inner in value.items()]
-    return [_in_order(inner) for inner in value] if isinstance(value, (list, tuple)) else value
 
 
 def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Sequence[str]) -> None:

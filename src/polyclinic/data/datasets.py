@@ -25,27 +25,22 @@ from polyclinic.data.read import read_table, table_from_frame
 from polyclinic.data.table import Table
 from polyclinic.data.toml import load_toml
 
-_FLAMBY = (
-    "https://raw.githubusercontent.com/owkin/FLamby/edacf54/flamby/datasets/fed_tcga_brca"
-)
+_FLAMBY = "https://raw.githubusercontent.com/owkin/FLamby/edacf54/flamby/datasets/fed_tcga_brca"
 _UCI = "https://archive.ics.uci.edu/static/public/45/heart+disease.zip"
-_HEART_SITES = ("cleveland", "hungarian", "switzerland", "va")
+_HEART_SHA256 = {
+    "cleveland": "a74b7efa387bc9d108d7d0115d831fe9b414b29ae7124f331b622b4efa0427c8",
+    "hungarian": "d1ad108f785768cd3d7e82dc522e6f5a61eea93cccfb3a46ee8076f73fc3d796",
+    "switzerland": "834a405ccf5b66ab4056bb77794adc8df0b7125186454c0a1d002d33c6c3b314",
+    "va": "e7c93d8d0d2acdadfa4c5e8de768e2191e7f618b952e29623f1f0d5949ff6b8f",
+}
+_HEART_SITES = tuple(_HEART_SHA256)
 _REGIONS = ("northeast", "south", "west", "midwest", "europe", "canada")  # fold2's 0 to 5
 _SHARES = {"north": 0.4, "east": 0.3, "south": 0.2, "west": 0.1}
 
 HEART = Archive(
     "heart_disease",
     "heart-disease",
-    {
-        "processed.cleveland.data":
-            "a74b7efa387bc9d108d7d0115d831fe9b414b29ae7124f331b622b4efa0427c8",
-        "processed.hungarian.data":
-            "d1ad108f785768cd3d7e82dc522e6f5a61eea93cccfb3a46ee8076f73fc3d796",
-        "processed.switzerland.data":
-            "834a405ccf5b66ab4056bb77794adc8df0b7125186454c0a1d002d33c6c3b314",
-        "processed.va.data":
-            "e7c93d8d0d2acdadfa4c5e8de768e2191e7f618b952e29623f1f0d5949ff6b8f",
-    },
+    {f"processed.{site}.data": sha256 for site, sha256 in _HEART_SHA256.items()},
     {f"processed.{site}.data": _UCI for site in _HEART_SITES},
 )
 TCGA = Archive(
@@ -53,13 +48,11 @@ TCGA = Archive(
     "tcga-brca",
     {
         "brca.csv": "07cb53423f7d579d33cfdbf2cba57b2aee75318b85866c68ce39a75b1f1ba020",
-        "train_test_split.csv":
-            "1249c6543a4060ff0fdaf8510fc37017755836db6c9fc5e6af96057c36510990",
+        "train_test_split.csv": "1249c6543a4060ff0fdaf8510fc37017755836db6c9fc5e6af96057c36510990",
     },
     {
         "brca.csv": f"{_FLAMBY}/brca.csv",
-        "train_test_split.csv":
-            f"{_FLAMBY}/dataset_creation_scripts/train_test_split.csv",
+        "train_test_split.csv": f"{_FLAMBY}/dataset_creation_scripts/train_test_split.csv",
     },
 )
 
@@ -128,8 +121,14 @@ def breast_cancer() -> Dataset:
     """
     frame, target = _bundled("load_breast_cancer")
     frame["malignant"] = 1 - target  # scikit-learn's class 0 is malignant
-    return _dealt("breast_cancer", frame, "malignant", by="mean_radius",
-                  title="Breast cancer, 30 measurements of cell nuclei", mix=0.7)
+    return _dealt(
+        "breast_cancer",
+        frame,
+        "malignant",
+        by="mean_radius",
+        title="Breast cancer, 30 measurements of cell nuclei",
+        mix=0.7,
+    )
 
 
 def diabetes() -> Dataset:
@@ -140,8 +139,14 @@ def diabetes() -> Dataset:
     frame, target = _bundled("load_diabetes", scaled=False)
     frame["sex"] = frame["sex"].astype(int).astype(str)
     frame["progression"] = target
-    return _dealt("diabetes", frame, "progression", by="age",
-                  title="Diabetes, progression after one year", mix=0.5)
+    return _dealt(
+        "diabetes",
+        frame,
+        "progression",
+        by="age",
+        title="Diabetes, progression after one year",
+        mix=0.5,
+    )
 
 
 def digits() -> Dataset:
@@ -153,10 +158,19 @@ def digits() -> Dataset:
     frame = frame.astype(int)
     ink = frame.sum(axis=1)
     frame["digit"] = target
-    content = {name: {"type": "integer", "unit": "1", "range": [0, 16]} for name in frame}
+    content: dict[str, Any] = {
+        str(name): {"type": "integer", "unit": "1", "range": [0, 16]} for name in frame
+    }
     content["digit"] = {"type": "category", "levels": {str(d): str(d) for d in range(10)}}
-    return _dealt("digits", frame, "digit", by=ink, title="Handwritten digits, 8 x 8 pixels",
-                  mix=0.5, columns=content)
+    return _dealt(
+        "digits",
+        frame,
+        "digit",
+        by=ink,
+        title="Handwritten digits, 8 x 8 pixels",
+        mix=0.5,
+        columns=content,
+    )
 
 
 def iris() -> Dataset:
@@ -167,13 +181,20 @@ def iris() -> Dataset:
     frame, target = _bundled("load_iris")
     frame.columns = pd.Index([str(name).removesuffix("_(cm)") for name in frame])
     content: dict[str, Any] = {
-        name: {"type": "number", "unit": "cm", "range": [0, 10]} for name in frame
+        str(name): {"type": "number", "unit": "cm", "range": [0, 10]} for name in frame
     }
     species = ("setosa", "versicolor", "virginica")
     frame["species"] = [species[i] for i in target]
     content["species"] = {"type": "category", "levels": {name: name for name in species}}
-    return _dealt("iris", frame, "species", by="sepal_width", title="Iris, three species",
-                  mix=0.8, columns=content)
+    return _dealt(
+        "iris",
+        frame,
+        "species",
+        by="sepal_width",
+        title="Iris, three species",
+        mix=0.8,
+        columns=content,
+    )
 
 
 _MAKERS: dict[str, Callable[[], Dataset]] = {
@@ -186,18 +207,45 @@ _MAKERS: dict[str, Callable[[], Dataset]] = {
 }
 NAMES = tuple(_MAKERS)
 _FACTS: dict[str, tuple[int, int, str, str]] = {
-    "heart_disease": (4, 920, "UCI Machine Learning Repository, id 45 (Janosi, Steinbrunn, "
-                      "Pfisterer, Detrano)", "CC BY 4.0"),
-    "tcga_brca": (6, 1088, "TCGA-BRCA (Liu et al., Cell 2018), as prepared by FLamby",
-                  "NCI GDC open access: cite TCGA, no attempt to re-identify"),
-    "breast_cancer": (4, 569, "UCI Breast Cancer Wisconsin (Diagnostic), with scikit-learn; "
-                      "dealt to four made-up hospitals", "CC BY 4.0"),
-    "diabetes": (4, 442, "Efron et al., Annals of Statistics 2004, with scikit-learn; "
-                 "dealt to four made-up hospitals", "as in scikit-learn (BSD 3-Clause)"),
-    "digits": (4, 1797, "UCI Optical Recognition of Handwritten Digits, with scikit-learn; "
-               "dealt to four made-up hospitals", "CC BY 4.0"),
-    "iris": (4, 150, "UCI Iris (Fisher 1936), with scikit-learn; dealt to four made-up hospitals",
-             "CC BY 4.0"),
+    "heart_disease": (
+        4,
+        920,
+        "UCI Machine Learning Repository, id 45 (Janosi, Steinbrunn, Pfisterer, Detrano)",
+        "CC BY 4.0",
+    ),
+    "tcga_brca": (
+        6,
+        1088,
+        "TCGA-BRCA (Liu et al., Cell 2018), as prepared by FLamby",
+        "NCI GDC open access: cite TCGA, no attempt to re-identify",
+    ),
+    "breast_cancer": (
+        4,
+        569,
+        "UCI Breast Cancer Wisconsin (Diagnostic), with scikit-learn; "
+        "dealt to four made-up hospitals",
+        "CC BY 4.0",
+    ),
+    "diabetes": (
+        4,
+        442,
+        "Efron et al., Annals of Statistics 2004, with scikit-learn; "
+        "dealt to four made-up hospitals",
+        "as in scikit-learn (BSD 3-Clause)",
+    ),
+    "digits": (
+        4,
+        1797,
+        "UCI Optical Recognition of Handwritten Digits, with scikit-learn; "
+        "dealt to four made-up hospitals",
+        "CC BY 4.0",
+    ),
+    "iris": (
+        4,
+        150,
+        "UCI Iris (Fisher 1936), with scikit-learn; dealt to four made-up hospitals",
+        "CC BY 4.0",
+    ),
 }
 
 
@@ -206,9 +254,12 @@ def dataset(name: str) -> Dataset:
     maker = _MAKERS.get(name.replace("-", "_"))
     if maker is None:
         close = difflib.get_close_matches(name, NAMES, 1)
-        raise InputError(f'there is no data set "{name}"', code="UNKNOWN_DATASET",
-                         rule=f"data sets: {', '.join(NAMES)}",
-                         next=f'did you mean "{close[0]}"?' if close else "use one of them")
+        raise InputError(
+            f'there is no data set "{name}"',
+            code="UNKNOWN_DATASET",
+            rule=f"data sets: {', '.join(NAMES)}",
+            next=f'did you mean "{close[0]}"?' if close else "use one of them",
+        )
     return maker()
 
 
@@ -241,15 +292,25 @@ def _bundled(loader: str, **options: Any) -> tuple[pd.DataFrame, NDArray[np.int6
 
 
 def _dealt(
-    name: str, frame: pd.DataFrame, target: str, *, by: str | pd.Series[Any], title: str,
-    mix: float, columns: Mapping[str, Any] | None = None,
+    name: str,
+    frame: pd.DataFrame,
+    target: str,
+    *,
+    by: str | pd.Series[Any],
+    title: str,
+    mix: float,
+    columns: Mapping[str, Any] | None = None,
 ) -> Dataset:
     """Deal the rows by their rank in `by`, blurred by an even sequence of weight `mix`."""
-    inferred = infer_codebook(frame, name).to_dict()
-    codebook = Codebook.from_dict({
-        **inferred, "columns": columns or inferred["columns"], "title": title,
-        "source": _FACTS[name][2], "target": {"column": target},
-    })
+    codebook = Codebook.from_dict(
+        {
+            "name": name,
+            "columns": columns or infer_codebook(frame).model_dump()["columns"],
+            "title": title,
+            "source": _FACTS[name][2],
+            "target": {"column": target},
+        }
+    )
     values = frame[by] if isinstance(by, str) else by
     rank = values.rank(method="first").to_numpy() / len(frame)
     blur = np.arange(len(frame)) * 0.6180339887498949 % 1.0

@@ -109,7 +109,8 @@ class Archive:
 
     def _changed(self, where: str) -> InputError:
         return InputError(
-            f"{where} is not the published file of {self.name}", code="DATA_CHANGED",
+            f"{where} is not the published file of {self.name}",
+            code="DATA_CHANGED",
             rule="the sha256 of every file is known; edited copies are not read",
             next="remove the file and try again, or read your copy with polyclinic.read",
         )

@@ -33,13 +33,21 @@ class Finding:
             return self.text.format()
         shown = shown_count(self.count, share)
         one = shown == "1"  # a hidden 1 reads like the others
-        return self.text.format(n=shown, rows=f"{shown} row{'' if one else 's'}",
-                                s="" if one else "s", holds="holds" if one else "hold")
+        return self.text.format(
+            n=shown,
+            rows=f"{shown} row{'' if one else 's'}",
+            s="" if one else "s",
+            holds="holds" if one else "hold",
+        )
 
     def to_dict(self, share: bool = False) -> dict[str, Any]:
         count = self.count if self.count is None else _hidden(self.count, share)
-        return {"kind": self.kind, "severity": self.severity, "count": count,
-                "text": self.sentence(share)}
+        return {
+            "kind": self.kind,
+            "severity": self.severity,
+            "count": count,
+            "text": self.sentence(share),
+        }
 
 
 @dataclass(frozen=True)
@@ -110,8 +118,12 @@ class Findings:
     def to_dict(self, share: bool = False) -> dict[str, Any]:
         """Plain data. With `share`, counts from 1 to 4 are "under 5"."""
         return {
-            "site": self.site, "rows": _hidden(self.n_rows, share), "columns": self.n_columns,
-            "problems": self.problems, "errors": self.errors, "small_counts_hidden": share,
+            "site": self.site,
+            "rows": _hidden(self.n_rows, share),
+            "columns": self.n_columns,
+            "problems": self.problems,
+            "errors": self.errors,
+            "small_counts_hidden": share,
             "findings": [column.to_dict(share) for column in self.columns],
             "about_rows": [finding.to_dict(share) for finding in self.rows],
         }
@@ -129,8 +141,14 @@ class Findings:
         wide = max([len(column.name[:30]) for column in shown] + [10])
         lines = [self._title(share), f"{'column':<{wide}}  missing   {'written as':<14}  finding"]
         for column in shown:
-            lines += _block(column.name[:30], column.missing_text(share),
-                            column.written_text(share), column.findings, wide, share)
+            lines += _block(
+                column.name[:30],
+                column.missing_text(share),
+                column.written_text(share),
+                column.findings,
+                wide,
+                share,
+            )
         if rest:
             lines.append(_rest(rest, wide, share))
         if self.rows:
@@ -143,8 +161,12 @@ class Findings:
     def _title(self, share: bool) -> str:
         header = {None: "", True: ", header", False: ", no header"}[self.header]
         secret = "(counts under 5 hidden)" if share else "(exact counts: for this hospital only)"
-        return (f"{self.site}   {shown_count(self.n_rows, share)} rows, {self.n_columns} columns"
-                f"{header}   {secret}")
+        start = (
+            f"{self.site}   {shown_count(self.n_rows, share)} rows, {self.n_columns} columns"
+            f"{header}"
+        )
+        joint = "   " if len(start) + 3 + len(secret) <= WIDTH else "\n     "
+        return f"{start}{joint}{secret}"
 
     def _end(self, all: bool, share: bool) -> list[str]:
         against = {finding.topic for finding in self._all() if finding.severity != "note"}
@@ -182,9 +204,13 @@ def _block(
         sign = _SIGNS[finding.severity]
         indent = min(margin, 44)
         first = f"{sign} " if len(sign) > 1 else f"{sign:<2}"
-        texts = textwrap.wrap(first + finding.sentence(share), WIDTH - indent,
-                              subsequent_indent=" " * len(first), drop_whitespace=True,
-                              initial_indent="")
+        texts = textwrap.wrap(
+            first + finding.sentence(share),
+            WIDTH - indent,
+            subsequent_indent=" " * len(first),
+            drop_whitespace=True,
+            initial_indent="",
+        )
         texts[0] = texts[0] if sign else "  " + texts[0].lstrip()
         for text in texts:
             if free and indent == margin:

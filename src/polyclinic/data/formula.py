@@ -95,6 +95,8 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
     try:
         structured = DefaultFormulaParser().get_terms(formula)
         left, right = [*structured.lhs], [*structured.rhs]
+        if not all(hasattr(term, "factors") for term in (*left, *right)):
+            raise ValueError("a formula has one part on each side")
     except (FormulaicError, AttributeError, SyntaxError, ValueError, TypeError,
             RecursionError) as error:
         raise InputError(f"formula {formula!r} is not understood", code="BAD_FORMULA",

@@ -45,11 +45,19 @@ def infer_codebook(frame: Any, name: str = "data", exclude: Sequence[str] = ()) 
     native = nw.from_native(frame, eager_only=True)
     unknown = [column for column in exclude if column not in native.columns]
     if unknown or not set(native.columns) - set(exclude):
-        raise InputError(f"{unknown[0]} is no column of the frame" if unknown
-                         else "the frame has no column to describe", code="NO_COLUMN",
-                         rule=f"columns: {', '.join(native.columns)}", next="correct the name")
-    columns = {column: _column(native.get_column(column))
-               for column in native.columns if column not in exclude}
+        raise InputError(
+            f"{unknown[0]} is no column of the frame"
+            if unknown
+            else "the frame has no column to describe",
+            code="NO_COLUMN",
+            rule=f"columns: {', '.join(native.columns)}",
+            next="correct the name",
+        )
+    columns = {
+        column: _column(native.get_column(column))
+        for column in native.columns
+        if column not in exclude
+    }
     return Codebook.from_dict({"name": name, "columns": columns}, where="inferred codebook")
 
 

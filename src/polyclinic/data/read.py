@@ -61,16 +61,24 @@ def split_frame(frame: Any, by: str, codebook: Codebook) -> dict[str, Table]:
 
     native = nw.from_native(frame, eager_only=True)
     if by not in native.columns:
-        raise InputError(f"{by} is no column of the frame", code="NO_COLUMN",
-                         rule=f"columns: {', '.join(native.columns)}", next="correct by=")
+        raise InputError(
+            f"{by} is no column of the frame",
+            code="NO_COLUMN",
+            rule=f"columns: {', '.join(native.columns)}",
+            next="correct by=",
+        )
     labels = native.get_column(by)
     if labels.null_count():
-        raise InputError(f"{by}: {labels.null_count()} rows belong to no site",
-                         code="MISSING_VALUES", rule="every row has a site",
-                         next="complete the column, or drop the rows")
+        raise InputError(
+            f"{by}: {labels.null_count()} rows belong to no site",
+            code="MISSING_VALUES",
+            rule="every row has a site",
+            next="complete the column, or drop the rows",
+        )
     return {
-        str(label): table_from_frame(native.filter(nw.col(by) == label).to_native(), codebook,
-                                     str(label))
+        str(label): table_from_frame(
+            native.filter(nw.col(by) == label).to_native(), codebook, str(label)
+        )
         for label in dict.fromkeys(labels.to_list())
     }
 
@@ -79,30 +87,39 @@ def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
     """The cells of a CSV or Parquet file as texts."""
     path, how = Path(path), codebook.file_of(site)
     if not path.is_file():
-        raise InputError(f"{site}: there is no file {path}", code="NO_FILE", site=site,
-                         rule="one file per hospital", next="check the path")
+        raise InputError(
+            f"{site}: there is no file {path}",
+            code="NO_FILE",
+            site=site,
+            rule="one file per hospital",
+            next="check the path",
+        )
     connection = duckdb.connect()
     try:
         if path.suffix.lower() in PARQUET:
-            connection.execute(
-                f"CREATE VIEW raw AS SELECT * FROM read_parquet({_text(str(path))})")
+            connection.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({_text(str(path))})")
             return _as_text(connection, how, f"{site}")
         names = _header(path, how, codebook, site)
         columns = ", ".join(f"{_text(f'c{i}')}: 'VARCHAR'" for i in range(len(names)))
         connection.execute(
             f"CREATE TABLE source AS SELECT * FROM read_csv({_text(str(path))}, "
             f"auto_detect=false, header={str(how.header).lower()}, delim={_text(how.delimiter)}, "
-            f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})")
+            f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})"
+        )
     except duckdb.Error as error:
         raise InputError(
-            f"{site}: {path.name} cannot be read as a table", code="BAD_FILE", site=site,
+            f"{site}: {path.name} cannot be read as a table",
+            code="BAD_FILE",
+            site=site,
             rule="every line has the same number of fields; see [file] in the codebook",
-            next=_duckdb_line(error)) from None
+            next=_duckdb_line(error),
+        ) from None
     for i, name in enumerate(names):
         connection.execute(f"ALTER TABLE source RENAME COLUMN c{i} TO {_name(f'_{i}_{name}')}")
     for i, name in enumerate(names):
-        connection.execute(f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} "
-                           f"TO {_name(name)}")
+        connection.execute(
+            f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} TO {_name(name)}"
+        )
     return Source(connection, tuple(names), how, f"{site}", how.header)
 
 
@@ -162,14 +179,13 @@ def _stored(codebook: Codebook, wanted: Sequence[str] | None) -> list[str]:
     stored = [n for n in codebook.usable if n in codebook.columns]
     if wanted is None:
         return stored
-    used = {c for n in wanted if n in codebook.derived
-            for c in codebook.derived[n].expression.columns}
+    used = {
+        c for n in wanted if n in codebook.derived for c in codebook.derived[n].expression.columns
+    }
     return [n for n in stored if n in wanted or n in used]
 
 
-def column_values(
-    source: Source, codebook: Codebook, site: str, name: str, n_rows: int
-) -> Floats:
+def column_values(source: Source, codebook: Codebook, site: str, name: str, n_rows: int) -> Floats:
     """One column in the codebook's unit, checked."""
     column, section = codebook.columns[name], codebook.section(site)
     mapped = section.map.get(name, Mapped())
@@ -178,10 +194,13 @@ def column_values(
     stored = mapped.column or name
     if stored not in source.names:
         raise InputError(
-            f"{site} has no column {stored}", code="NO_COLUMN", site=site,
+            f"{site} has no column {stored}",
+            code="NO_COLUMN",
+            site=site,
             rule=f"every hospital has the codebook's columns{_names_shown(source, site)}",
             next=f'name it: [site.{site}.map] {name} = {{ column = "..." }}, or '
-            f'[site.{site}] not_recorded = ["{name}"]')
+            f'[site.{site}] not_recorded = ["{name}"]',
+        )
     text = cell_text(stored)
     missing = missing_condition(text, source.format, column, mapped)
     if column.levels is not None:
@@ -193,8 +212,9 @@ def column_values(
     else:
         value = number(text, source.format)
         what, code = "hold no number", "NOT_A_NUMBER"
-    query = (f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, "
-             f"({missing}) AS m FROM source")
+    query = (
+        f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, ({missing}) AS m FROM source"
+    )
     found = source.connection.execute(query).fetchnumpy()
     values = np.ma.filled(np.ma.asarray(found["v"], dtype=np.float64), np.nan)
     bad = int(np.count_nonzero(np.isnan(values) & ~np.asarray(found["m"], dtype=bool)))
@@ -246,8 +266,9 @@ def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> st
 
 def _checked(values: Floats, column: Column, mapped: Mapped, site: str, name: str) -> Floats:
     if np.isinf(values).any():
-        raise _bad_cells(site, name, int(np.isinf(values).sum()), "hold infinity", "NOT_FINITE",
-                         column)
+        raise _bad_cells(
+            site, name, int(np.isinf(values).sum()), "hold infinity", "NOT_FINITE", column
+        )
     if column.levels is not None:
         return values
     if column.type == "integer":
@@ -268,8 +289,13 @@ def _converted(values: Floats, column: Column, own: str, site: str, name: str) -
     try:
         factor, offset = conversion(own, column.unit or "no unit", column.molar_mass)
     except InputError as error:
-        raise InputError(f"{site}, column {name}: {error.what}", code=error.code, site=site,
-                         rule=error.rule, next=error.next) from None
+        raise InputError(
+            f"{site}, column {name}: {error.what}",
+            code=error.code,
+            site=site,
+            rule=error.rule,
+            next=error.next,
+        ) from None
     values = values * factor + offset
     return np.floor(values + 1e-9) if column.type == "integer" else values
 
@@ -280,20 +306,37 @@ def _bad_cells(
     rules = {
         "UNKNOWN_LEVEL": f"levels come from the codebook: {', '.join(column.levels or ())}",
         "OUT_OF_RANGE": f"range of {name}: {column.range[0]:g} to {column.range[1]:g} "
-        f"{column.unit or ''}" if column.range else "",
+        f"{column.unit or ''}"
+        if column.range
+        else "",
     }
     rows = "1 row holds" if count == 1 else f"{count} rows hold"
     what = what.removeprefix("hold ") if what.startswith("hold ") else what
-    sentence = f"{rows} {what}" if code != "OUT_OF_RANGE" else (
-        f"{count} rows lie outside the range" if count > 1 else "1 row lies outside the range")
-    hint = (f"add the level to the codebook, or map it: [site.{site}.map] {name} = "
-            "{ levels = { ... } }") if code == "UNKNOWN_LEVEL" else (
-        f"correct the data, or declare its unit: [site.{site}.map] {name} = {{ unit = \"...\" }}")
+    sentence = (
+        f"{rows} {what}"
+        if code != "OUT_OF_RANGE"
+        else (
+            f"{count} rows lie outside the range" if count > 1 else "1 row lies outside the range"
+        )
+    )
+    hint = (
+        (
+            f"add the level to the codebook, or map it: [site.{site}.map] {name} = "
+            "{ levels = { ... } }"
+        )
+        if code == "UNKNOWN_LEVEL"
+        else (
+            f'correct the data, or declare its unit: [site.{site}.map] {name} = {{ unit = "..." }}'
+        )
+    )
     return InputError(
-        f"{site}, column {name}: {sentence}", code=code, site=site,
+        f"{site}, column {name}: {sentence}",
+        code=code,
+        site=site,
         rule=rules.get(code)
         or f"{name} is of type {column.type} (the value is shown at {site} only)",
-        next=f"at {site}: polyclinic check; then {hint}")
+        next=f"at {site}: polyclinic check; then {hint}",
+    )
 
 
 def _derive(
@@ -306,10 +349,13 @@ def _derive(
     for i, level in enumerate(derived.levels):
         place[values == float(level)] = i
     if np.any(np.isnan(place) & ~np.isnan(values)):
-        raise InputError(f"{site}, column {name}: a derived value is no level",
-                         code="UNKNOWN_LEVEL", site=site,
-                         rule=f"levels: {', '.join(derived.levels)}",
-                         next="correct the codebook's expression")
+        raise InputError(
+            f"{site}, column {name}: a derived value is no level",
+            code="UNKNOWN_LEVEL",
+            site=site,
+            rule=f"levels: {', '.join(derived.levels)}",
+            next="correct the codebook's expression",
+        )
     return place
 
 
@@ -320,18 +366,28 @@ def _patients(
         return np.arange(n_rows, dtype=np.int64)
     stored = codebook.section(site).map.get(id_column, Mapped()).column or id_column
     if stored not in source.names:
-        raise InputError(f"{site} has no column {stored}", code="NO_COLUMN", site=site,
-                         rule="the patient id says which rows belong together",
-                         next=f"name it in [site.{site}.map]")
+        raise InputError(
+            f"{site} has no column {stored}",
+            code="NO_COLUMN",
+            site=site,
+            rule="the patient id says which rows belong together",
+            next=f"name it in [site.{site}.map]",
+        )
     text = cell_text(stored)
-    missing = missing_condition(text, source.format, codebook.columns[id_column], Mapped())
+    about = codebook.columns.get(id_column, Column(type="text"))
+    missing = missing_condition(text, source.format, about, Mapped())
     cells = source.connection.execute(
-        f"SELECT CASE WHEN {missing} THEN NULL ELSE {text} END AS v FROM source").df()["v"]
+        f"SELECT CASE WHEN {missing} THEN NULL ELSE {text} END AS v FROM source"
+    ).df()["v"]
     gaps = int(cells.isna().sum())
     if gaps:
-        raise InputError(f"{site}, column {stored}: {gaps} rows have no patient id",
-                         code="MISSING_VALUES", site=site, rule="every row belongs to a patient",
-                         next="complete the ids, or leave the rows out of the file")
+        raise InputError(
+            f"{site}, column {stored}: {gaps} rows have no patient id",
+            code="MISSING_VALUES",
+            site=site,
+            rule="every row belongs to a patient",
+            next="complete the ids, or leave the rows out of the file",
+        )
     return pd.factorize(cells)[0].astype(np.int64)
 
 
@@ -351,9 +407,13 @@ def _without_duplicates(
     if count and rule == "error":
         rows = "1 row is" if count == 1 else f"{count} rows are"
         what = "an exact copy of another" if count == 1 and key == "row" else what
-        raise InputError(f"{site}: {rows} {what}", code="DUPLICATE_ROWS", site=site,
-                         rule='[patient] duplicates = "error"',
-                         next='remove them, or use duplicates = "first"')
+        raise InputError(
+            f"{site}: {rows} {what}",
+            code="DUPLICATE_ROWS",
+            site=site,
+            rule='[patient] duplicates = "error"',
+            next='remove them, or use duplicates = "first"',
+        )
     return np.flatnonzero(~repeated) if count else None
 
 
@@ -382,22 +442,33 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
         first = next(csv.reader(file, delimiter=how.delimiter), [])
     if not first:
-        raise InputError(f"{site}: {path.name} is empty", code="EMPTY_FILE", site=site,
-                         rule="a file holds at least one row", next="check the export")
+        raise InputError(
+            f"{site}: {path.name} is empty",
+            code="EMPTY_FILE",
+            site=site,
+            rule="a file holds at least one row",
+            next="check the export",
+        )
     if how.header:
         names = [name.strip() or f"(column {i})" for i, name in enumerate(first, 1)]
         if len({name.casefold() for name in names}) != len(names):
-            raise InputError(f"{site}: {path.name} names a column twice", code="BAD_FILE",
-                             site=site, rule="names differ in more than upper and lower case",
-                             next="rename one")
+            raise InputError(
+                f"{site}: {path.name} names a column twice",
+                code="BAD_FILE",
+                site=site,
+                rule="names differ in more than upper and lower case",
+                next="rename one",
+            )
         return names
     names = list(codebook.columns)
     if len(first) != len(names):
         raise InputError(
             f"{site}: {path.name} has {len(first)} columns, the codebook {len(names)}",
-            code="NO_COLUMN", site=site,
+            code="NO_COLUMN",
+            site=site,
             rule="a file without header has the codebook's columns in their order",
-            next="add a header line and header = true, or correct the codebook")
+            next="add a header line and header = true, or correct the codebook",
+        )
     return names
 
 

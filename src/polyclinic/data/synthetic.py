@@ -66,18 +66,35 @@ def hospitals(
     truth = _truth(n_numbers, n_categories)
     places = np.linspace(-1.0, 1.0, n_sites) if n_sites > 1 else np.zeros(1)
     tables = {
-        f"h{i + 1}": _hospital(f"h{i + 1}", int(size), float(place), codebook, truth, rng,
-                               case_mix_shift, label_shift, missingness)
+        f"h{i + 1}": _hospital(
+            f"h{i + 1}",
+            int(size),
+            float(place),
+            codebook,
+            truth,
+            rng,
+            case_mix_shift,
+            label_shift,
+            missingness,
+        )
         for i, (size, place) in enumerate(
-            zip(_sizes(n_sites, n_patients, size_imbalance), places, strict=True))
+            zip(_sizes(n_sites, n_patients, size_imbalance), places, strict=True)
+        )
     }
     formula = "outcome ~ " + (" + ".join(n for n in codebook.columns if n != "outcome") or "1")
     return SyntheticDataset("hospitals", tables, codebook, "made up", "CC0 1.0", truth, formula)
 
 
 def _hospital(
-    site: str, size: int, place: float, codebook: Codebook, truth: Mapping[str, float],
-    rng: np.random.Generator, case_mix_shift: float, label_shift: float, missingness: float,
+    site: str,
+    size: int,
+    place: float,
+    codebook: Codebook,
+    truth: Mapping[str, float],
+    rng: np.random.Generator,
+    case_mix_shift: float,
+    label_shift: float,
+    missingness: float,
 ) -> Table:
     logit = np.full(size, truth["Intercept"] + label_shift * place)
     columns: dict[str, Floats] = {}
@@ -92,7 +109,8 @@ def _hospital(
             steps = np.cumsum(weights / weights.sum())[:-1]
             values = np.searchsorted(steps, rng.random(size)).astype(np.float64)
             logit += np.array([0.0, *(truth[f"{name}[T.{k}]"] for k in LEVELS[1:])])[
-                values.astype(np.int64)]
+                values.astype(np.int64)
+            ]
         else:
             continue
         columns[name] = values
@@ -131,14 +149,23 @@ def _codebook(n_numbers: int, n_categories: int) -> Codebook:
     levels = {code: code for code in LEVELS}
     columns |= {f"c{k + 1}": {"type": "category", "levels": levels} for k in range(n_categories)}
     columns["outcome"] = {"type": "binary", "levels": {"0": "no", "1": "yes"}}
-    return Codebook.from_dict({
-        "name": "hospitals", "title": "Made-up hospitals", "source": "made up",
-        "columns": columns, "target": {"column": "outcome"},
-    })
+    return Codebook.from_dict(
+        {
+            "name": "hospitals",
+            "title": "Made-up hospitals",
+            "source": "made up",
+            "columns": columns,
+            "target": {"column": "outcome"},
+        }
+    )
 
 
 def _allowed(
-    n_sites: int, n_patients: int, n_numbers: int, n_categories: int, missingness: float,
+    n_sites: int,
+    n_patients: int,
+    n_numbers: int,
+    n_categories: int,
+    missingness: float,
     size_imbalance: float,
 ) -> None:
     rules = {
@@ -150,5 +177,9 @@ def _allowed(
     }
     for rule, holds in rules.items():
         if not holds:
-            raise InputError("the hospitals cannot be made up like this", code="WRONG_VALUE",
-                             rule=rule, next="correct the value")
+            raise InputError(
+                "the hospitals cannot be made up like this",
+                code="WRONG_VALUE",
+                rule=rule,
+                next="correct the value",
+            )

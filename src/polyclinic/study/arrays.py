@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.contribution import Sum
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import InputError
+from polyclinic.core.federation import Domain, Inline
 from polyclinic.core.partition import CHUNK_ROWS, Partition
+from polyclinic.core.plan import Plan
 
 Floats = NDArray[np.float64]
 
@@ -29,8 +32,8 @@ class Arrays:
     rows: Partition
     labels: NDArray[Any] | None = None
 
-    def by_site(self) -> list[Partition]:
-        """The rows of each label, gathered."""
+    def by_site(self) -> Domain:
+        """One trust domain in which every label is a site: its rows are gathered."""
         if self.labels is None:
             raise InputError(
                 "errors clustered by site need the site of every row",
@@ -38,13 +41,27 @@ class Arrays:
                 rule="fit(X, y, sites=labels) names the sites",
                 next="fit again with sites=",
             )
-        return [
+        parts = [
             Partition(
                 {name: values[self.labels == label] for name, values in self.rows.columns.items()},
                 site=str(label),
             )
             for label in np.unique(self.labels)
         ]
+        return Domain(_Labelled(parts))
+
+
+class _Labelled:
+    """Workers with one partition per label."""
+
+    def __init__(self, parts: Sequence[Partition]) -> None:
+        self.parts = parts
+
+    def sum(self, plan: Plan) -> Sum:
+        first, *others = (Inline(part).sum(plan) for part in self.parts)
+        for more in others:
+            first = first + more
+        return first
 
 
 def from_arrays(

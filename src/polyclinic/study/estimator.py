@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
-from polyclinic.core.federation import Inline
 from polyclinic.core.fit import Callback, Run, Store, fit
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
@@ -324,17 +323,10 @@ class Regression(Shown):
         if self._data is not None:
             total = self._data.federation.total(plan)
         elif by == "site":
-            return self._clustered(plan)
+            total = self._training().by_site().total(plan)
         else:
             total = self._engine.domain(self._training().rows).total(plan)
         return robust_covariance(self.result_, total, by)
-
-    def _clustered(self, plan: Any) -> Floats:
-        from polyclinic.core.federation import Domain
-
-        sums = [Domain(Inline(part)).total(plan) for part in self._training().by_site()]
-        values = {name: np.sum([s[name] for s in sums], axis=0) for name in sums[0].values}
-        return robust_covariance(self.result_, type(sums[0])(values), "site")
 
     def _training(self) -> Arrays:
         if self._arrays is None:

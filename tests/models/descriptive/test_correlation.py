@@ -23,8 +23,11 @@ def sample(n=400):
 @pytest.mark.parametrize("sites", [(200, 120, 80), None])
 def test_equals_pandas_pairwise_complete(partitions, sites):
     data = sample()
-    engine = (federation(cut(data, sites), partitions=partitions) if sites
-              else domain(partition(data), partitions))
+    engine = (
+        federation(cut(data, sites), partitions=partitions)
+        if sites
+        else domain(partition(data), partitions)
+    )
     found = fit(Correlation(ASKED), engine).model
     pooled = pd.DataFrame(data)
     known = pooled.notna().to_numpy().astype(int)
@@ -56,8 +59,10 @@ def test_degenerate_columns_have_no_correlation():
 def test_a_pair_with_few_patients_is_hidden_alone():
     x, y = np.arange(30.0), np.arange(30.0) ** 2
     x[:13], y[17:] = np.nan, np.nan  # 17 values each, 4 rows with both
-    found = fit(Correlation((Column("x", "number", bound=32), Column("y", "number", bound=1024))),
-                federation(cut({"x": x, "y": y}, (30,)))).model
+    found = fit(
+        Correlation((Column("x", "number", bound=32), Column("y", "number", bound=1024))),
+        federation(cut({"x": x, "y": y}, (30,))),
+    ).model
     assert found["n"].tolist() == [[17, 0], [0, 17]]
     assert found["hidden_sites"].tolist() == [[0, 1], [1, 0]]
     assert np.isnan(found["correlation"][0, 1])

@@ -20,8 +20,10 @@ from tests.models.descriptive.patients import PAIN, SEX, SIZES, columns, frame
 def test_equals_pandas_and_scipy(partitions, by_site):
     data, pooled = columns(), frame()
     expected = pd.crosstab(pooled.sex, pooled.pain).to_numpy()
-    for engine in (federation(cut(data, SIZES), OPEN, partitions),
-                   domain(partition(data), partitions)):
+    for engine in (
+        federation(cut(data, SIZES), OPEN, partitions),
+        domain(partition(data), partitions),
+    ):
         found = fit(CrossTable(SEX, PAIN, by_site), engine).model
         assert found["overall"]["counts"] == expected.tolist()
         reference = chi2_contingency(expected)
@@ -60,8 +62,13 @@ def test_a_hidden_cell_is_none_and_stops_the_test():
     assert found["counts"] == [[20, 60, 0], [None, 16, 0]]
     assert found["hidden"] == [[0, 0, 0], [1, 0, 0]]
     assert found["at_least"][1][0] == 0
-    assert found["test"] == {"chi2": None, "df": None, "p": None, "smallest_expected": None,
-                             "note": "a cell is hidden"}
+    assert found["test"] == {
+        "chi2": None,
+        "df": None,
+        "p": None,
+        "smallest_expected": None,
+        "note": "a cell is hidden",
+    }
 
 
 def test_a_site_may_forbid_tables_of_its_own():

@@ -13,8 +13,11 @@ from tests.models.descriptive.patients import AGE, DOSE, SIZES, columns
 @pytest.mark.parametrize("sites", [SIZES, None])
 def test_equals_numpy_on_the_pooled_rows(partitions, sites):
     data = columns()
-    engine = (federation(cut(data, sites), OPEN, partitions) if sites
-              else domain(partition(data), partitions))
+    engine = (
+        federation(cut(data, sites), OPEN, partitions)
+        if sites
+        else domain(partition(data), partitions)
+    )
     found = fit(Histogram((AGE, DOSE), 12), engine).model
     for name in ("age", "dose"):
         x = data[name][~np.isnan(data[name])]
@@ -38,8 +41,10 @@ def test_whole_numbers_get_bins_of_whole_width():
     assert np.all(np.diff(found["edges"])[:-1] == 5.0)
     assert found["edges"][0] == 17.5 and found["edges"][-1] == 110.5
     assert sum(found["counts"]) == 93
-    fine = fit(Histogram((Column("v", "integer", lower=0, upper=3),), 20),
-               domain(partition({"v": [0.0, 1, 1, 3]}))).model["v"]
+    fine = fit(
+        Histogram((Column("v", "integer", lower=0, upper=3),), 20),
+        domain(partition({"v": [0.0, 1, 1, 3]})),
+    ).model["v"]
     assert fine["counts"] == [1, 2, 0, 1]
 
 

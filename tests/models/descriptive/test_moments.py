@@ -25,11 +25,17 @@ def moments(engine, *asked, by=None, skew=True):
 @pytest.mark.parametrize("sites", [SIZES, None])
 def test_equals_pandas_and_scipy_on_the_pooled_rows(partitions, sites):
     data, pooled = columns(), frame()
-    engine = (federation(cut(data, sites), partitions=partitions) if sites
-              else domain(partition(data), partitions))
+    engine = (
+        federation(cut(data, sites), partitions=partitions)
+        if sites
+        else domain(partition(data), partitions)
+    )
     found = moments(engine, AGE, DOSE, by=SEX)
-    groups = [(found["all"], pooled), (found["by"]["female"], pooled[pooled.sex == 0]),
-              (found["by"]["male"], pooled[pooled.sex == 1])]
+    groups = [
+        (found["all"], pooled),
+        (found["by"]["female"], pooled[pooled.sex == 0]),
+        (found["by"]["male"], pooled[pooled.sex == 1]),
+    ]
     for figures, expected in groups:
         for name in ("age", "dose"):
             values = expected[name].dropna()
@@ -88,12 +94,15 @@ def test_a_bound_far_too_wide_costs_rounds_and_no_digits():
     assert found["skew"] == pytest.approx(stats.skew(x), rel=1e-10)
 
 
-@given(st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=2, max_size=40),
-       st.integers(1, 7))
+@given(
+    st.lists(st.floats(-1e3, 1e3, allow_subnormal=False), min_size=2, max_size=40),
+    st.integers(1, 7),
+)
 def test_any_rows_cut_anywhere(values, partitions):
     x = np.array(values)
-    found = moments(domain(partition({"x": x}), partitions), Column("x", "number", bound=1e3),
-                    skew=False)["all"]["x"]
+    found = moments(
+        domain(partition({"x": x}), partitions), Column("x", "number", bound=1e3), skew=False
+    )["all"]["x"]
     exact = [Fraction(v) for v in values]
     mean = sum(exact) / len(exact)
     variance = float(sum((v - mean) ** 2 for v in exact) / (len(exact) - 1))
@@ -107,10 +116,24 @@ def test_degenerate_columns():
     rows = {"one": [4.0], "none": [np.nan]}
     asked = [Column(name, "number", bound=8) for name in rows]
     found = moments(domain(partition(rows)), *asked)["all"]
-    assert found["one"] == {"n": 1, "missing": 0, "mean": 4.0, "variance": None, "sd": None,
-                            "skew": None, "hidden_sites": 0}
-    assert found["none"] == {"n": 0, "missing": 1, "mean": None, "variance": None, "sd": None,
-                             "skew": None, "hidden_sites": 0}
+    assert found["one"] == {
+        "n": 1,
+        "missing": 0,
+        "mean": 4.0,
+        "variance": None,
+        "sd": None,
+        "skew": None,
+        "hidden_sites": 0,
+    }
+    assert found["none"] == {
+        "n": 0,
+        "missing": 1,
+        "mean": None,
+        "variance": None,
+        "sd": None,
+        "skew": None,
+        "hidden_sites": 0,
+    }
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -7.3e5])

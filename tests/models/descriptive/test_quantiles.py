@@ -23,8 +23,11 @@ def quantiles(engine, *asked, q=Q, by=None, **more):
 @pytest.mark.parametrize("sites", [SIZES, None])
 def test_the_pooled_quantile_lies_in_the_stated_bin(partitions, sites):
     data, pooled = columns(), frame()
-    engine = (federation(cut(data, sites), partitions=partitions) if sites
-              else domain(partition(data), partitions))
+    engine = (
+        federation(cut(data, sites), partitions=partitions)
+        if sites
+        else domain(partition(data), partitions)
+    )
     found = quantiles(engine, AGE, DOSE, by=SEX)
     for answers, rows in ((found["all"], pooled), (found["by"]["male"], pooled[pooled.sex == 1])):
         for name in ("age", "dose"):
@@ -71,8 +74,11 @@ def test_extremes_are_never_resolved():
         assert not answer["exact"]
 
 
-@given(st.lists(st.integers(18, 110), min_size=5, max_size=120), st.integers(1, 4),
-       st.sampled_from([3, 5, 10]))
+@given(
+    st.lists(st.integers(18, 110), min_size=5, max_size=120),
+    st.integers(1, 4),
+    st.sampled_from([3, 5, 10]),
+)
 def test_no_answer_is_ever_wrong_or_singles_out_a_patient(ages, sites, k):
     x = np.array(ages, dtype=float)
     sizes = [len(x) // sites] * (sites - 1)
@@ -86,8 +92,11 @@ def test_no_answer_is_ever_wrong_or_singles_out_a_patient(ages, sites, k):
         assert inside.sum() >= min(k, len(x))
 
 
-@given(st.lists(st.floats(0.0, 1.0), min_size=26, max_size=200), st.integers(1, 3),
-       st.sampled_from([2, 5, 8]))
+@given(
+    st.lists(st.floats(0.0, 1.0), min_size=26, max_size=200),
+    st.integers(1, 3),
+    st.sampled_from([2, 5, 8]),
+)
 def test_hidden_cells_widen_the_answer_and_never_falsify_it(values, sites, k):
     x = np.array(values)
     sizes = [k + 1] * (sites - 1)
@@ -141,8 +150,9 @@ def test_cumulative_bounds_hold_the_truth(values, data):
     for _ in range(3):
         edges = np.unique(data.draw(st.lists(st.integers(0, 10), min_size=1, max_size=6)))
         bins = np.bincount(np.searchsorted(edges, x, side="right"), minlength=len(edges) + 1)
-        hidden = np.array(data.draw(st.lists(st.booleans(), min_size=len(bins),
-                                             max_size=len(bins))))
+        hidden = np.array(
+            data.draw(st.lists(st.booleans(), min_size=len(bins), max_size=len(bins)))
+        )
         hidden &= bins > 0
         shown = np.where(hidden, bins // 2, bins)  # another site shows a part of a hidden cell
         known = known.refined(edges.astype(float), shown, hidden.astype(np.int64))

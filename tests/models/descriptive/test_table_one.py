@@ -14,8 +14,22 @@ from tests.core.wiring import OPEN, cut, domain, federation, partition
 from tests.models.descriptive.patients import AGE, DOSE, PAIN, SEX, SIZES, columns, frame
 
 ASKED = (AGE, DOSE, SEX, PAIN)
-HEADER = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalach", "exang", "oldpeak",
-          "slope", "ca", "thal", "num"]
+HEADER = [
+    "age",
+    "sex",
+    "cp",
+    "trestbps",
+    "chol",
+    "fbs",
+    "restecg",
+    "thalach",
+    "exang",
+    "oldpeak",
+    "slope",
+    "ca",
+    "thal",
+    "num",
+]
 
 
 def check_numbers(cell, values):
@@ -46,8 +60,11 @@ def test_equals_pandas_per_site_and_overall(partitions):
     scopes = [(table["overall"], pooled)]
     scopes += [(table["sites"][site], rows) for site, rows in pooled.groupby("site")]
     for scope, rows in scopes:
-        groups = [(scope["all"], rows), (scope["by"]["female"], rows[rows.sex == 0]),
-                  (scope["by"]["male"], rows[rows.sex == 1])]
+        groups = [
+            (scope["all"], rows),
+            (scope["by"]["female"], rows[rows.sex == 0]),
+            (scope["by"]["male"], rows[rows.sex == 1]),
+        ]
         for group, mine in groups:
             assert group["rows"] == group["patients"] == len(mine)
             for name in ("age", "dose"):
@@ -115,8 +132,9 @@ def test_an_empty_site_and_no_columns():
 def test_heart_disease_at_four_hospitals(data_dir):
     """The archive's files, a row a patient; 0 is a missing cholesterol and blood pressure."""
     frames = {
-        site: pd.read_csv(data_dir / "heart-disease" / f"processed.{site}.data", names=HEADER,
-                          na_values="?")
+        site: pd.read_csv(
+            data_dir / "heart-disease" / f"processed.{site}.data", names=HEADER, na_values="?"
+        )
         for site in ("cleveland", "hungarian", "switzerland", "va")
     }
     parts = {}
@@ -128,7 +146,8 @@ def test_heart_disease_at_four_hospitals(data_dir):
         parts[site] = partition({name: rows[name] for name in rows}, site=site)
     asked = (
         Column("age", "integer", lower=18, upper=110, bound=110),
-        Column("sex", "binary", ("0", "1")), Column("cp", "category", ("1", "2", "3", "4")),
+        Column("sex", "binary", ("0", "1")),
+        Column("cp", "category", ("1", "2", "3", "4")),
         Column("trestbps", "number", lower=40, upper=300, bound=300),
         Column("chol", "number", lower=50, upper=800, bound=800),
         Column("oldpeak", "number", lower=-5, upper=10, bound=10),

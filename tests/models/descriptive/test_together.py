@@ -20,8 +20,10 @@ PARTS = {"moments": Moments((AGE, DOSE)), "quantiles": Quantiles((AGE,)), "level
 
 @pytest.mark.parametrize("partitions", [1, 3, 7])
 def test_the_parts_give_what_they_give_alone(partitions):
-    for engine in (federation(cut(columns(), SIZES), partitions=partitions),
-                   domain(partition(columns()), partitions)):
+    for engine in (
+        federation(cut(columns(), SIZES), partitions=partitions),
+        domain(partition(columns()), partitions),
+    ):
         together = fit(Together(PARTS), engine)
         alone = {name: fit(part, engine) for name, part in PARTS.items()}
         assert together.model == {name: run.model for name, run in alone.items()}
@@ -51,8 +53,11 @@ def test_sites_that_finish_early_wait_for_the_others():
 def test_a_site_with_nothing_left_to_say_answers_zeros():
     parts = cut(columns(), (100, 100))
     first = EachSite(Moments((AGE,))).plan(EachSite(Moments((AGE,))).init(0))
-    plan = Plan(first.task, {**first.values, "sites": {"a": first.values["sites"][""], "b": None}},
-                combine="collect")
+    plan = Plan(
+        first.task,
+        {**first.values, "sites": {"a": first.values["sites"][""], "b": None}},
+        combine="collect",
+    )
     total = federation(parts).total(plan)
     assert total.by_site["a"]["n"] > 0
     assert all(not array.any() for array in total.by_site["b"].values.values())
@@ -80,8 +85,10 @@ def test_the_gate_sees_the_parts_evidence():
 
 
 def test_resumed_after_every_round_the_same_bytes(tmp_path):
-    algorithm = Together({"each": EachSite(Quantiles((AGE, DOSE))),
-                          "m": EachSite(Moments((AGE,)))}, combine="collect")
+    algorithm = Together(
+        {"each": EachSite(Quantiles((AGE, DOSE))), "m": EachSite(Moments((AGE,)))},
+        combine="collect",
+    )
     engine = federation(cut(columns(), SIZES))
     undisturbed = fit(algorithm, engine)
     store = Checkpoint(tmp_path / "state")

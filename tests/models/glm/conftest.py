@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -32,13 +33,11 @@ def domain(columns: dict[str, np.ndarray], partitions: int = 1, threads: int = 2
     return Embedded(partitions, threads).domain(Partition(columns))
 
 
-def federation(
-    columns: dict[str, np.ndarray], cuts: list[int], partitions: int = 1
-) -> Engine:
+def federation(columns: dict[str, np.ndarray], cuts: list[int], partitions: int = 1) -> Engine:
     edges = [0, *cuts, len(columns["y"])]
     parts = {
         f"site{i}": Partition({k: v[a:b] for k, v in columns.items()}, site=f"site{i}")
-        for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(edges))
     }
     makers = {name: (lambda cohort, p=p: p) for name, p in parts.items()}
     return Embedded(partitions).federation(makers, dict.fromkeys(parts, Policy()))
@@ -47,8 +46,16 @@ def federation(
 @pytest.fixture
 def fit_glm() -> Callable[..., GLMFit]:
     def run(
-        x: np.ndarray, y: np.ndarray, family: str, *, weight: Any = None, offset: Any = None,
-        intercept: bool = True, partitions: int = 1, cuts: list[int] | None = None, **spec: Any,
+        x: np.ndarray,
+        y: np.ndarray,
+        family: str,
+        *,
+        weight: Any = None,
+        offset: Any = None,
+        intercept: bool = True,
+        partitions: int = 1,
+        cuts: list[int] | None = None,
+        **spec: Any,
     ) -> GLMFit:
         columns = {"X": x, "y": y}
         more: dict[str, Any] = {"intercept": intercept}

@@ -51,8 +51,9 @@ def test_a_class_without_rows(fit_glm):
         fit_glm(np.arange(20.0)[:, None], np.tile([0.0, 2.0], 10), "multinomial")
 
 
-@pytest.mark.parametrize(("family", "bad"), [("binomial", 2.0), ("poisson", -1.0), ("gamma", 0.0),
-                                             ("multinomial", 1.5)])
+@pytest.mark.parametrize(
+    ("family", "bad"), [("binomial", 2.0), ("poisson", -1.0), ("gamma", 0.0), ("multinomial", 1.5)]
+)
 def test_outcome_that_the_family_cannot_have(fit_glm, family, bad):
     x, y = sample(family, n=60)
     y[7] = bad
@@ -75,7 +76,7 @@ def test_a_site_never_releases_nan_or_infinity(fit_glm, value):
 
 def test_a_site_below_the_minimum_is_refused_and_named(fit_glm):
     x, y = sample("gaussian", n=60)
-    with pytest.raises(Refused, match="site1 refused.*TOO_FEW_PATIENTS"):
+    with pytest.raises(Refused, match=r"site1 refused.*TOO_FEW_PATIENTS"):
         fit_glm(x, y, "gaussian", cuts=[56])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -79,14 +81,14 @@ def test_four_sites_with_different_effects(fit_glm):
     effects = [(0.5, 1.0, -0.5), (-0.5, 0.2, -1.2), (1.5, 2.0, 0.5), (0.0, 0.4, 0.3)]
     x = rng.standard_normal((sum(sizes), 2)) + np.repeat([0.0, 1.0, -1.5, 0.5], sizes)[:, None]
     b = np.repeat(np.array(effects), sizes, axis=0)
-    y = (rng.uniform(size=len(x)) < 1 / (1 + np.exp(-(b[:, 0] + (x * b[:, 1:]).sum(1)))))
+    y = rng.uniform(size=len(x)) < 1 / (1 + np.exp(-(b[:, 0] + (x * b[:, 1:]).sum(1))))
     y = y.astype(float)
     ours = fit_glm(x, y, "binomial", cuts=list(np.cumsum(sizes[:-1])))
     theirs = reference(x, y, "binomial")
     np.testing.assert_allclose(ours.coef[0], theirs.params, rtol=1e-10)
     np.testing.assert_allclose(np.sqrt(np.diag(ours.covariance)), theirs.bse, rtol=1e-10)
     edges = [0, *np.cumsum(sizes)]
-    own = [reference(x[a:b], y[a:b], "binomial").params for a, b in zip(edges, edges[1:])]
+    own = [reference(x[a:b], y[a:b], "binomial").params for a, b in pairwise(edges)]
     averaged = np.average(own, axis=0, weights=sizes)
     assert np.abs(averaged - theirs.params).max() > 0.05  # what averaging would have given
 

@@ -19,8 +19,10 @@ def test_hc0_and_clustered_by_site(fit_glm, family):
     ours = fit_glm(x, y, family, cuts=cuts)
     sites = np.searchsorted(cuts, np.arange(len(y)), side="right")
     engine = federation({"X": x, "y": y}, cuts)
-    for by, options in (("row", {"cov_type": "HC0"}),
-                        ("site", {"cov_type": "cluster", "cov_kwds": {"groups": sites}})):
+    for by, options in (
+        ("row", {"cov_type": "HC0"}),
+        ("site", {"cov_type": "cluster", "cov_kwds": {"groups": sites}}),
+    ):
         model = sm.GLM(y, sm.add_constant(x), family=FAMILIES[family])
         theirs = model.fit(tol=1e-14, maxiter=200, **options)
         covariance = robust_covariance(ours, engine.total(scores_plan(ours, by)), by)
@@ -33,7 +35,8 @@ def test_multinomial_hc0(fit_glm):
     x = x * [1.0, 0.1, 1000.0, 1.0] - [0.0, 0.0, 0.0, 2000.0]
     ours = fit_glm(x, y, "multinomial", cuts=[300])
     theirs = sm.MNLogit(y, sm.add_constant(x)).fit(
-        method="newton", maxiter=100, disp=0, cov_type="HC0")
+        method="newton", maxiter=100, disp=0, cov_type="HC0"
+    )
     total = federation({"X": x, "y": y}, [300]).total(scores_plan(ours, "row"))
     se = np.sqrt(np.diag(robust_covariance(ours, total, "row"))).reshape(2, -1)
     np.testing.assert_allclose(se, theirs.bse.T, rtol=1e-6)

@@ -27,8 +27,7 @@ def test_same_optimum(fit_glm, family, solver, rtol):
     other = fit_glm(x, y, family, solver=Solver(solver, max_rounds=5000))
     assert other.converged
     np.testing.assert_allclose(other.coef, best.coef, rtol=rtol, atol=1e-9)
-    np.testing.assert_allclose(
-        np.diag(other.covariance), np.diag(best.covariance), rtol=1e-6)
+    np.testing.assert_allclose(np.diag(other.covariance), np.diag(best.covariance), rtol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["gaussian", "binomial", "poisson"])
@@ -108,7 +107,8 @@ def test_lasso_logistic_equals_scikit_learn(fit_glm, family):
     x = (x - x.mean(0)) / x.std(0)
     ours = fit_glm(x, y, family, l1=10.0)
     theirs = LogisticRegression(
-        C=0.1, l1_ratio=1.0, solver="saga", tol=1e-10, max_iter=200_000).fit(x, y)
+        C=0.1, l1_ratio=1.0, solver="saga", tol=1e-10, max_iter=200_000
+    ).fit(x, y)
     coef = ours.coef[:, 1:]
     np.testing.assert_allclose(coef, theirs.coef_, atol=2e-5)
 
@@ -133,8 +133,12 @@ def test_gradient_and_hessian_by_finite_difference(family):
     full = np.zeros((spec.size, spec.size))
     full[np.triu_indices(spec.size)] = packed
     full = full + np.triu(full, 1).T
-    numeric = np.array([approx_fprime(theta, lambda t, j=j: at(t, 1)["gradient"][0][j], 1e-7)
-                        for j in range(spec.size)])
+    numeric = np.array(
+        [
+            approx_fprime(theta, lambda t, j=j: at(t, 1)["gradient"][0][j], 1e-7)
+            for j in range(spec.size)
+        ]
+    )
     np.testing.assert_allclose(full, numeric, rtol=1e-4, atol=1e-4)
 
 
