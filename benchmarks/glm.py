@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def main() -> None:
                 f"{result['mb']:>7.0f} MB"
             )
     sizes = sorted(ours)
-    for small, large in zip(sizes, sizes[1:], strict=False):
+    for small, large in pairwise(sizes):
         times = ours[large] / ours[small]
         print(f"\n{large / small:.0f} times the rows: {times:.1f} times the time")
 

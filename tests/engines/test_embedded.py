@@ -86,6 +86,7 @@ def _spy(local, seen):
     def watched(self, plan, part):
         seen.append(part.n_rows)
         return local(self, plan, part)
+
     return watched
 
 

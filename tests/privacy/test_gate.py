@@ -88,8 +88,9 @@ def test_what_leaves_is_what_the_rule_says(cells, k):
 
 
 def test_hiding_does_not_change_the_sites_own_sum():
-    summed = Sum.of([HIDE], Contribution({"cells": np.arange(4)}, Evidence(
-        20, {"cells": np.arange(4)})))
+    summed = Sum.of(
+        [HIDE], Contribution({"cells": np.arange(4)}, Evidence(20, {"cells": np.arange(4)}))
+    )
     Gate("va").release(PLAN, [HIDE], summed)
     assert summed.words["cells"].tolist() == [0, 1, 2, 3]
 
@@ -126,8 +127,9 @@ def test_a_release_belongs_to_its_round_and_site():
     assert one.plan == PLAN.at(1, "").round_hash != two.plan
 
 
-@pytest.mark.parametrize(("value", "code"), [(np.nan, "NONFINITE"), (np.inf, "NONFINITE"),
-                                             (2.0**56, "RANGE")])
+@pytest.mark.parametrize(
+    ("value", "code"), [(np.nan, "NONFINITE"), (np.inf, "NONFINITE"), (2.0**56, "RANGE")]
+)
 def test_no_number_outside_the_ring_reaches_the_gate(value, code):
     with pytest.raises(RingError) as caught:
         Sum.of([TOTAL], Contribution({"sum": np.array([1.0, value])}, Evidence(9)))
@@ -145,17 +147,21 @@ def makers(name):
             plain = isinstance(called, ast.Name) and called.id == name
             dotted = isinstance(called, ast.Attribute) and (
                 called.attr == name
-                or (isinstance(called.value, ast.Name) and called.value.id == name))
+                or (isinstance(called.value, ast.Name) and called.value.id == name)
+            )
             if plain or dotted:
                 found.add(path.relative_to(SOURCE).as_posix())
     return found
 
 
-@pytest.mark.parametrize(("name", "places"), [
-    ("Release", {"privacy/gate.py"}),
-    ("Sum", {"core/contribution.py", "core/federation.py", "engines/embedded.py"}),  # Workers
-    ("Total", {"core/contribution.py", "core/federation.py"}),
-    ("open_total", {"core/federation.py"}),
-])
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("Release", {"privacy/gate.py"}),
+        ("Sum", {"core/contribution.py", "core/federation.py", "engines/embedded.py"}),  # Workers
+        ("Total", {"core/contribution.py", "core/federation.py"}),
+        ("open_total", {"core/federation.py"}),
+    ],
+)
 def test_each_place_of_an_arrays_life_has_one_maker(name, places):
     assert makers(name) == places

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, Mapped
 from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Findings, Severity
-from polyclinic.data.read import (
+from polyclinic.data.source import (
     PARQUET,
     Source,
     cell_text,
@@ -285,7 +285,7 @@ def _about_rows(source: Source, codebook: Codebook, site: str, n_rows: int) -> I
     done = {"warn": "kept", "first": "left out", "error": "refused"}[rule]
     stored = codebook.section(site).map.get(key, Mapped()).column or key
     if key == "row":
-        if count := repeated_rows(source, None):
+        if count := repeated_rows(source):
             yield Finding(
                 "duplicate_rows",
                 severity,
@@ -296,14 +296,14 @@ def _about_rows(source: Source, codebook: Codebook, site: str, n_rows: int) -> I
     if stored not in source.names:
         yield Finding("no_id", "error", _plain(f"no column {stored} for the patient id"))
         return
-    column = codebook.columns[key]
+    column = codebook.columns.get(key, Column(type="text"))
     condition = missing_condition(cell_text(stored), source.format, column, Mapped())
     row = source.connection.execute(f"SELECT count(*) FROM source WHERE {condition}").fetchone()
     if row and row[0]:
         yield Finding("missing_id", "error", "{rows} without a patient id", int(row[0]))
-    if count := repeated_rows(source, None):
+    if count := repeated_rows(source):
         yield Finding("duplicate_rows", severity, f"{{n}} exact duplicate{{s}}, {done}", count)
-    if count := repeated_rows(source, stored):
+    if count := repeated_rows(source, stored, condition):
         several: Severity = "note" if rule == "warn" else severity
         yield Finding("duplicate_ids", several, f"{{rows}} repeat a patient id, {done}", count)
 
@@ -316,8 +316,9 @@ def _about_names(source: Source, codebook: Codebook, site: str) -> Iterator[Find
         )
         return
     section = codebook.section(site)
-    known = {section.map.get(name, Mapped()).column or name for name in codebook.columns}
     identity = section.map.get(codebook.patient.id, Mapped()).column or codebook.patient.id
+    known = {section.map.get(name, Mapped()).column or name for name in codebook.columns}
+    known.add(identity)
     for name in source.names:
         what = _identifier(name)
         if what and name != identity:

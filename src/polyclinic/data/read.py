@@ -6,35 +6,33 @@ Every cell is first a text: it is trimmed, compared with the missing codes, then
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
-from polyclinic.data.codebook import Codebook, Column, FileFormat, Mapped
+from polyclinic.data.codebook import Codebook, Column, Mapped
+from polyclinic.data.source import PARQUET as PARQUET
+from polyclinic.data.source import (
+    Source,
+    cell_text,
+    count_rows,
+    is_number,
+    level_case,
+    missing_condition,
+    names_shown,
+    number,
+)
+from polyclinic.data.source import open_file as open_file
+from polyclinic.data.source import open_frame as open_frame
 from polyclinic.data.table import Table
 from polyclinic.data.units import conversion
 
 Floats = NDArray[np.float64]
-PARQUET = (".parquet", ".pq")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Rows somewhere, as a duckdb view named "source" whose columns are all texts."""
-
-    connection: duckdb.DuckDBPyConnection
-    names: tuple[str, ...]
-    format: FileFormat
-    where: str
-    has_header: bool = False
 
 
 def read_table(path: str | Path, codebook: Codebook, site: str) -> Table:
@@ -83,77 +81,6 @@ def split_frame(frame: Any, by: str, codebook: Codebook) -> dict[str, Table]:
     }
 
 
-def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
-    """The cells of a CSV or Parquet file as texts."""
-    path, how = Path(path), codebook.file_of(site)
-    if not path.is_file():
-        raise InputError(
-            f"{site}: there is no file {path}",
-            code="NO_FILE",
-            site=site,
-            rule="one file per hospital",
-            next="check the path",
-        )
-    connection = duckdb.connect()
-    try:
-        if path.suffix.lower() in PARQUET:
-            connection.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({_text(str(path))})")
-            return _as_text(connection, how, f"{site}")
-        names = _header(path, how, codebook, site)
-        columns = ", ".join(f"{_text(f'c{i}')}: 'VARCHAR'" for i in range(len(names)))
-        connection.execute(
-            f"CREATE TABLE source AS SELECT * FROM read_csv({_text(str(path))}, "
-            f"auto_detect=false, header={str(how.header).lower()}, delim={_text(how.delimiter)}, "
-            f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})"
-        )
-    except duckdb.Error as error:
-        raise InputError(
-            f"{site}: {path.name} cannot be read as a table",
-            code="BAD_FILE",
-            site=site,
-            rule="every line has the same number of fields; see [file] in the codebook",
-            next=_duckdb_line(error),
-        ) from None
-    for i, name in enumerate(names):
-        connection.execute(f"ALTER TABLE source RENAME COLUMN c{i} TO {_name(f'_{i}_{name}')}")
-    for i, name in enumerate(names):
-        connection.execute(
-            f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} TO {_name(name)}"
-        )
-    return Source(connection, tuple(names), how, f"{site}", how.header)
-
-
-def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:
-    """The cells of a pandas, polars or arrow frame as texts."""
-    import narwhals as nw
-
-    native = nw.from_native(frame, eager_only=True)
-    connection = duckdb.connect()
-    pandas = native.to_pandas() if not isinstance(frame, pd.DataFrame) else frame
-    pandas = pandas.set_axis([str(name) for name in pandas.columns], axis=1)
-    for name in pandas.columns:
-        if isinstance(pandas[name].dtype, pd.CategoricalDtype):
-            pandas = pandas.assign(**{name: pandas[name].astype(object)})
-    connection.register("raw", pandas)
-    return _as_text(connection, codebook.file_of(site), f"{site}")
-
-
-def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str) -> Source:
-    described = connection.execute("DESCRIBE raw").fetchall()
-    parts = []
-    for name, kind, *_ in described:
-        text = f"CAST({_name(name)} AS VARCHAR)"
-        if kind in ("DOUBLE", "FLOAT"):
-            text = f"CASE WHEN isnan({_name(name)}) THEN NULL ELSE {text} END"
-        if kind == "BOOLEAN":
-            text = f"CAST(CAST({_name(name)} AS INTEGER) AS VARCHAR)"
-        parts.append(f"{text} AS {_name(name)}")
-    listed = ", ".join(parts) or "1 AS nothing"
-    connection.execute(f"CREATE VIEW source AS SELECT {listed} FROM raw")
-    how = how.model_copy(update={"decimal": "."})
-    return Source(connection, tuple(row[0] for row in described), how, where)
-
-
 def to_table(
     source: Source, codebook: Codebook, site: str, wanted: Sequence[str] | None = None
 ) -> Table:
@@ -197,7 +124,7 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
             f"{site} has no column {stored}",
             code="NO_COLUMN",
             site=site,
-            rule=f"every hospital has the codebook's columns{_names_shown(source, site)}",
+            rule=f"every hospital has the codebook's columns{names_shown(source, site)}",
             next=f'name it: [site.{site}.map] {name} = {{ column = "..." }}, or '
             f'[site.{site}] not_recorded = ["{name}"]',
         )
@@ -221,47 +148,6 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
     if bad:
         raise _bad_cells(site, name, bad, what, code, column)
     return _checked(np.ascontiguousarray(values), column, mapped, site, name)
-
-
-def cell_text(stored: str) -> str:
-    """SQL for a trimmed cell."""
-    return f"trim({_name(stored)})"
-
-
-def number(text: str, how: FileFormat) -> str:
-    """SQL for a cell as a number. With a decimal comma a point is not read: 1.500 may be 1500."""
-    if how.decimal == ",":
-        text = f"CASE WHEN contains({text}, '.') THEN NULL ELSE replace({text}, ',', '.') END"
-    return f"TRY_CAST({text} AS DOUBLE)"
-
-
-def missing_condition(text: str, how: FileFormat, column: Column, mapped: Mapped) -> str:
-    """SQL that is true where a cell is missing; codes that are numbers are compared as numbers."""
-    codes = [*how.missing, *map(str, column.missing)]
-    codes += [code for code, ours in (mapped.levels or {}).items() if ours == "missing"]
-    texts = ", ".join(_text(code) for code in codes) or "''"
-    numbers = [float(code) for code in codes if is_number(code)]
-    condition = f"{text} IS NULL OR {text} = '' OR {text} IN ({texts})"
-    if numbers:
-        listed = ", ".join(repr(n) for n in numbers)
-        condition += f" OR coalesce({number(text, how)} IN ({listed}), false)"
-    return condition
-
-
-def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> str:
-    """SQL for the position of a cell's level; NULL for a code that is not mapped."""
-    position = {code: i for i, code in enumerate(column.levels or ())}
-    own = {code: code for code in position}
-    if mapped.levels is not None:
-        own = {code: str(ours) for code, ours in mapped.levels.items()}
-    cases = []
-    for code, ours in own.items():
-        test = f"{text} = {_text(code)}"
-        if is_number(code):
-            test = f"({test} OR coalesce({number(text, how)} = {float(code)!r}, false))"
-        if ours in position:
-            cases.append(f"WHEN {test} THEN {position[ours]}.0")
-    return f"CASE {' '.join(cases)} ELSE NULL END" if cases else "NULL"
 
 
 def _checked(values: Floats, column: Column, mapped: Mapped, site: str, name: str) -> Floats:
@@ -415,90 +301,3 @@ def _without_duplicates(
             next='remove them, or use duplicates = "first"',
         )
     return np.flatnonzero(~repeated) if count else None
-
-
-def repeated_rows(source: Source, stored: str | None) -> int:
-    """Rows that are an exact copy of another, or that repeat a value of column `stored`."""
-    what = "*" if stored is None else cell_text(stored)
-    row = source.connection.execute(
-        f"SELECT (SELECT count(*) FROM source) - count(*) FROM (SELECT DISTINCT {what} FROM source)"
-    ).fetchone()
-    return int(row[0]) if row else 0
-
-
-def seems_without_header(source: Source) -> bool:
-    """Whether the line that was read as a header looks like a row of values."""
-    return source.has_header and 2 * sum(map(is_number, source.names)) >= len(source.names)
-
-
-def _names_shown(source: Source, site: str) -> str:
-    """The file's column names, unless its first line may be a patient's row."""
-    if source.has_header and any(map(is_number, source.names)):
-        return "; the first line holds numbers, not names: is header = false right?"
-    return f"; {site} has: {', '.join(source.names)}"
-
-
-def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        first = next(csv.reader(file, delimiter=how.delimiter), [])
-    if not first:
-        raise InputError(
-            f"{site}: {path.name} is empty",
-            code="EMPTY_FILE",
-            site=site,
-            rule="a file holds at least one row",
-            next="check the export",
-        )
-    if how.header:
-        names = [name.strip() or f"(column {i})" for i, name in enumerate(first, 1)]
-        if len({name.casefold() for name in names}) != len(names):
-            raise InputError(
-                f"{site}: {path.name} names a column twice",
-                code="BAD_FILE",
-                site=site,
-                rule="names differ in more than upper and lower case",
-                next="rename one",
-            )
-        return names
-    names = list(codebook.columns)
-    if len(first) != len(names):
-        raise InputError(
-            f"{site}: {path.name} has {len(first)} columns, the codebook {len(names)}",
-            code="NO_COLUMN",
-            site=site,
-            rule="a file without header has the codebook's columns in their order",
-            next="add a header line and header = true, or correct the codebook",
-        )
-    return names
-
-
-def count_rows(source: Source) -> int:
-    """Number of rows of a source."""
-    row = source.connection.execute("SELECT count(*) FROM source").fetchone()
-    return int(row[0]) if row else 0
-
-
-def _duckdb_line(error: duckdb.Error) -> str:
-    """The line number that duckdb names, without the line's content."""
-    message = str(error)
-    for part in message.split():
-        if part.isdigit() and "line" in message.lower():
-            return f"look at line {part} of the file"
-    return "open the file and look at its first lines"
-
-
-def is_number(text: str) -> bool:
-    """True for a text that is a finite number."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return text.strip().lower() not in ("nan", "inf", "-inf", "infinity")
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
-
-
-def _name(value: str) -> str:
-    return '"' + value.replace('"', '""') + '"'

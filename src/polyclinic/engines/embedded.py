@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from threadpoolctl import threadpool_limits
@@ -107,13 +108,13 @@ class ThreadWorkers:
             return Sum.of(leaves, task.local(plan, self.rows))
         if self.threads == 1 or len(parts) == 1:
             return _add(one(part) for part in parts)
-        with ThreadPoolExecutor(self.threads) as pool:
-            futures = [pool.submit(one, part) for part in parts]
-            try:
-                return _add(future.result() for future in as_completed(futures))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        return _add(_pool(self.threads).map(one, parts))
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads that are kept: starting them anew costs more than a small round."""
+    return ThreadPoolExecutor(threads, thread_name_prefix="polyclinic")
 
 
 def _add(sums: Iterator[Sum]) -> Sum:

@@ -19,6 +19,7 @@ from polyclinic.core.partition import CHUNK_ROWS, Partition
 from polyclinic.core.plan import Plan
 
 Floats = NDArray[np.float64]
+QUICK_ROWS, SAMPLE_ROWS = 200_000, 4096
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,12 @@ def from_arrays(
     offset: Any = None,
     labels: Any = None,
     site_effects: bool = False,
+    quick: bool = False,
 ) -> Arrays:
     """Describe and check arrays. `x` (n_rows, n_features) is not copied.
+
+    With `quick` the bounds of large arrays come from a sample of rows, and NaN in `x` shows only in
+    the first sums, which then cannot be held (`RingError`): call again without it.
 
     Raises
     ------
@@ -100,7 +105,7 @@ def from_arrays(
         levels = np.unique(labels)[1:]
         columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
         names = [*names, *(f"site[T.{level}]" for level in levels)]
-    bounds = _bounds(x, "X")
+    bounds = _sampled_bounds(x) if quick else _bounds(x, "X")
     for name in ("w", "offset"):
         if name in columns:
             _bounds(columns[name][:, None], name)
@@ -136,6 +141,17 @@ def _length(name: str, got: int, wanted: int) -> InputError:
     return InputError(
         f"{name} has {got} entries for {wanted} rows", code="WRONG_LENGTH", rule="one entry per row"
     )
+
+
+def _sampled_bounds(x: Floats) -> Floats:
+    """Largest magnitude per column over some rows; the ring has room for far larger ones."""
+    if len(x) < QUICK_ROWS:
+        return _bounds(x, "X")
+    sample = x[:: len(x) // SAMPLE_ROWS]
+    bounds = np.maximum(sample.max(axis=0), -sample.min(axis=0)).astype(np.float64)
+    for column in np.flatnonzero(~(bounds > 0)):  # nothing seen, or NaN
+        bounds[column] = _bounds(x[:, column : column + 1], "X")[0]
+    return bounds
 
 
 def _bounds(x: Floats, name: str) -> Floats:

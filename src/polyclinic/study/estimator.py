@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,6 +17,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.fit import Callback, Run, Store, fit
+from polyclinic.core.ring import RingError
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
@@ -164,7 +166,8 @@ class Regression(Shown):
         )
         values, family, classes = self._outcome(np.asarray(outcome))
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(x.shape[1])])
-        arrays = from_arrays(
+        describe = partial(
+            from_arrays,
             x,
             values,
             names,
@@ -174,14 +177,20 @@ class Regression(Shown):
             labels=sites,
             site_effects=self.site_effects,
         )
-        spec = self._spec(arrays.design, family, classes)
-        run = fit(
-            glm(spec),
-            engine.domain(arrays.rows),
-            seed=self.random_state,
-            callbacks=callbacks,
-            store=store,
-        )
+
+        def attempt(quick: bool) -> tuple[Arrays, Spec, Run]:
+            arrays = describe(quick=quick)
+            spec = self._spec(arrays.design, family, classes)
+            domain = engine.domain(arrays.rows)
+            run = fit(
+                glm(spec), domain, seed=self.random_state, callbacks=callbacks, store=store
+            )
+            return arrays, spec, run
+
+        try:
+            arrays, spec, run = attempt(quick=True)
+        except RingError:  # NaN, or a column far larger than in the sample: look at every row
+            arrays, spec, run = attempt(quick=False)
         self._arrays, self._data = arrays, None
         return self._finish(run, spec, engine)
 

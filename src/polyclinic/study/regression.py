@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -93,7 +94,8 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
     site_effects : one intercept per site (the first site is the reference).
     solver : "newton", "lbfgs", "gd" (full-batch gradient descent) or "sgd" (mini-batches).
     max_rounds : a bound on passes over the data; None: 25, 500, 5000, 500 for the four solvers.
-    tolerance : stop when a step would move no coefficient by more than this many standard errors.
+    tolerance : stop when a step would move the standard errors by no more than this share
+        (newton), or a coefficient by no more than this many standard errors (the others).
     solver_options : "step", "batch", "decay" of gd and sgd, "warm_rows" of newton.
     random_state : seed of everything random (samples of rows).
     class_weight : None, "balanced" (from summed label counts), or {class: weight}.
@@ -141,8 +143,16 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
         self.class_weight = class_weight
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, str, int]:
-        check_classification_targets(y)
-        self.classes_, codes = np.unique(y, return_inverse=True)
+        if y.dtype == np.float64 and bool(((y == 0.0) | (y == 1.0)).all()) and 0 < y.sum() < len(y):
+            self.classes_ = np.array([0.0, 1.0])
+            return y, *self._family_of(2)  # as it is, without a copy
+        if y.dtype.kind in "fiub":
+            codes, found = pd.factorize(y, sort=True)
+            check_classification_targets(found)
+            self.classes_ = np.asarray(found)
+        else:
+            check_classification_targets(y)
+            self.classes_, codes = np.unique(y, return_inverse=True)
         return codes.astype(np.float64), *self._family_of(len(self.classes_))
 
     def _outcome_of_column(self, data: FormulaData) -> tuple[str, int]:

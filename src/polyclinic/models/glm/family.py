@@ -90,12 +90,19 @@ class Binomial:
     dispersion: bool = False
 
     def derivatives(self, eta: Floats, y: Floats) -> tuple[Floats, Floats, Floats]:
-        e = np.exp(-np.abs(eta))
-        p_far = 1.0 / (1.0 + e)
-        weight = e * p_far * p_far
-        mean = np.where(eta >= 0, p_far, e * p_far)
-        loss = np.maximum(eta, 0.0) + np.log1p(e) - y * eta
-        return loss, mean - y, weight
+        e = np.abs(eta)
+        np.negative(e, out=e)
+        np.exp(e, out=e)
+        far = e + 1.0
+        np.divide(1.0, far, out=far)  # probability of the likelier outcome
+        loss = np.log1p(e)
+        e *= far  # and of the other one
+        loss += np.maximum(eta, 0.0)
+        loss -= y * eta
+        first = np.where(eta >= 0, far, e)
+        first -= y
+        e *= far
+        return loss, first, e
 
     def information(self, eta: Floats) -> Floats:
         return self.derivatives(eta, np.zeros_like(eta))[2]

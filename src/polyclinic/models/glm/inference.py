@@ -134,7 +134,9 @@ class Inference:
         theta = np.where(active, theta, 0.0)
         information = curvature if state["information"] is None else state["information"]
         inverse = _inverse(curvature + scale.quadratic, active)
-        bread = _inverse(information + scale.quadratic, active)
+        bread = inverse
+        if state["information"] is not None:
+            bread = _inverse(information + scale.quadratic, active)
         fit = _statistics(scale, state, int(active.sum()))
         transform = scale.transform()
         dispersion = np.ldexp(fit["dispersion"], -2 * spec.response_exponent)
@@ -176,7 +178,11 @@ class Inference:
 def _inverse(matrix: Floats, active: NDArray[np.bool_]) -> Floats:
     """Inverse within the active coefficients, 0 elsewhere."""
     inverse, keep = np.zeros_like(matrix), np.ix_(active, active)
-    inverse[keep] = np.linalg.pinv(matrix[keep], hermitian=True)
+    try:
+        root = np.linalg.inv(np.linalg.cholesky(matrix[keep]))
+        inverse[keep] = root.T @ root
+    except np.linalg.LinAlgError:  # separated data: no information in some direction
+        inverse[keep] = np.linalg.pinv(matrix[keep], hermitian=True)
     return inverse
 
 

@@ -2,8 +2,9 @@
 
 Each round the sites sum loss, gradient and Hessian at one point; the coordinator solves for the
 next one.
-The end is exact: all rows, until a step would move no coefficient by more than `tolerance` standard
-errors. With an L1 penalty the quadratic model is minimised by coordinate descent (proximal Newton).
+The end is exact: all rows, until a step would move the information, and with it the standard
+errors, by no more than the share `tolerance`; that step is still taken. With an L1 penalty the
+quadratic model is minimised by coordinate descent (proximal Newton).
 
 When the data are much larger than `warm_rows`, three phases save passes. "warm": Newton on a sample
 of rows drawn by hash. "near": all rows, gradients only, with the sample's Hessian as a metric that
@@ -73,6 +74,11 @@ class Newton:
     @property
     def _share(self) -> float:
         return self.scale.spec.solver.warm_rows / self.scale.moments.n
+
+    @property
+    def _leverage(self) -> float:
+        """Typical share by which a step of one standard error moves the information."""
+        return min(1.0, float(np.sqrt(self.scale.spec.size / max(self.scale.moments.n, 1))))
 
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
@@ -148,7 +154,7 @@ class Newton:
     def _next(self, new: State, last_step: float | None) -> State:
         solver = self.scale.spec.solver
         polished = new["theta"] + new["direction"]
-        if new["step"] <= solver.tolerance:
+        if new["step"] * self._leverage <= solver.tolerance:
             return {**new, "theta": polished, "end": "converged"}
         if last_step is not None and new["step"] < STALLED and new["step"] > 0.25 * last_step:
             return {**new, "end": "converged"}
@@ -181,7 +187,8 @@ class Newton:
         step = float(np.sqrt(2.0 * max(gain, 0.0)))
         shrinks = step / state["step"] if state["step"] else 1.0
         slow = state["step"] is not None and shrinks > 0.5
-        if step * min(shrinks, 1.0) <= self.scale.spec.solver.tolerance or slow:
+        ahead = step * min(shrinks, 1.0) * self._leverage
+        if ahead <= self.scale.spec.solver.tolerance or slow:
             return {**exact, "try": state["try"] + direction}
         return {
             **state,

@@ -21,7 +21,8 @@ class Solver:
 
     name        newton | lbfgs | gd | sgd
     max_rounds  a bound on passes over the data, not a target
-    tolerance   stop when a step would move no coefficient by more than this many standard errors
+    tolerance   stop when a step would move the standard errors by no more than this share (newton),
+                or a coefficient by no more than this many standard errors (the others)
     step        gd: first step size; sgd: step size at the start (both in units of 1 / curvature)
     batch       sgd: share of the rows that a round draws, by hash(seed, round, key)
     decay       sgd: the step falls as 1 / (1 + decay * round)

@@ -23,7 +23,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
-from polyclinic.models.glm.kernel import Derivatives, Rows, many_predictors, one_predictor
+from polyclinic.models.glm.kernel import BLOCK_ROWS, Derivatives, Rows, many_predictors, one_predictor
 
 Floats = NDArray[np.float64]
 
@@ -113,10 +113,12 @@ class MomentsTask:
         shift = plan.values.get("shift")
         raw_shift = np.ldexp(shift, design.exponents) if shift is not None else None
         x, xx = np.zeros(p), np.zeros(p)
-        for at, block in rows.blocks(raw_shift):
-            w = np.ones(len(block)) if rows.weight is None else rows.weight[at]
-            x += w @ block
-            xx += w @ (block * block)
+        square = np.empty((min(BLOCK_ROWS, len(rows.y)), p))
+        with np.errstate(over="ignore", invalid="ignore"):  # the ring refuses what is not finite
+            for at, block in rows.blocks(raw_shift):
+                w = np.ones(len(block)) if rows.weight is None else rows.weight[at]
+                x += w @ block
+                xx += w @ np.multiply(block, block, out=square[: len(block)])
         e = design.exponents
         weight = np.ones(len(rows.y)) if rows.weight is None else rows.weight
         counts, by_class = _class_counts(rows.y, weight, classes)
