@@ -85,7 +85,7 @@ def check(
 
     findings = check_table(data, Codebook.load(schema), site or data.stem)
     if json:
-        show.as_json(findings.to_dict())
+        show.as_json(findings.to_dict(share=share))
     else:
         typer.echo(findings.to_text(all=everything, share=share))
 

@@ -176,8 +176,10 @@ class Codebook(_Part):
             raise ValueError(f"{where}: {name} has no levels in [columns]")
         for ours in (mapped.levels or {}).values():
             if str(ours) != "missing" and str(ours) not in (column.levels or {}):
-                raise ValueError(f'{where}: {ours} is no level of {name}; levels: '
-                                 f'{", ".join(column.levels or ())} or "missing"')
+                raise ValueError(
+                    f"{where}: {ours} is no level of {name}; levels: "
+                    f'{", ".join(column.levels or ())} or "missing"'
+                )
         if mapped.unit is not None:
             try:
                 conversion(mapped.unit, column.unit or "no unit", column.molar_mass)
@@ -214,8 +216,9 @@ class Codebook(_Part):
     @property
     def usable(self) -> tuple[str, ...]:
         """Columns that a table holds: no text, no patient id."""
-        stored = [name for name, c in self.columns.items()
-                  if c.type != "text" and name != self.patient.id]
+        stored = [
+            name for name, c in self.columns.items() if c.type != "text" and name != self.patient.id
+        ]
         return (*stored, *self.derived)
 
     def spec(self, name: str) -> Column | Derived:
@@ -224,12 +227,18 @@ class Codebook(_Part):
         if found is None or name not in self.usable:
             close = difflib.get_close_matches(name, self.usable, 1)
             if found is not None:
-                raise InputError(f"{name} is text or the patient id, and never leaves the file",
-                                 code="UNKNOWN_COLUMN", rule="a formula uses coded columns",
-                                 next="use another column")
-            raise InputError(f"{name} is no column of the codebook {self.name}",
-                             code="UNKNOWN_COLUMN", rule=f"columns: {', '.join(self.usable)}",
-                             next=f'did you mean "{close[0]}"?' if close else "correct the name")
+                raise InputError(
+                    f"{name} is text or the patient id, and never leaves the file",
+                    code="UNKNOWN_COLUMN",
+                    rule="a formula uses coded columns",
+                    next="use another column",
+                )
+            raise InputError(
+                f"{name} is no column of the codebook {self.name}",
+                code="UNKNOWN_COLUMN",
+                rule=f"columns: {', '.join(self.usable)}",
+                next=f'did you mean "{close[0]}"?' if close else "correct the name",
+            )
         return found
 
     def level_names(self, name: str) -> tuple[str, ...]:
@@ -270,6 +279,9 @@ def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Seq
             reason = codebook.section(site).not_comparable.get(column)
             if reason:
                 raise InputError(
-                    f"{site}, column {column}: {reason}", code="NOT_COMPARABLE", site=site,
+                    f"{site}, column {column}: {reason}",
+                    code="NOT_COMPARABLE",
+                    site=site,
                     rule="a column of a formula means the same at every hospital",
-                    next="use a derived column that does, or leave the hospital out")
+                    next="use a derived column that does, or leave the hospital out",
+                )

@@ -32,8 +32,12 @@ class Cohort:
             parse(self.where)
         for column, rule in self.missing.items():
             if rule not in RULES:
-                raise InputError(f'missing: "{rule}" for {column}', code="WRONG_VALUE",
-                                 rule=f"rules: {', '.join(RULES)}", next="correct the rule")
+                raise InputError(
+                    f'missing: "{rule}" for {column}',
+                    code="WRONG_VALUE",
+                    rule=f"rules: {', '.join(RULES)}",
+                    next="correct the rule",
+                )
 
     def rule(self, column: str) -> str:
         return self.missing.get(column, self.missing.get("default", "drop"))
@@ -63,9 +67,11 @@ class Cohort:
                 rows = "1 row has" if gaps == 1 else f"{gaps} rows have"
                 raise InputError(
                     f"{table.site}, column {column}: {rows} no value",
-                    code="MISSING_VALUES", site=table.site,
+                    code="MISSING_VALUES",
+                    site=table.site,
                     rule=f'missing = "error" for {column}',
-                    next='use "drop" or "mean", or complete the data')
+                    next='use "drop" or "mean", or complete the data',
+                )
         return np.flatnonzero(inside & complete)
 
     def left_out(self, table: Table) -> dict[str, int]:

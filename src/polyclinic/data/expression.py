@@ -25,11 +25,19 @@ _TOKEN = re.compile(
     r"|(?P<name>[A-Za-z_]\w*)|(?P<op>>=|<=|==|!=|=|>|<|\+|-|\*|/|\(|\)))"
 )
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
-    ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal,
-    "==": np.equal, "=": np.equal, "!=": np.not_equal,
+    ">": np.greater,
+    ">=": np.greater_equal,
+    "<": np.less,
+    "<=": np.less_equal,
+    "==": np.equal,
+    "=": np.equal,
+    "!=": np.not_equal,
 }
 _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
-    "+": np.add, "-": np.subtract, "*": np.multiply, "/": np.divide,
+    "+": np.add,
+    "-": np.subtract,
+    "*": np.multiply,
+    "/": np.divide,
 }
 LONGEST = 300  # words and signs; keeps the tree shallow
 _WORDS = {"and", "or", "not", "is", "missing"}
@@ -208,8 +216,12 @@ def _raw(node: Node, columns: Mapping[str, Floats]) -> Floats:
 
 def _lookup(name: str, columns: Mapping[str, Floats]) -> Floats:
     if name not in columns:
-        raise InputError(f"{name} is not a column", code="UNKNOWN_COLUMN",
-                         rule=f"columns: {', '.join(columns)}", next="correct the name")
+        raise InputError(
+            f"{name} is not a column",
+            code="UNKNOWN_COLUMN",
+            rule=f"columns: {', '.join(columns)}",
+            next="correct the name",
+        )
     return columns[name]
 
 
@@ -238,9 +250,12 @@ def _text_code(node: Node, other: Node, codes: Mapping[str, Any]) -> float | Non
         return None
     levels = codes.get(other[1], ()) if other[0] == "name" else ()
     if node[1] not in levels:
-        raise InputError(f"{node[1]!r} is no level of {other[1] if levels else 'a category'}",
-                         code="UNKNOWN_LEVEL", rule=f"levels: {', '.join(levels) or 'none'}",
-                         next="use a code of the codebook")
+        raise InputError(
+            f"{node[1]!r} is no level of {other[1] if levels else 'a category'}",
+            code="UNKNOWN_LEVEL",
+            rule=f"levels: {', '.join(levels) or 'none'}",
+            next="use a code of the codebook",
+        )
     if all(_is_number(code) for code in levels):
         return float(node[1])
     return float(levels.index(node[1]))
@@ -256,5 +271,8 @@ def _is_number(text: str) -> bool:
 
 def _bad(text: str, place: str) -> InputError:
     return InputError(
-        f"{text}: not understood at {place!r}", code="BAD_EXPRESSION",
-        rule="comparisons, and, or, not, is missing, + - * / over columns", next="correct it")
+        f"{text}: not understood at {place!r}",
+        code="BAD_EXPRESSION",
+        rule="comparisons, and, or, not, is missing, + - * / over columns",
+        next="correct it",
+    )

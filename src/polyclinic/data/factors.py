@@ -13,7 +13,11 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import UNBOUNDED, Codebook
 
 _MATH: dict[str, Callable[[float], float]] = {
-    "log": math.log, "log1p": math.log1p, "exp": math.exp, "sqrt": math.sqrt, "abs": abs,
+    "log": math.log,
+    "log1p": math.log1p,
+    "exp": math.exp,
+    "sqrt": math.sqrt,
+    "abs": abs,
 }
 MOST_KNOTS = 100
 ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights"
@@ -49,13 +53,19 @@ class Compiled:
         """Its columns; a category's without the reference level unless `full`."""
         if self.role is Role.CATEGORY:
             sign = "" if full else "T."
-            return [Term(f"{self.text}[{sign}{code}]",
-                         (Factor("level", self.column, (float(i),)),), 1.0)
-                    for i, code in enumerate(self.levels) if full or i != self.reference]
+            return [
+                Term(
+                    f"{self.text}[{sign}{code}]", (Factor("level", self.column, (float(i),)),), 1.0
+                )
+                for i, code in enumerate(self.levels)
+                if full or i != self.reference
+            ]
         if len(self.factors) == 1 and self.factors[0].kind not in ("bspline", "natural"):
             return [Term(self.text, self.factors, self.bounds[0])]
-        return [Term(f"{self.text}[{i}]", (factor,), bound)
-                for i, (factor, bound) in enumerate(zip(self.factors, self.bounds, strict=True))]
+        return [
+            Term(f"{self.text}[{i}]", (factor,), bound)
+            for i, (factor, bound) in enumerate(zip(self.factors, self.bounds, strict=True))
+        ]
 
 
 def compile_factor(text: str, codebook: Codebook) -> Compiled:
@@ -77,16 +87,20 @@ def _plain(text: str, column: str, codebook: Codebook) -> Compiled:
     spec = codebook.spec(column)
     if spec.type == "category":
         return Compiled(text, column, Role.CATEGORY, levels=codebook.level_names(column))
-    return Compiled(text, column, Role.NUMBER, (Factor("value", column),),
-                    (codebook.bound(column),))
+    return Compiled(
+        text, column, Role.NUMBER, (Factor("value", column),), (codebook.bound(column),)
+    )
 
 
 def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     name = _function(node.func)
     if name is None or name not in {*_MATH, "C", "I", "bs", "ns", "offset", "weights"}:
-        raise InputError(f"{text}: this function is not allowed in a formula",
-                         code="UNKNOWN_FUNCTION", rule=f"functions: {ALLOWED}",
-                         next="define the column under [derived] in the codebook")
+        raise InputError(
+            f"{text}: this function is not allowed in a formula",
+            code="UNKNOWN_FUNCTION",
+            rule=f"functions: {ALLOWED}",
+            next="define the column under [derived] in the codebook",
+        )
     if not node.args:
         raise _bad(text, "a column is needed")
     if name == "I":
@@ -105,8 +119,13 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
         return Compiled(text, column, Role(name))
     if name in ("bs", "ns"):
         return _spline(text, name, node, column, codebook)
-    return Compiled(text, column, Role.NUMBER, (Factor(name, column),),
-                    (_image_bound(_MATH[name], column, codebook),))
+    return Compiled(
+        text,
+        column,
+        Role.NUMBER,
+        (Factor(name, column),),
+        (_image_bound(_MATH[name], column, codebook),),
+    )
 
 
 def _function(node: ast.expr) -> str | None:
@@ -120,20 +139,30 @@ def _function(node: ast.expr) -> str | None:
 def _category(text: str, node: ast.Call, column: str, codebook: Codebook) -> Compiled:
     levels = codebook.level_names(column)
     if not levels:
-        raise InputError(f"{text}: {column} has no levels in the codebook", code="UNKNOWN_LEVEL",
-                         rule="levels come from the codebook, never from data",
-                         next="give the column levels, or use it as a number")
+        raise InputError(
+            f"{text}: {column} has no levels in the codebook",
+            code="UNKNOWN_LEVEL",
+            rule="levels come from the codebook, never from data",
+            next="give the column levels, or use it as a number",
+        )
     allowed = ("contr", "contrasts", "reference")
     if unknown := [k.arg for k in node.keywords if k.arg not in allowed]:
         raise _bad(text, f"{unknown[0]} is no option; options: {', '.join(allowed)}")
     reference = 0
-    choice = node.args[1] if len(node.args) > 1 else next(
-        (k.value for k in node.keywords if k.arg in allowed), None)
+    choice = (
+        node.args[1]
+        if len(node.args) > 1
+        else next((k.value for k in node.keywords if k.arg in allowed), None)
+    )
     if choice is not None:
         code = _reference(text, choice)
         if code not in levels:
-            raise InputError(f"{text}: {code} is no level of {column}", code="UNKNOWN_LEVEL",
-                             rule=f"levels: {', '.join(levels)}", next="use one of them")
+            raise InputError(
+                f"{text}: {code} is no level of {column}",
+                code="UNKNOWN_LEVEL",
+                rule=f"levels: {', '.join(levels)}",
+                next="use one of them",
+            )
         reference = levels.index(code)
     return Compiled(text, column, Role.CATEGORY, levels=levels, reference=reference)
 
@@ -153,14 +182,17 @@ def _last_name(node: ast.expr) -> str:
 
 def _arithmetic(text: str, node: ast.expr, codebook: Codebook) -> Compiled:
     """I(x ** 2), I(x / 10), I(x - 50), I((x - 50) / 10)."""
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow) and isinstance(
-        node.left, ast.Name
+    if (
+        isinstance(node, ast.BinOp)
+        and isinstance(node.op, ast.Pow)
+        and isinstance(node.left, ast.Name)
     ):
         power, column = _constant(text, node.right), node.left.id
         return _number(text, Factor("power", column, (power,)), lambda x: x**power, codebook)
     column, slope, shift = _affine(text, node)
-    return _number(text, Factor("affine", column, (slope, shift)), lambda x: slope * x + shift,
-                   codebook)
+    return _number(
+        text, Factor("affine", column, (slope, shift)), lambda x: slope * x + shift, codebook
+    )
 
 
 def _number(
@@ -168,8 +200,13 @@ def _number(
 ) -> Compiled:
     if codebook.spec(factor.column).type == "category":
         raise _bad(text, f"{factor.column} is a category")
-    return Compiled(text, factor.column, Role.NUMBER, (factor,),
-                    (_image_bound(function, factor.column, codebook),))
+    return Compiled(
+        text,
+        factor.column,
+        Role.NUMBER,
+        (factor,),
+        (_image_bound(function, factor.column, codebook),),
+    )
 
 
 def _affine(text: str, node: ast.expr) -> tuple[str, float, float]:
@@ -181,7 +218,8 @@ def _affine(text: str, node: ast.expr) -> tuple[str, float, float]:
         return column, -a, -b
     if isinstance(node, ast.BinOp):
         swap = isinstance(node.left, (ast.Constant, ast.UnaryOp)) and not isinstance(
-            node.op, ast.Div)
+            node.op, ast.Div
+        )
         inner, outer = (node.right, node.left) if swap else (node.left, node.right)
         column, a, b = _affine(text, inner)
         c = _constant(text, outer)
@@ -209,8 +247,11 @@ def _constant(text: str, node: ast.expr) -> float:
 def _spline(text: str, name: str, node: ast.Call, column: str, codebook: Codebook) -> Compiled:
     options = {k.arg: k.value for k in node.keywords}
     if unknown := set(options) - {"knots", "df", "degree", "lower", "upper"}:
-        raise _bad(text, f"{sorted(map(str, unknown))[0]} is no option; options: knots, df, "
-                   "degree, lower, upper")
+        raise _bad(
+            text,
+            f"{sorted(map(str, unknown))[0]} is no option; options: knots, df, "
+            "degree, lower, upper",
+        )
     degree = int(_constant(text, options["degree"])) if "degree" in options else 3
     if not 1 <= degree <= 5:
         raise _bad(text, "degree is 1 to 5")
@@ -221,11 +262,13 @@ def _spline(text: str, name: str, node: ast.Call, column: str, codebook: Codeboo
     knots = (lower, *inner, upper)
     if name == "bs":
         count = len(inner) + degree
-        factors = tuple(Factor("bspline", column, (float(i + 1), float(degree), *knots))
-                        for i in range(count))
+        factors = tuple(
+            Factor("bspline", column, (float(i + 1), float(degree), *knots)) for i in range(count)
+        )
     else:
-        factors = tuple(Factor("natural", column, (float(i), *knots))
-                        for i in range(len(knots) - 1))
+        factors = tuple(
+            Factor("natural", column, (float(i), *knots)) for i in range(len(knots) - 1)
+        )
     reach = 1.0 if name == "bs" else 8.0
     return Compiled(text, column, Role.NUMBER, factors, (reach,) * len(factors))
 
@@ -237,15 +280,22 @@ def _ends(
     ends = spec.usual or spec.range
     given = [_constant(text, options[k]) if k in options else None for k in ("lower", "upper")]
     if ends is None and None in given:
-        raise InputError(f"{text}: {column} has no range in the codebook", code="KNOTS_NEEDED",
-                         rule="knots are agreed, never found from data",
-                         next="give lower= and upper=, or a range in the codebook")
+        raise InputError(
+            f"{text}: {column} has no range in the codebook",
+            code="KNOTS_NEEDED",
+            rule="knots are agreed, never found from data",
+            next="give lower= and upper=, or a range in the codebook",
+        )
     low, high = (g if g is not None else e for g, e in zip(given, ends or (0, 0), strict=True))
     return float(low), float(high)
 
 
 def _knots(
-    text: str, name: str, options: dict[str | None, ast.expr], degree: int, lower: float,
+    text: str,
+    name: str,
+    options: dict[str | None, ast.expr],
+    degree: int,
+    lower: float,
     upper: float,
 ) -> Sequence[float]:
     if "knots" in options:
@@ -254,9 +304,12 @@ def _knots(
             raise _bad(text, "knots is a list of numbers")
         return sorted(_constant(text, item) for item in listed.elts)
     if "df" not in options:
-        raise InputError(f"{text}: knots or df is needed", code="KNOTS_NEEDED",
-                         rule="knots are agreed, never found from data",
-                         next="give knots=[...], or df= for equal spacing over the range")
+        raise InputError(
+            f"{text}: knots or df is needed",
+            code="KNOTS_NEEDED",
+            rule="knots are agreed, never found from data",
+            next="give knots=[...], or df= for equal spacing over the range",
+        )
     df = int(_constant(text, options["df"]))
     inner = df - degree if name == "bs" else df - 1
     if not 0 <= inner <= MOST_KNOTS:
@@ -266,9 +319,7 @@ def _knots(
     return [lower + step * (i + 1) for i in range(inner)]
 
 
-def _image_bound(
-    function: Callable[[float], float], column: str, codebook: Codebook
-) -> float:
+def _image_bound(function: Callable[[float], float], column: str, codebook: Codebook) -> float:
     """Largest magnitude of a monotone (or even) function over the column's range."""
     spec = codebook.spec(column)
     ends = spec.range or (-codebook.bound(column), codebook.bound(column))
@@ -282,5 +333,9 @@ def _image_bound(
 
 
 def _bad(text: str, why: str) -> InputError:
-    return InputError(f"{text}: {why}", code="BAD_FORMULA", rule=f"functions: {ALLOWED}",
-                      next="correct the formula")
+    return InputError(
+        f"{text}: {why}",
+        code="BAD_FORMULA",
+        rule=f"functions: {ALLOWED}",
+        next="correct the formula",
+    )

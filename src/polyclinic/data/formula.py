@@ -69,9 +69,11 @@ def compile_formula(
     for column in fills:
         if codebook.spec(column).type == "category":
             raise InputError(
-                f"{column}: a category has no mean", code="WRONG_VALUE",
+                f"{column}: a category has no mean",
+                code="WRONG_VALUE",
                 rule='missing = "mean" is for numbers and 0/1 columns',
-                next='use "drop", or add a level for missing to the codebook')
+                next='use "drop", or add a level for missing to the codebook',
+            )
     terms: list[Term] = []
     waiting = list(indicators)
     for term, subterms in zip(parsed.terms, _codings(parsed), strict=True):
@@ -81,7 +83,12 @@ def compile_formula(
             terms.append(Term(f"{column}_missing", (Factor("missing", column),), 1.0))
             waiting.remove(column)
     return Design(
-        tuple(terms), parsed.response.column, parsed.intercept, parsed.offset, parsed.weight, fills,
+        tuple(terms),
+        parsed.response.column,
+        parsed.intercept,
+        parsed.offset,
+        parsed.weight,
+        fills,
         codebook.bound(parsed.response.column),
         codebook.bound(parsed.weight) if parsed.weight else 1.0,
     )
@@ -89,22 +96,38 @@ def compile_formula(
 
 def _parse(formula: str, codebook: Codebook) -> _Parsed:
     if any(int(power) > HIGHEST for power in _POWER.findall(_CALL.sub("", formula))):
-        raise InputError(f"formula {formula!r}: the power is too high", code="BAD_FORMULA",
-                         rule=f"( ) ** n makes interactions of n columns, n at most {HIGHEST}",
-                         next="correct it")
+        raise InputError(
+            f"formula {formula!r}: the power is too high",
+            code="BAD_FORMULA",
+            rule=f"( ) ** n makes interactions of n columns, n at most {HIGHEST}",
+            next="correct it",
+        )
     try:
         structured = DefaultFormulaParser().get_terms(formula)
         left, right = [*structured.lhs], [*structured.rhs]
         if not all(hasattr(term, "factors") for term in (*left, *right)):
             raise ValueError("a formula has one part on each side")
-    except (FormulaicError, AttributeError, SyntaxError, ValueError, TypeError,
-            RecursionError) as error:
-        raise InputError(f"formula {formula!r} is not understood", code="BAD_FORMULA",
-                         rule='a formula reads "outcome ~ term + term"',
-                         next=f"correct it ({type(error).__name__})") from None
+    except (
+        FormulaicError,
+        AttributeError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        raise InputError(
+            f"formula {formula!r} is not understood",
+            code="BAD_FORMULA",
+            rule='a formula reads "outcome ~ term + term"',
+            next=f"correct it ({type(error).__name__})",
+        ) from None
     if len(left) != 1 or len(left[0].factors) != 1:
-        raise InputError(f"formula {formula!r} needs one outcome", code="BAD_FORMULA",
-                         rule='a formula reads "outcome ~ term + term"', next="correct it")
+        raise InputError(
+            f"formula {formula!r} needs one outcome",
+            code="BAD_FORMULA",
+            rule='a formula reads "outcome ~ term + term"',
+            next="correct it",
+        )
     response = compile_factor(left[0].factors[0].expr, codebook)
     if response.role is not Role.NUMBER or response.factors[0].kind != "value":
         response = _outcome(left[0].factors[0].expr, response)
@@ -115,9 +138,12 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         special = [f for f in factors if f.role in extras]
         if special:
             if len(factors) > 1 or extras[special[0].role] is not None:
-                raise InputError(f"{special[0].text}: it stands alone, once", code="BAD_FORMULA",
-                                 rule="one offset( ) and one weights( ), in no product",
-                                 next="correct the formula")
+                raise InputError(
+                    f"{special[0].text}: it stands alone, once",
+                    code="BAD_FORMULA",
+                    rule="one offset( ) and one weights( ), in no product",
+                    next="correct the formula",
+                )
             extras[special[0].role] = special[0].column
         elif factors:
             terms.append(tuple(factors))
@@ -131,9 +157,12 @@ def _outcome(text: str, response: Compiled) -> Compiled:
     """A category as outcome stands for its levels; nothing else may be done to an outcome."""
     if response.role is Role.CATEGORY and response.text == response.column:
         return response
-    raise InputError(f"the outcome {text} is not a column", code="BAD_FORMULA",
-                     rule="the outcome is a column of the codebook, as it is",
-                     next="define it under [derived] in the codebook")
+    raise InputError(
+        f"the outcome {text} is not a column",
+        code="BAD_FORMULA",
+        rule="the outcome is a column of the codebook, as it is",
+        next="define it under [derived] in the codebook",
+    )
 
 
 def _codings(parsed: _Parsed) -> Iterable[list[dict[str, bool]]]:
@@ -145,8 +174,12 @@ def _codings(parsed: _Parsed) -> Iterable[list[dict[str, bool]]]:
         numbers = frozenset(f.text for f in term if f.role is not Role.CATEGORY)
         categories = [f.text for f in term if f.role is Role.CATEGORY]
         used = spanned.setdefault(numbers, set())
-        new = [frozenset(s) for size in range(len(categories) + 1)
-               for s in itertools.combinations(categories, size) if frozenset(s) not in used]
+        new = [
+            frozenset(s)
+            for size in range(len(categories) + 1)
+            for s in itertools.combinations(categories, size)
+            if frozenset(s) not in used
+        ]
         used.update(new)
         yield _absorb([dict.fromkeys((c for c in categories if c in s), False) for s in new])
 
@@ -167,7 +200,8 @@ def _columns(term: Sequence[Compiled], full: Mapping[str, bool]) -> list[Term]:
     """The columns of one subterm; the first factor varies fastest, as in patsy."""
     parts = [
         factor.columns(full.get(factor.text, False))
-        for factor in term if factor.role is not Role.CATEGORY or factor.text in full
+        for factor in term
+        if factor.role is not Role.CATEGORY or factor.text in full
     ]
     found = []
     for combined in itertools.product(*reversed(parts)):
@@ -175,6 +209,11 @@ def _columns(term: Sequence[Compiled], full: Mapping[str, bool]) -> list[Term]:
         bound = 1.0
         for column in chosen:
             bound *= column.bound
-        found.append(Term(":".join(column.name for column in chosen),
-                          tuple(f for column in chosen for f in column.factors), bound))
+        found.append(
+            Term(
+                ":".join(column.name for column in chosen),
+                tuple(f for column in chosen for f in column.factors),
+                bound,
+            )
+        )
     return found

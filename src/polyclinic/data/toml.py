@@ -31,13 +31,23 @@ def load_toml(path: str | Path, model: type[Model]) -> Model:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise InputError(f"{path}: {reason}", code="NO_FILE", rule="the file is UTF-8 TOML",
-                         next="check the path", kept=NOTHING_READ) from None
+        raise InputError(
+            f"{path}: {reason}",
+            code="NO_FILE",
+            rule="the file is UTF-8 TOML",
+            next="check the path",
+            kept=NOTHING_READ,
+        ) from None
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path}: {error}", code="BAD_TOML", rule="the file is TOML 1.0",
-                         next="correct the line named above", kept=NOTHING_READ) from None
+        raise InputError(
+            f"{path}: {error}",
+            code="BAD_TOML",
+            rule="the file is TOML 1.0",
+            next="correct the line named above",
+            kept=NOTHING_READ,
+        ) from None
     return validate(content, model, str(path), text)
 
 
@@ -59,17 +69,28 @@ def _in_words(error: ValidationError, model: type[BaseModel], where: str, text: 
         allowed = _keys_at(model, path[:-1])
         close = difflib.get_close_matches(key, allowed, 1, 0.6)
         return InputError(
-            f'{place}: unknown key "{key}"{inside}', code="UNKNOWN_KEY",
+            f'{place}: unknown key "{key}"{inside}',
+            code="UNKNOWN_KEY",
             rule=f"keys{' of [' + section + ']' if section else ''}: {', '.join(allowed)}",
-            next=f'did you mean "{close[0]}"?' if close else "remove the key", kept=NOTHING_READ)
+            next=f'did you mean "{close[0]}"?' if close else "remove the key",
+            kept=NOTHING_READ,
+        )
     if first["type"] == "missing":
-        return InputError(f'{where}: "{key}" is absent{inside}', code="WRONG_VALUE",
-                          rule=f'"{key}" must be given', next="add it", kept=NOTHING_READ)
+        return InputError(
+            f'{where}: "{key}" is absent{inside}',
+            code="WRONG_VALUE",
+            rule=f'"{key}" must be given',
+            next="add it",
+            kept=NOTHING_READ,
+        )
     message = first["msg"].removeprefix("Value error, ")
     return InputError(
         f'{place}: "{".".join(path) or where}" has a value that is not allowed',
-        code="WRONG_VALUE", rule=message[:1].lower() + message[1:], next="correct the value",
-        kept=NOTHING_READ)
+        code="WRONG_VALUE",
+        rule=message[:1].lower() + message[1:],
+        next="correct the value",
+        kept=NOTHING_READ,
+    )
 
 
 def _is_tag(part: Any) -> bool:

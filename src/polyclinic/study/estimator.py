@@ -182,9 +182,7 @@ class Regression(Shown):
             arrays = describe(quick=quick)
             spec = self._spec(arrays.design, family, classes)
             domain = engine.domain(arrays.rows)
-            run = fit(
-                glm(spec), domain, seed=self.random_state, callbacks=callbacks, store=store
-            )
+            run = fit(glm(spec), domain, seed=self.random_state, callbacks=callbacks, store=store)
             return arrays, spec, run
 
         try:

@@ -23,7 +23,13 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
-from polyclinic.models.glm.kernel import BLOCK_ROWS, Derivatives, Rows, many_predictors, one_predictor
+from polyclinic.models.glm.kernel import (
+    BLOCK_ROWS,
+    Derivatives,
+    Rows,
+    many_predictors,
+    one_predictor,
+)
 
 Floats = NDArray[np.float64]
 
