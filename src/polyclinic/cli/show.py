@@ -55,9 +55,9 @@ def as_json(value: Any) -> None:
 def datasets(entries: Iterable[Any]) -> None:
     """One line per data set."""
     for entry in entries:
+        here = "here" if entry.here else "to be fetched"
         print(
-            f"{entry['name']:16}{entry['sites']:>3} sites{entry['rows']:>7} rows   "
-            f"{'here' if entry['here'] else 'to be fetched':14}{entry['licence']}"
+            f"{entry.name:<15}{entry.sites:>3} sites{entry.rows:>6} rows   {here:<15}{entry.licence}"
         )
 
 

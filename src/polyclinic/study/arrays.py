@@ -151,7 +151,7 @@ def _sampled_bounds(x: Floats) -> Floats:
     bounds = np.maximum(sample.max(axis=0), -sample.min(axis=0)).astype(np.float64)
     for column in np.flatnonzero(~(bounds > 0)):  # nothing seen, or NaN
         bounds[column] = _bounds(x[:, column : column + 1], "X")[0]
-    return bounds
+    return np.asarray(bounds)
 
 
 def _bounds(x: Floats, name: str) -> Floats:
