@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from polyclinic.core.algorithm import Algorithm, State
@@ -64,7 +64,7 @@ def fit(
     """
     saved = store.load() if store else None
     state: State = saved["state"] if saved else algorithm.init(seed)
-    rounds = [_round_from(r) for r in saved["rounds"]] if saved else []
+    rounds = _rounds(saved) if saved else []
     parent = rounds[-1].plan if rounds else ""
     with engine.session():
         try:
@@ -78,7 +78,7 @@ def fit(
                 )
                 parent = plan.round_hash
                 if store:
-                    store.save({"state": state, "rounds": [asdict(r) for r in rounds]})
+                    store.save({"state": state, **_history(rounds)})
                 for callback in callbacks:
                     callback(rounds[-1])
         except KeyboardInterrupt:
@@ -104,8 +104,22 @@ def _finished(plan: Plan, total: Total, seconds: float, figures: Mapping[str, fl
     return Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, shown, left)
 
 
-def _round_from(data: Mapping[str, Any]) -> Round:
-    return Round(**{**data, "left": tuple(data["left"])})
+def _history(rounds: Sequence[Round]) -> dict[str, Any]:
+    """The rounds as they are stored: what left is the same in most of them and is held once."""
+    kinds: dict[int, int] = {}
+    left, lines = [], []
+    for done in rounds:
+        if id(done.left) not in kinds:
+            if done.left not in left:
+                left.append(done.left)
+            kinds[id(done.left)] = left.index(done.left)
+        lines.append({**vars(done), "left": kinds[id(done.left)]})
+    return {"rounds": lines, "left": [list(kind) for kind in left]}
+
+
+def _rounds(saved: Mapping[str, Any]) -> list[Round]:
+    left = [tuple(kind) for kind in saved["left"]]
+    return [Round(**{**line, "left": left[line["left"]]}) for line in saved["rounds"]]
 
 
 def _interrupted(rounds: int, stored: bool) -> Stopped:

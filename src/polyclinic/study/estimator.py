@@ -410,9 +410,10 @@ def _native(X: Any) -> Any:
 def _aliased(names: Sequence[str], column: int, result: GLMFit) -> str:
     parts = result.made_up_of(column)
     others = [names[j] for j in parts]
-    if not parts:
+    lead = int(result.scale.spec.design.intercept)
+    if not parts and result.scale.moments.mean[column - lead] == 0:
         why = "it is 0 in every row"
-    elif others == ["Intercept"]:
+    elif not parts or others == ["Intercept"]:
         why = "it is the same in every row"
     else:
         why = f"it is a combination of {', '.join(others)}"

@@ -1,0 +1,191 @@
+"""The conformance kit: every algorithm, on every engine, over 1, 3 and 7 partitions, equals what
+pooling the rows gives. A new algorithm is one more line of ALGORITHMS, an engine one of ENGINES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import statsmodels.api as sm
+from sklearn import linear_model
+from sklearn.metrics import brier_score_loss, log_loss
+
+import polyclinic as pc
+from polyclinic.core.federation import Engine
+from polyclinic.core.fit import fit
+from polyclinic.core.partition import Partition
+from polyclinic.evaluation import Evaluation
+from polyclinic.models.descriptive import Column, Correlation, CrossTable, Moments, Quantiles
+from polyclinic.models.glm import Solver, Spec, glm
+from polyclinic.models.glm.alone import predictor_of
+from polyclinic.privacy.policy import Policy
+
+N, SITES = 700, (0, 250, 420, 540, 700)
+TERMS = ("a", "b", "c")
+
+
+def pooled() -> pd.DataFrame:
+    rng = np.random.default_rng(11)
+    frame = pd.DataFrame(
+        {
+            "a": rng.normal(2, 1, N),
+            "b": rng.normal(0, 3, N),
+            "c": rng.integers(0, 3, N).astype(float),
+        }
+    )
+    eta = 0.4 * frame.a - 0.2 * frame.b + 0.3 * frame.c - 0.8
+    frame["number"] = eta + rng.normal(size=N)
+    frame["event"] = (rng.uniform(size=N) < 1 / (1 + np.exp(-eta))).astype(float)
+    frame["count"] = rng.poisson(np.exp(eta)).astype(float)
+    frame["cost"] = np.exp(eta) * rng.gamma(2.0, 0.5, N)
+    frame["kind"] = (np.column_stack([0 * eta, eta, -eta]) + rng.gumbel(size=(N, 3))).argmax(
+        1
+    ) * 1.0
+    return frame
+
+
+DATA = pooled()
+X = sm.add_constant(DATA[list(TERMS)].to_numpy())
+
+
+def partition(rows: slice = slice(None), site: str = "") -> Partition:
+    return Partition({name: DATA[name].to_numpy()[rows] for name in DATA}, site=site)
+
+
+def sites(partitions: int) -> Engine:
+    parts = {f"s{i}": partition(slice(a, b), f"s{i}") for i, (a, b) in enumerate(pairwise(SITES))}
+    makers = {name: (lambda cohort, part=part: part) for name, part in parts.items()}
+    return pc.Embedded(partitions).federation(makers, dict.fromkeys(parts, Policy()))
+
+
+def domain(partitions: int) -> Engine:
+    return pc.Embedded(partitions).domain(partition())
+
+
+ENGINES = {"sites": sites, "one domain": domain}
+
+
+def spec(outcome: str, family: str, classes: int = 0, **more: Any) -> Spec:
+    from polyclinic.core.design import Design, Factor, Term
+
+    terms = tuple(Term(name, (Factor("value", name),), 16.0) for name in TERMS)
+    return Spec(Design(terms, outcome, response_bound=64.0), family, classes, **more)
+
+
+def coefficients(results: Any) -> Any:
+    return results[-1].coef.ravel()
+
+
+def coefficients_and_errors(results: Any) -> Any:
+    return np.concatenate([results[-1].coef.ravel(), np.sqrt(np.diag(results[-1].covariance))])
+
+
+def reference(outcome: str, family: Any) -> Callable[[], Any]:
+    def run() -> Any:
+        found = sm.GLM(DATA[outcome], X, family=family).fit(tol=1e-14, maxiter=200)
+        return np.concatenate([found.params, found.bse])
+
+    return run
+
+
+def scikit(model: Any, outcome: str) -> Callable[[], Any]:
+    def run() -> Any:
+        fitted = model.fit(X[:, 1:], DATA[outcome])
+        return np.concatenate([np.ravel(fitted.intercept_), np.ravel(fitted.coef_)])
+
+    return run
+
+
+def mnlogit() -> Any:
+    return (
+        sm.MNLogit(DATA.kind, X)
+        .fit(method="newton", maxiter=100, disp=0)
+        .params.to_numpy()
+        .T.ravel()
+    )
+
+
+def predictor() -> dict[str, Any]:
+    found = fit(glm(spec("event", "binomial", 2)), domain(1)).model[-1]
+    return predictor_of(found).to_data()
+
+
+def risks() -> Any:
+    eta = X @ sm.GLM(DATA.event, X, family=sm.families.Binomial()).fit(tol=1e-14).params
+    p = 1 / (1 + np.exp(-eta))
+    return [brier_score_loss(DATA.event, p), log_loss(DATA.event, p), p.mean()]
+
+
+@dataclass(frozen=True)
+class Line:
+    algorithm: Callable[[], Any]
+    numbers: Callable[[Any], Any]
+    reference: Callable[[], Any]
+    rtol: float = 1e-10
+
+
+NUMBER, LEVELS = Column("a", "number", bound=16.0), Column("c", "category", ("0", "1", "2"))
+OTHER = Column("b", "number", bound=16.0)
+EVENT = Column("event", "binary", ("0", "1"))
+lbfgs, gd = Solver("lbfgs", max_rounds=500), Solver("gd", max_rounds=5000)
+ALGORITHMS = {
+    "linear": Line(lambda: glm(spec("number", "gaussian")), coefficients_and_errors,
+                   reference("number", sm.families.Gaussian())),
+    "logistic": Line(lambda: glm(spec("event", "binomial", 2)), coefficients_and_errors,
+                     reference("event", sm.families.Binomial())),
+    "logistic, lbfgs": Line(lambda: glm(spec("event", "binomial", 2, solver=lbfgs)),
+                            coefficients_and_errors, reference("event", sm.families.Binomial()),
+                            1e-7),
+    "logistic, gd": Line(lambda: glm(spec("event", "binomial", 2, solver=gd)),
+                         coefficients_and_errors, reference("event", sm.families.Binomial()), 1e-6),
+    "poisson": Line(lambda: glm(spec("count", "poisson")), coefficients_and_errors,
+                    reference("count", sm.families.Poisson())),
+    "gamma": Line(lambda: glm(spec("cost", "gamma")), coefficients_and_errors,
+                  reference("cost", sm.families.Gamma(sm.families.links.Log()))),
+    "multinomial": Line(lambda: glm(spec("kind", "multinomial", 3)), coefficients, mnlogit, 1e-8),
+    "ridge": Line(lambda: glm(spec("event", "binomial", 2, l2=4.0)), coefficients,
+                  scikit(linear_model.LogisticRegression(
+                      C=0.25, solver="newton-cholesky", tol=1e-13), "event"), 1e-8),
+    "lasso": Line(lambda: glm(spec("number", "gaussian", l1=70.0)), coefficients,
+                  scikit(linear_model.Lasso(0.1, tol=1e-14, max_iter=100_000), "number"), 1e-8),
+    "elastic net": Line(
+        lambda: glm(spec("number", "gaussian", l1=35.0, l2=35.0)), coefficients,
+        scikit(linear_model.ElasticNet(0.1, l1_ratio=0.5, tol=1e-14, max_iter=100_000), "number"),
+        1e-8),
+    "moments": Line(lambda: Moments((NUMBER, OTHER)),
+                    lambda m: [m["all"][c][k] for c in "ab" for k in ("mean", "variance")],
+                    lambda: [v for c in "ab" for v in (DATA[c].mean(), DATA[c].var())], 1e-12),
+    "correlation": Line(lambda: Correlation((NUMBER, OTHER)), lambda m: m["correlation"],
+                        lambda: DATA[["a", "b"]].corr().to_numpy(), 1e-12),
+    "cross-table": Line(lambda: CrossTable(LEVELS, EVENT), lambda m: m["overall"]["counts"],
+                        lambda: pd.crosstab(DATA.c, DATA.event).to_numpy(), 0.0),
+    "median": Line(lambda: Quantiles((NUMBER,), (0.5,)),
+                   lambda m: m["all"]["a"]["0.5"]["value"], lambda: DATA.a.median(), 0.02),
+    "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
+                       lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("partitions", [1, 3, 7])
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_equals_pooling_the_rows(name, engine, partitions):
+    line = ALGORITHMS[name]
+    result = fit(line.algorithm(), ENGINES[engine](partitions)).model
+    np.testing.assert_allclose(line.numbers(result), line.reference(), rtol=line.rtol, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", ["logistic", "moments", "cross-table", "evaluation"])
+def test_the_order_of_sites_changes_no_byte(name):
+    line = ALGORITHMS[name]
+    engine = sites(1)
+    forward = np.asarray(line.numbers(fit(line.algorithm(), engine).model))
+    engine.sites = engine.sites[::-1]
+    backward = np.asarray(line.numbers(fit(line.algorithm(), engine).model))
+    assert forward.tobytes() == backward.tobytes()

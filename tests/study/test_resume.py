@@ -1,0 +1,79 @@
+"""A study that is stopped anywhere goes on and ends with the same bytes."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+
+import polyclinic as pc
+from polyclinic.study import run as module
+from polyclinic.study.demo import HEART
+from polyclinic.study.file import Study
+
+OUTPUT = ("model.pcm", "coefficients.csv", "metrics.json", "plans.json", "report.html")
+
+
+class Stop:
+    """Raises Ctrl-C at the n-th checkpoint that is written."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+        self.count, self.at = 0, at
+        real = module.Checkpoint.save
+
+        def save(store, value):
+            real(store, value)
+            self.count += 1
+            if self.count == self.at:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(module.Checkpoint, "save", save)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_dir, tmp_path_factory):
+    study = Study.model_validate(HEART)
+    return pc.run(study, tmp_path_factory.mktemp("whole"), sites=pc.datasets.heart_disease())
+
+
+@pytest.mark.parametrize("at", [1, 2, 5, 9, 17, 30, 44, 58, 66])
+def test_same_bytes_after_ctrl_c(undisturbed, tmp_path, monkeypatch, at):
+    study, sites = undisturbed.study, pc.datasets.heart_disease()
+    with monkeypatch.context() as patch:
+        stop = Stop(patch, at)
+        with pytest.raises(pc.Stopped, match="INTERRUPTED") as found:
+            pc.run(study, tmp_path / "run", sites=sites)
+        assert stop.count == at
+    assert "--resume" in found.value.next
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    again = pc.run(study, tmp_path / "run", sites=sites, resume=True)
+    for name in OUTPUT:
+        assert (again.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes(), name
+
+
+def test_a_finished_run_is_run_anew_with_the_same_bytes(undisturbed, tmp_path):
+    sites = pc.datasets.heart_disease()
+    for _ in range(2):
+        again = pc.run(undisturbed.study, tmp_path / "run", sites=sites)
+        for name in OUTPUT:
+            assert (again.folder / name).read_bytes() == (undisturbed.folder / name).read_bytes()
+
+
+def test_python_fit_goes_on_from_its_store(data_dir, tmp_path):
+    sites = pc.datasets.heart_disease()
+    formula = "disease ~ age + sex + thalach"
+    whole = pc.LogisticRegression().fit(sites, formula)
+
+    def stop(done):
+        if done.number == 3:
+            raise KeyboardInterrupt
+
+    store = pc.Checkpoint(tmp_path / "fit.pcm")
+    with pytest.raises(pc.Stopped):
+        pc.LogisticRegression().fit(sites, formula, callbacks=[stop], store=store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = pc.LogisticRegression().fit(sites, formula, store=store)
+    assert again.coef_.tobytes() == whole.coef_.tobytes()
+    assert again.covariance().tobytes() == whole.covariance().tobytes()
+    assert len(again.rounds_) == len(whole.rounds_)
