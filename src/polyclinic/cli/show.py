@@ -12,9 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.report import words
 
+PLAIN_SECONDS = 30.0
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
 
 
@@ -56,22 +59,26 @@ def datasets(entries: Iterable[Any]) -> None:
     """One line per data set."""
     for entry in entries:
         here = "here" if entry.here else "to be fetched"
-        print(
-            f"{entry.name:<15}{entry.sites:>3} sites{entry.rows:>6} rows   {here:<15}{entry.licence}"
-        )
+        size = f"{entry.sites:>3} sites{entry.rows:>6} rows"
+        print(f"{entry.name:<15}{size}   {here:<15}{entry.licence}")
 
 
 class View:
-    """Shows a run while it goes on and when it is done."""
+    """Shows a run while it goes on and when it is done; a moving line only on a terminal."""
 
     def __init__(self, quiet: bool = False) -> None:
         self.quiet = quiet
         self.started = time.perf_counter()
-        self.live = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and not quiet
+        console = Console(stderr=True)
+        live = console.is_terminal and not os.environ.get("NO_COLOR") and not quiet
+        self.status = console.status("reading") if live else None
+        self.last_said = self.started
 
     def say(self, text: str = "") -> None:
+        """Print a line of the result."""
+        if self.status:
+            self.status.stop()
         if not self.quiet:
-            self._clear()
             print(text, flush=True)
 
     def title(self, study: Any, sites: Any) -> None:
@@ -87,19 +94,22 @@ class View:
             self._progress(value)
         elif event == "model":
             self._model(value)
-        elif event == "evaluated":
-            self._clear()
+            self._moving("check  cross-validation and measures")
 
     def _progress(self, done: Any) -> None:
-        if self.live:
-            loss = done.figures.get("loss")
-            text = f"fit    round {done.number}   {done.step}"
-            text += f"   deviance {2 * loss:.3f}" if loss is not None else ""
-            print(f"\r{text:<79}", end="", file=sys.stderr, flush=True)
+        loss = done.figures.get("loss")
+        text = f"fit    round {done.number}   {done.step}"
+        text += f"   deviance {2 * loss:.3f}" if loss is not None else ""
+        self._moving(text)
 
-    def _clear(self) -> None:
-        if self.live:
-            print(f"\r{'':<79}\r", end="", file=sys.stderr, flush=True)
+    def _moving(self, text: str) -> None:
+        """A line that is rewritten on a terminal; elsewhere one line every 30 seconds."""
+        if self.status:
+            self.status.start()
+            self.status.update(text)
+        elif not self.quiet and time.perf_counter() - self.last_said > PLAIN_SECONDS:
+            self.last_said = time.perf_counter()
+            print(text, file=sys.stderr, flush=True)
 
     def _model(self, model: Any) -> None:
         last = next((r for r in reversed(model.rounds_) if "gain" in r.figures), None)

@@ -104,14 +104,16 @@ class Described:
     def quantiles(
         self, columns: Sequence[str] | None = None, q: Sequence[float] = (0.25, 0.5, 0.75)
     ) -> pd.DataFrame:
-        """Quantiles by histogram refinement; `lower` and `upper` bound where each surely lies."""
+        """Quantiles by histogram refinement; `lower` and `upper` bound where each surely lies.
+
+        "low" and "high" stand for the 5th smallest and largest value: extremes are never shown.
+        """
         numbers = tuple(c for c in self._about(columns) if not c.has_levels)
         found = fit(Quantiles(numbers, tuple(q)), self.federation()).model["all"]
         lines = [
-            {"column": name, "q": float(at), **(value or {})}
+            {"column": name, "q": at, **(value or {})}
             for name, part in found.items()
             for at, value in part.items()
-            if at not in ("low", "high")
         ]
         return pd.DataFrame(lines).set_index(["column", "q"])
 

@@ -34,7 +34,8 @@ from polyclinic.models.glm.solution import Optimum
 
 Floats = NDArray[np.float64]
 WARM_TOLERANCE = 3.0  # standard errors of the sample; the step from there is taken as well
-WARM_GAIN = 5  # the data are this many times the sample, or there is no warm start
+WARM_GAIN = 5  # the data are at least this many times the sample
+FEW_ROWS = 10_000  # a default sample is not smaller: then there is no warm start
 STALLED = 1e-6  # standard errors: a smaller step that no longer shrinks is rounding
 SEPARATED = 1e3  # standard units: no honest coefficient has such a standard error
 HALVINGS = 0.5 ** np.arange(1, 13)
@@ -51,7 +52,7 @@ class Newton:
 
     def init(self, seed: int) -> State:
         solver, n = self.scale.spec.solver, self.scale.moments.n
-        warm = solver.warm_rows > 0 and n >= WARM_GAIN * solver.warm_rows
+        warm = solver.warm_rows > 0 and n >= WARM_GAIN * min(solver.warm_rows, FEW_ROWS)
         return {
             "phase": "warm" if warm else "exact",
             "seed": seed,
@@ -73,7 +74,7 @@ class Newton:
 
     @property
     def _share(self) -> float:
-        return self.scale.spec.solver.warm_rows / self.scale.moments.n
+        return min(self.scale.spec.solver.warm_rows / self.scale.moments.n, 1.0 / WARM_GAIN)
 
     @property
     def _leverage(self) -> float:
