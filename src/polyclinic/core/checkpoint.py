@@ -25,22 +25,34 @@ class Checkpoint:
         """The saved value, or None. Raises CHECKPOINT_DAMAGED when the file is not as written."""
         if not self.path.exists():
             return None
-        data = self.path.read_bytes()
-        if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
+        try:
+            value: Mapping[str, Any] = unseal(self.path.read_bytes())
+        except codec.CodecError:
             raise InputError(
                 f"{self.path}: the checkpoint is not as it was written",
                 code="CHECKPOINT_DAMAGED",
                 rule="a checkpoint is read only when its SHA-256 fits",
                 next="restore the file from a backup, or delete it and run the study anew",
                 kept="the damaged file is left as it is",
-            )
-        value: Mapping[str, Any] = codec.decode(data[_HASH:])
+            ) from None
         return value
 
     def save(self, value: Mapping[str, Any]) -> None:
-        """Replace the file in one step. Raises DISK_FULL and keeps the file before it."""
-        body = codec.encode(value)
-        write_atomic(self.path, hashlib.sha256(body).digest() + body)
+        """Replace the file in one step. Raises CANNOT_WRITE and keeps the file before it."""
+        write_atomic(self.path, seal(value))
+
+
+def seal(value: Mapping[str, Any]) -> bytes:
+    """Canonical bytes with their SHA-256 in front."""
+    body = codec.encode(value)
+    return hashlib.sha256(body).digest() + body
+
+
+def unseal(data: bytes) -> Any:
+    """The value of sealed bytes. Raises CodecError when they are not as they were sealed."""
+    if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
+        raise codec.CodecError("the hash does not fit", code="BAD_MESSAGE")
+    return codec.decode(data[_HASH:])
 
 
 def write_atomic(path: Path, data: bytes) -> None:

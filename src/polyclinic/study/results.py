@@ -17,15 +17,10 @@ from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.results import FORMAT, Results
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated
+from polyclinic.study.faces import KINDS
 from polyclinic.study.formula import FormulaData
 from polyclinic.study.sites import Sites
 
-KINDS = {
-    "LogisticRegression": "logistic",
-    "LinearRegression": "linear",
-    "PoissonRegression": "poisson",
-    "GammaRegression": "gamma",
-}
 GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from polyclinic.core import codec
-from polyclinic.core.checkpoint import write_atomic
+from polyclinic.core.checkpoint import seal, unseal, write_atomic
+from polyclinic.core.codec import CodecError
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
@@ -30,13 +29,11 @@ KINDS: dict[str, type[Regression]] = {
     "poisson": PoissonRegression,
     "gamma": GammaRegression,
 }
-_HASH = 32
 
 
 def save(model: Regression, path: str | Path) -> None:
     """Write a fitted model; `load` gives it back. Raises CANNOT_WRITE."""
-    body = codec.encode(to_data(model))
-    write_atomic(Path(path), hashlib.sha256(body).digest() + body)
+    write_atomic(Path(path), seal(to_data(model)))
 
 
 def load(path: str | Path) -> Regression:
@@ -56,15 +53,16 @@ def load(path: str | Path) -> Regression:
             rule="a model is a file that save() wrote, or a run folder",
             next="check the path",
         )
-    data = path.read_bytes()
-    if hashlib.sha256(data[_HASH:]).digest() != data[:_HASH]:
+    try:
+        content = unseal(path.read_bytes())
+    except CodecError:
         raise InputError(
             f"{path}: the model is not as it was written",
             code="MODEL_DAMAGED",
             rule="a model is read only when its SHA-256 fits",
             next="copy it again, or fit again",
-        )
-    return from_data(codec.decode(data[_HASH:]))
+        ) from None
+    return from_data(content)
 
 
 def to_data(model: Regression) -> dict[str, Any]:

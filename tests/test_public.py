@@ -1,0 +1,25 @@
+"""The public surface: what `import polyclinic as pc` offers, and nothing deeper."""
+
+from __future__ import annotations
+
+import polyclinic as pc
+
+NAMES = """
+Checkpoint DataWarning Embedded EmptySite GammaRegression InputError LinearRegression
+LogisticRegression PoissonRegression Policy PolyclinicError Refused Sites Stopped datasets load read
+run split
+""".split()
+
+
+def test_the_exported_names_are_these():
+    assert sorted(pc.__all__) == sorted(NAMES)
+    assert set(NAMES) <= set(dir(pc))
+
+
+def test_every_name_exists_and_has_words():
+    for name in NAMES:
+        assert getattr(pc, name).__doc__, name
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    assert not hasattr(pc, "Manager")
