@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import polyclinic as pc
 
-NAMES = """
-Checkpoint DataWarning Embedded EmptySite GammaRegression InputError LinearRegression
-LogisticRegression PoissonRegression Policy PolyclinicError Refused Sites Stopped datasets load read
-run split
-""".split()
+NAMES = [
+    "Checkpoint",
+    "DataWarning",
+    "Embedded",
+    "EmptySite",
+    "GammaRegression",
+    "InputError",
+    "LinearRegression",
+    "LogisticRegression",
+    "PoissonRegression",
+    "Policy",
+    "PolyclinicError",
+    "Refused",
+    "Sites",
+    "Stopped",
+    "datasets",
+    "load",
+    "read",
+    "run",
+    "split",
+]
 
 
 def test_the_exported_names_are_these():

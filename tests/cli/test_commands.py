@@ -34,11 +34,11 @@ def test_demo_prints_the_numbers_and_writes_the_report(demo):
     folder, done = demo
     assert done.returncode == 0, done.stderr
     for line in (
-        "switzerland           117            109   6",
-        "hungarian             293            106   under 5",
+        "switzerland        117            109   6",
+        "hungarian          293            106   under 5",
         "sex             1.402     0.235    5.97   <0.001    0.942   to  1.862",
-        "switzerland      0.757   0.544 to 0.969           93          71  ! too low here",
-        "all              0.877   0.853 to 0.900           55          55",
+        "switzerland      0.757    0.544 to 0.969         93          71  ! too low here",
+        "all              0.877    0.853 to 0.900         55          55",
         "report runs/demo/report.html",
     ):
         assert line in done.stdout

@@ -76,7 +76,8 @@ def test_the_data_as_they_are_can_be_fitted(folder):
     ("column", "value", "code"),
     [
         ("cp", "9", "UNKNOWN_LEVEL"), ("age", "elderly", "NOT_A_NUMBER"),
-        ("age", "inf", "NOT_FINITE"), ("age", "nan", "NOT_A_NUMBER"), ("age", "180", "OUT_OF_RANGE"),
+        ("age", "inf", "NOT_FINITE"), ("age", "nan", "NOT_A_NUMBER"),
+        ("age", "180", "OUT_OF_RANGE"),
     ],
 )  # fmt: skip
 def test_a_cell_that_the_codebook_does_not_allow(folder, column, value, code):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from polyclinic.evaluation.metrics import wilson
+from polyclinic.report.rows import forest, sites
+from polyclinic.report.suppress import LEAST, suppress
 from polyclinic.report.svg import (
     COLOURS,
     DASHES,
@@ -15,14 +15,19 @@ from polyclinic.report.svg import (
     MARKERS,
     QUIET,
     Figure,
+    Size,
     canvas,
-    finish,
+    figure_of,
+    fold,
     percent_axes,
 )
-from polyclinic.report.words import between, decimals, fixed
+from polyclinic.report.words import between, fixed, percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Canvas
 
 Results = Mapping[str, Any]
-RATIOS = {"logistic": "odds ratio", "poisson": "rate ratio", "gamma": "ratio of means"}
+MOST_NAMED = 6  # hospitals with a line style of their own
 
 
 def figure(name: str, results: Results) -> Figure | None:
@@ -30,220 +35,229 @@ def figure(name: str, results: Results) -> Figure | None:
     return FIGURES[name](results)
 
 
-def steps(term: Mapping[str, Any]) -> tuple[float, str]:
-    """(step, words) in which a term's ratio is read: "age, per 10 years"."""
-    step = float(term["step"])
-    if step == 0:
-        return 1.0, term["label"]
-    return step, f"{term['label']}, per {step:g} {unit_words(term['unit'])}".rstrip()
-
-
-def unit_words(unit: str) -> str:
-    """A unit as clinicians write it in text."""
-    words = {
-        "a": "years",
-        "mo": "months",
-        "d": "days",
-        "wk": "weeks",
-        "mm[Hg]": "mm Hg",
-        "/min": "beats/min",
-        "1": "",
-        "Cel": "degrees Celsius",
-    }
-    plain = unit.replace("[", " ").replace("]", "").replace("{", "").replace("}", "")
-    return words.get(unit, plain)
-
-
-def forest(results: Results) -> Figure | None:
-    """Ratio (or coefficient) per term with its interval."""
-    kind = results["model"]["kind"]
-    terms = [
-        t
-        for t in results["model"]["terms"]
-        if t["name"].split(": ")[-1] != "Intercept" and t["lower"] is not None
-    ]
-    if not terms or len(terms) > 60:
-        return None
-    ratio, lines = kind in RATIOS, []
-    for term in terms:
-        step, words = steps(term)
-        values = [term[k] * step for k in ("coef", "lower", "upper")]
-        lines.append((words, [math.exp(min(v, 50)) for v in values] if ratio else values))
-    fig, ax = canvas(7.2, 0.42 * len(lines) + 1.1)
-    for row, (_, (value, lower, upper)) in enumerate(reversed(lines)):
-        ax.plot([lower, upper], [row, row], color=COLOURS[0], linewidth=2, solid_capstyle="butt")
-        ax.plot(value, row, marker="s", color=COLOURS[0], markersize=6)
-    places = 2 if ratio else max(decimals(t["se"]) - 1 for t in terms)
-    shown = [
-        (w, fixed(v[0], places), f"{fixed(v[1], places)} to {fixed(v[2], places)}")
-        for w, v in lines
-    ]
-    ax.set_yticks(range(len(lines)), [_fold(w) for w, _, _ in reversed(shown)])
-    ax.axvline(1 if ratio else 0, color=INK, linewidth=0.8)
-    if ratio:
-        low = min([0.1, *(v[1] for _, v in lines)])
-        high = max([10, *(v[2] for _, v in lines)])
-        ax.set_xscale("log")
-        ax.set_xlim(max(low, 1e-3), min(high, 1e3))
-        ticks = [
-            t
-            for t in (0.001, 0.01, 0.1, 0.2, 0.5, 1, 2, 5, 10, 100, 1000)
-            if max(low, 1e-3) <= t <= min(high, 1e3)
-        ]
-        ax.set_xticks(ticks, [f"{t:g}" for t in ticks])
-        ax.minorticks_off()
-    ax.set_xlabel(RATIOS.get(kind, "coefficient") + ", 95 % interval")
-    twin = ax.twinx()
-    twin.set_ylim(ax.get_ylim())
-    twin.set_yticks(range(len(lines)), [f"{v}  ({i})" for _, v, i in reversed(shown)])
-    twin.tick_params(length=0)
-    for side in ("right", "left"):
-        twin.spines[side].set_visible(False)
-    strongest = max(lines, key=lambda line: abs(math.log(line[1][0])) if ratio else abs(line[1][0]))
-    sentence = (
-        f"{len(lines)} terms; furthest from {'1' if ratio else '0'}: {strongest[0]} with "
-        f"{fixed(strongest[1][0], places)}."
-    )
-    return finish(
-        fig,
-        "forest",
-        "What matters",
-        sentence,
-        ("term", RATIOS.get(kind, "coefficient"), "95 % interval"),
-        shown,
-    )
-
-
-def _fold(text: str) -> str:
-    if len(text) <= 34:
-        return text
-    cut = text.rfind(" ", 0, 34)
-    return text[:cut] + "\n" + text[cut + 1 :] if cut > 0 else text
-
-
 def roc(results: Results) -> Figure | None:
     """Found against false alarms, a line per hospital and one for all."""
-    groups = _groups(results)
-    lines = [(n, g) for n, g in groups.items() if g.get("roc")]
-    if not lines:
+    evaluation = results.get("evaluation") or {}
+    every = evaluation.get("all") or {}
+    if not every.get("roc") or every["auroc"]["value"] is None:
         return None
-    fig, ax = canvas(6.0, 5.4)
-    percent_axes(ax, "false alarms, % of those without the outcome", "found, % of those with it")
-    ax.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle=":", label="chance")
-    for i, (name, group) in enumerate(lines):
-        style = _style(i, name)
-        points = np.array([[p["fpr"], p["tpr"]] for p in group["roc"]]) * 100
-        ax.plot(
-            points[:, 0],
-            points[:, 1],
-            drawstyle="default",
-            **style,
-            label=f"{name}  {fixed(group['auroc']['value'], 3)} ({between(group['auroc'])})",
-        )
-    ax.legend(loc="lower right", fontsize=9, title="AUROC (95 % interval)", title_fontsize=9)
-    area = groups["all"]["auroc"]
-    return finish(
-        fig,
+    groups = {"all": every, **evaluation["sites"]}
+    lines = [(n, g) for n, g in groups.items() if g.get("roc") and g["auroc"]["value"] is not None]
+    rows = [(n, fixed(g["auroc"]["value"], 3), between(g["auroc"])) for n, g in lines]
+    sentence = f"AUROC {rows[0][1]} ({rows[0][2]}) over all hospitals; the diagonal is chance, 0.5."
+    return figure_of(
         "roc",
         "How well the model tells patients apart",
-        f"AUROC {fixed(area['value'], 3)} ({between(area)}) over all hospitals.",
+        sentence,
         ("hospital", "AUROC", "95 % interval"),
-        [(n, fixed(g["auroc"]["value"], 3), between(g["auroc"])) for n, g in lines],
+        rows,
+        lambda size: _draw_roc(size, lines, rows),
     )
+
+
+def _draw_roc(
+    size: Size, lines: Sequence[tuple[str, Any]], rows: Sequence[Sequence[str]]
+) -> Canvas:
+    named = len(lines) - 1 <= MOST_NAMED
+    below = 0.0 if size.wide else 0.4 + 0.2 * (len(lines) + 1 if named else 3)
+    side = 3.9 if size.wide else size.width - 0.85  # inches of the square
+    height = side + 0.62 + below
+    drawn = canvas(size, height)
+    ax = drawn.add_axes((0.65 / size.width, (0.52 + below) / height,
+                         side / size.width, side / height))  # fmt: skip
+    percent_axes(ax, "false alarms, % of those without", "found, % of those with the outcome")
+    ax.plot([0, 100], [0, 100], color=QUIET, linewidth=1.2, linestyle=":", label="chance")
+    for i, (name, group) in enumerate(lines):
+        x = [0.0, *(100 * point["fpr"] for point in group["roc"])]
+        y = [0.0, *(100 * point["tpr"] for point in group["roc"])]
+        between_ = "\n" if size.wide else "  "
+        label = f"{fold(name, 28 if size.wide else 20)}{between_}{rows[i][1]} ({rows[i][2]})"
+        if i and not named:
+            label = "each hospital" if i == 1 else "_"
+        ax.plot(x, y, label=label, **_line_style(i, named))
+    corner = ((0.65 + side + 0.25) / size.width, 0.99) if size.wide else (0.0, below / height)
+    drawn.legend(
+        loc="upper left",
+        bbox_to_anchor=corner,
+        borderaxespad=0.1,
+        fontsize=9,
+        title="AUROC (95 % interval)",
+        title_fontsize=9,
+        alignment="left",
+    )
+    return drawn
+
+
+def _line_style(i: int, named: bool) -> dict[str, Any]:
+    """The first line is all hospitals together."""
+    if i == 0:
+        return {"color": INK, "linewidth": 2.6, "zorder": 3}
+    if not named:
+        return {"color": COLOURS[4], "linewidth": 0.9}
+    k = i - 1
+    return {
+        "color": COLOURS[k % 6],
+        "linestyle": DASHES[k % len(DASHES)],
+        "linewidth": 1.5,
+        "marker": MARKERS[k % len(MARKERS)],
+        "markersize": 4.5,
+        "markevery": (2 + k, 5),
+    }
 
 
 def calibration(results: Results) -> Figure | None:
     """Observed against predicted risk in tenths, with the predictions beneath."""
-    group = results.get("evaluation", {}).get("all", {})
-    bins = [b for b in (group.get("calibration") or {}).get("bins", []) if b["n"] >= 5]
+    group = (results.get("evaluation") or {}).get("all") or {}
+    bins = merged_bins((group.get("calibration") or {}).get("bins") or [])
     if not bins:
         return None
-    fig, (ax, below) = canvas(6.0, 6.2, rows=2, height_ratios=[4, 1], sharex=True)
-    percent_axes(ax, "", "observed, %")
-    ax.plot([0, 100], [0, 100], color=QUIET, linewidth=1, linestyle=":", label="exactly right")
-    x, y = ([100 * b[k] for b in bins] for k in ("predicted", "observed"))
-    error = [
-        [100 * (b["observed"] - b["lower"]) for b in bins],
-        [100 * (b["upper"] - b["observed"]) for b in bins],
+    slope = group["calibration"]["slope"]
+    rows = [
+        (
+            f"{b['n']:,}",
+            fixed(100 * b["predicted"], 1),
+            fixed(100 * b["observed"], 1),
+            f"{fixed(100 * b['lower'], 0)} to {fixed(100 * b['upper'], 0)}",
+        )
+        for b in bins
     ]
-    ax.errorbar(x, y, yerr=error, fmt="o", color=COLOURS[0], capsize=3, label="tenths of patients")
+    return figure_of(
+        "calibration",
+        "Predicted against observed risk",
+        f"Calibration slope {fixed(slope['value'], 2)} ({between(slope, 2)}); 1 is exactly right. "
+        f"Points are tenths of the patients; bars of fewer than {LEAST} patients are not drawn.",
+        ("patients", "predicted, %", "observed, %", "95 % interval"),
+        rows,
+        lambda size: _draw_calibration(size, bins, shown_bars(group["histogram"])),
+    )
+
+
+def merged_bins(bins: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring tenths joined until each holds no 1 to 4 patients with or without the event."""
+    joined: list[list[float]] = []  # n, events, sum of predicted
+    open_ = False
+    for one in bins:
+        new = [one["n"], round(one["n"] * one["observed"]), one["n"] * one["predicted"]]
+        if open_:
+            joined[-1] = [a + b for a, b in zip(joined[-1], new, strict=True)]
+        else:
+            joined.append(new)
+        open_ = _has_few(joined[-1])
+    while len(joined) > 1 and _has_few(joined[-1]):
+        last = joined.pop()
+        joined[-1] = [a + b for a, b in zip(joined[-1], last, strict=True)]
+    found = []
+    for n, events, predicted in joined:
+        if _has_few([n, events]):
+            return []
+        lower, upper = wilson(events, n)
+        found.append({"n": int(n), "predicted": predicted / n, "observed": events / n,
+                      "lower": lower, "upper": upper})  # fmt: skip
+    return found
+
+
+def _has_few(cell: Sequence[float]) -> bool:
+    return any(0 < count < LEAST for count in (cell[0], cell[1], cell[0] - cell[1]))
+
+
+def shown_bars(histogram: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Bars of the histogram without those that are small or would give a small one away."""
+    counts = [[bar["n"]] for bar in histogram]
+    hidden = suppress(counts, [sum(bar["n"] for bar in histogram)], summed=False)
+    return [bar for bar, gone in zip(histogram, hidden, strict=True) if bar["n"] and not gone[0]]
+
+
+def _draw_calibration(
+    size: Size, bins: Sequence[Mapping[str, Any]], bars: Sequence[Mapping[str, Any]]
+) -> Canvas:
+    width, height = (5.2, 6.0) if size.wide else (size.width, 4.3)
+    drawn = canvas(size, height, width=width, layout="constrained")
+    ax, below = drawn.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    percent_axes(ax, "", "observed, %")
+    ax.plot([0, 100], [0, 100], color=QUIET, linewidth=1.2, linestyle=":", label="exactly right")
+    x, y, low, high = (
+        [100 * b[key] for b in bins] for key in ("predicted", "observed", "lower", "upper")
+    )
+    error = [[v - a for v, a in zip(y, low, strict=True)],
+             [b - v for v, b in zip(y, high, strict=True)]]  # fmt: skip
+    ax.errorbar(
+        x, y, yerr=error, fmt="o", color=COLOURS[0], capsize=3, label="patients, 95 % interval"
+    )
     ax.legend(loc="upper left", fontsize=9)
-    bars = [b for b in group["histogram"] if b["n"] >= 5]
     below.bar(
         [50 * (b["lower"] + b["upper"]) for b in bars],
         [b["n"] for b in bars],
-        width=4.4,
+        width=[94 * (b["upper"] - b["lower"]) for b in bars],
         color=COLOURS[4],
         edgecolor=QUIET,
         linewidth=0.5,
     )
     below.set(xlabel="predicted risk, %", ylabel="patients")
-    slope = group["calibration"]["slope"]
-    return finish(
-        fig,
-        "calibration",
-        "Predicted against observed risk",
-        f"Calibration slope {fixed(slope['value'], 2)} ({between(slope, 2)}); 1 is exactly right.",
-        ("patients", "predicted, %", "observed, %", "95 % interval"),
-        [
-            (
-                f"{b['n']:,}",
-                fixed(100 * b["predicted"], 1),
-                fixed(100 * b["observed"], 1),
-                f"{fixed(100 * b['lower'], 0)} to {fixed(100 * b['upper'], 0)}",
-            )
-            for b in bins
-        ],
-    )
+    below.locator_params(axis="y", nbins=3)
+    return drawn
 
 
 def decision(results: Results) -> Figure | None:
     """Net benefit against the risk at which one would act."""
-    curve = results.get("evaluation", {}).get("all", {}).get("decision")
-    if not curve:
+    group = (results.get("evaluation") or {}).get("all") or {}
+    curve = _with_patients(group.get("decision") or [], group.get("histogram") or [])
+    if len(curve) < 2:
         return None
-    fig, ax = canvas(6.0, 4.2)
-    x = [100 * p["threshold"] for p in curve]
-    ax.plot(
-        x,
-        [100 * p["net_benefit"] for p in curve],
-        color=COLOURS[0],
-        linewidth=2,
-        label="by the model",
-    )
-    ax.plot(x, [100 * p["all"] for p in curve], color=COLOURS[1], linestyle="--", label="treat all")
-    ax.axhline(0, color=INK, linewidth=0.8, linestyle=":", label="treat none")
-    top = max(100 * max(p["net_benefit"] for p in curve), 1.0)
-    ax.set(
-        xlim=(0, 100),
-        ylim=(-0.15 * top, 1.15 * top),
-        xlabel="risk above which one would act, %",
-        ylabel="more patients rightly\ntreated per 100",
-    )
-    ax.grid(color="#e3e3e3", linewidth=0.6)
-    ax.legend(loc="upper right", fontsize=9)
     first, last = _longest([p["net_benefit"] > max(p["all"], 0.0) + 1e-9 for p in curve])
-    sentence = "The model is never better than treating all or none."
+    sentence = "The model's net benefit is nowhere above that of treating all or none."
     if last > first:
         sentence = (
-            f"The model does better than treating all or none for thresholds from "
-            f"{curve[first]['threshold']:.0%} to {curve[last - 1]['threshold']:.0%}."
+            "The model's net benefit is above that of treating all or none for thresholds from "
+            f"{percent(curve[first]['threshold'])} % to {percent(curve[last - 1]['threshold'])} %."
         )
-    return finish(
-        fig,
+    return figure_of(
         "decision",
         "Where the model would help",
         sentence,
         ("threshold, %", "by the model", "treat all"),
         [
             (
-                f"{100 * p['threshold']:.0f}",
+                percent(p["threshold"]),
                 fixed(100 * p["net_benefit"], 1),
                 fixed(100 * p["all"], 1),
             )
-            for p in curve[4::5]
+            for p in curve
+            if round(100 * p["threshold"]) % 5 == 0
         ],
+        lambda size: _draw_decision(size, curve),
     )
+
+
+def _with_patients(
+    curve: Sequence[Mapping[str, float]], histogram: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, float]]:
+    """The thresholds above which at least five patients are sure to lie."""
+
+    def above(threshold: float) -> int:
+        return sum(bar["n"] for bar in histogram if bar["lower"] >= threshold - 1e-9)
+
+    return [point for point in curve if above(point["threshold"]) >= LEAST]
+
+
+def _draw_decision(size: Size, curve: Sequence[Mapping[str, float]]) -> Canvas:
+    drawn = canvas(size, 3.9 if size.wide else 3.3, width=5.8 if size.wide else None,
+                   layout="constrained")  # fmt: skip
+    ax = drawn.subplots()
+    x = [100 * p["threshold"] for p in curve]
+    model, everyone = ([100 * p[key] for p in curve] for key in ("net_benefit", "all"))
+    ax.plot(x, model, color=COLOURS[0], linewidth=2.2, label="by the model")
+    ax.plot(x, everyone, color=COLOURS[1], linestyle="--", linewidth=1.6, label="treat all")
+    ax.axhline(0, color=INK, linewidth=1.2, linestyle=":", label="treat none")
+    top = max(*model, 1.0)
+    ax.set(
+        xlim=(0, 100),
+        ylim=(-0.12 * top, 1.12 * top),
+        xlabel="risk above which one would act, %",
+        ylabel="more patients rightly\ntreated per 100",
+    )
+    ax.grid(True)
+    ax.legend(loc="upper right", fontsize=9)
+    return drawn
 
 
 def _longest(flags: Sequence[bool]) -> tuple[int, int]:
@@ -255,84 +269,33 @@ def _longest(flags: Sequence[bool]) -> tuple[int, int]:
     return best
 
 
-def sites(results: Results) -> Figure | None:
-    """AUROC per hospital and subgroup, with interval, beside each hospital's own model."""
-    evaluation = results.get("evaluation", {})
-    groups = {**_groups(results)}
-    for label, levels in evaluation.get("subgroups", {}).items():
-        groups |= {f"{label}: {level}": g for level, g in levels.items()}
-    lines = [(n, g["auroc"]) for n, g in groups.items() if g.get("auroc", {}).get("value")]
-    if not lines:
-        return None
-    fig, ax = canvas(6.6, 0.42 * len(lines) + 1.3)
-    own = evaluation.get("alone", {})
-    for row, (name, area) in enumerate(reversed(lines)):
-        if area["lower"] is not None:
-            ax.plot([area["lower"], area["upper"]], [row, row], color=COLOURS[0], linewidth=2)
-        ax.plot(area["value"], row, "o", color=COLOURS[0], label="this model" if not row else None)
-        if own.get(name) is not None:
-            ax.plot(
-                own[name],
-                row,
-                "D",
-                markerfacecolor="white",
-                color=COLOURS[1],
-                label="the hospital's own model" if name == next(iter(own)) else None,
-            )
-    ax.set_yticks(range(len(lines)), [_fold(n) for n, _ in reversed(lines)])
-    ax.axvline(0.5, color=QUIET, linestyle=":", linewidth=1)
-    ax.set_xlim(0.3, 1.0)
-    ax.set_xlabel("AUROC, 95 % interval (0.5 is chance)")
-    ax.legend(loc="upper left", fontsize=9, bbox_to_anchor=(0.0, 1.0))
-    worst = min(lines, key=lambda line: line[1]["value"])
-    return finish(
-        fig,
-        "sites",
-        "Where the model works and where it fails",
-        f"Lowest in {worst[0]}: AUROC {fixed(worst[1]['value'], 3)} ({between(worst[1])}).",
-        ("group", "AUROC", "95 % interval", "own model"),
-        [(n, fixed(a["value"], 3), between(a), fixed(own.get(n), 3)) for n, a in lines],
-    )
-
-
 def convergence(results: Results) -> Figure | None:
     """Gain per round on a log axis."""
     rounds = [r for r in results["convergence"] if r.get("gain") and r["gain"] > 0]
     if len(rounds) < 2:
         return None
-    fig, ax = canvas(6.0, 3.2)
-    ax.semilogy(
-        [r["round"] for r in rounds], [r["gain"] for r in rounds], marker="o", color=COLOURS[0]
-    )
-    ax.set(xlabel="round", ylabel="gain still to be had")
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.grid(color="#e3e3e3", linewidth=0.6)
-    return finish(
-        fig,
+
+    def draw(size: Size) -> Canvas:
+        drawn = canvas(size, 2.9, width=5.2 if size.wide else None, layout="constrained")
+        ax = drawn.subplots()
+        x, y = ([r[key] for r in rounds] for key in ("round", "gain"))
+        ax.semilogy(x, y, marker="o", color=COLOURS[0], linewidth=1.8)
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0e}")
+        ax.minorticks_off()
+        ax.set(xlabel="round", ylabel="gain in log-likelihood\nstill to be had")
+        ax.locator_params(axis="x", integer=True)
+        ax.grid(True)
+        return drawn
+
+    last = rounds[-1]
+    return figure_of(
         "convergence",
         "Convergence",
-        f"After {rounds[-1]['round']} rounds a further step would gain {rounds[-1]['gain']:.0e}.",
+        f"In round {last['round']} a further step would gain {last['gain']:.0e}.",
         ("round", "step", "gain"),
-        [(str(r["round"]), r["step"], f"{r['gain']:.1e}") for r in rounds],
+        [(str(r["round"]), str(r["step"]), f"{r['gain']:.1e}") for r in rounds],
+        draw,
     )
-
-
-def _groups(results: Results) -> dict[str, Any]:
-    evaluation = results.get("evaluation", {})
-    return {**evaluation.get("sites", {}), "all": evaluation.get("all", {})} if evaluation else {}
-
-
-def _style(i: int, name: str) -> dict[str, Any]:
-    if name == "all":
-        return {"color": INK, "linewidth": 2.4, "linestyle": "-"}
-    return {
-        "color": COLOURS[i % 6],
-        "linestyle": DASHES[i % len(DASHES)],
-        "linewidth": 1.4,
-        "marker": MARKERS[i % len(MARKERS)],
-        "markersize": 4,
-        "markevery": 4,
-    }
 
 
 FIGURES: dict[str, Callable[[Results], Figure | None]] = {

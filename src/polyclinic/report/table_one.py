@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyclinic.report.suppress import hidden_cells
+from polyclinic.report.suppress import suppress
 from polyclinic.report.words import fixed, percent
 
 HIDDEN = "not shown"
+Part = Mapping[str, Any]
 
 
 def table_rows(
@@ -20,72 +21,78 @@ def table_rows(
     groups = {site: part["all"] for site, part in table["sites"].items()}
     heads = [*groups, "all"]
     everyone = [*groups.values(), table["overall"]["all"]]
-    rows: list[dict[str, Any]] = [
-        {"name": "patients", "level": False, "cells": [_count(g["patients"]) for g in everyone]}
+    sizes = [_size(group) for group in everyone]
+    patients = suppress([[group["patients"] for group in everyone]], [None] * len(everyone))[0]
+    rows = [
+        _row(
+            "patients",
+            [
+                HIDDEN if gone else _count(group["patients"])
+                for group, gone in zip(everyone, patients, strict=True)
+            ],
+        )
     ]
     for column in table["columns"]:
         name = column["name"]
         found = [group["columns"][name] for group in everyone]
         label = labels.get(name, name)
         if column["kind"] in ("binary", "category"):
-            rows += _level_rows(
-                label, column["levels"], found, everyone, level_labels.get(name, {})
-            )
+            words = level_labels.get(name, {})
+            rows += _level_rows(label, column["levels"], found, sizes, words)
         else:
-            rows.append(
-                {
-                    "name": f"{label}, mean (sd)",
-                    "level": False,
-                    "cells": [_mean(cell) for cell in found],
-                }
-            )
-            rows.append(
-                {
-                    "name": "median (quartiles)",
-                    "level": True,
-                    "cells": [_median(cell) for cell in found],
-                }
-            )
-            if any(cell["missing"] != 0 for cell in found):
-                rows.append(
-                    {
-                        "name": "missing",
-                        "level": True,
-                        "cells": [_count(_safe(cell["missing"])) for cell in found],
-                    }
-                )
+            rows += _number_rows(label, found)
     return heads, rows
+
+
+def _row(name: str, cells: Sequence[str], level: bool = False) -> dict[str, Any]:
+    return {"name": name, "level": level, "cells": list(cells)}
+
+
+def _size(group: Part) -> int | None:
+    """What the levels of a column and its missing values add up to."""
+    rows = group["rows"]
+    return int(group["patients"] if rows is None else rows) if group["patients"] else None
 
 
 def _level_rows(
     label: str,
     levels: Sequence[str],
-    found: Sequence[Mapping[str, Any]],
-    groups: Sequence[Mapping[str, Any]],
+    found: Sequence[Part],
+    sizes: Sequence[int | None],
     words: Mapping[str, str],
 ) -> list[dict[str, Any]]:
     names = [*levels, "missing"]
-    counts = [
-        [*(cell["levels"][level]["n"] for level in levels), cell["missing"]] for cell in found
-    ]
-    masks = [
-        hidden_cells(cells, group["patients"]) for cells, group in zip(counts, groups, strict=True)
-    ]
-    for row in range(len(names)):  # the total of a level would give a hospital's hidden cell back
-        masks[-1][row] = masks[-1][row] or any(mask[row] for mask in masks[:-1])
-    rows: list[dict[str, Any]] = [
-        {"name": f"{label}, n (%)", "level": False, "cells": [""] * len(found)}
-    ]
+    counts = [[cell["levels"][level]["n"] for cell in found] for level in levels]
+    counts.append([cell["missing"] for cell in found])
+    *parts, whole = sizes  # groups of a column with missing values do not add up to all
+    summed = None in sizes or sum(size or 0 for size in parts) == whole
+    hidden = suppress(counts, sizes, summed=summed)
+    rows = [_row(f"{label}, n (%)", [""] * len(found))]
     for i, name in enumerate(names):
-        if name == "missing" and all(cells[i] == 0 for cells in counts):
+        if name == "missing" and not any(hidden[i]) and not any(counts[i]):
             continue
-        cells = [
-            HIDDEN
-            if mask[i] or cells[i] is None
-            else _share(cells[i], sum(c or 0 for c in cells[:-1]) if not any(mask) else None)
-            for cells, mask in zip(counts, masks, strict=True)
-        ]
-        rows.append({"name": words.get(name, name), "level": True, "cells": cells})
+        cells = []
+        for j, count in enumerate(counts[i]):
+            # the whole is known where neither it nor the missing values are hidden
+            size, missing = sizes[j], counts[-1][j]
+            known = None if size is None or missing is None or hidden[-1][j] else size - missing
+            shown = None if hidden[i][j] else count
+            cells.append(_share(shown, known if name != "missing" else None))
+        rows.append(_row(words.get(name, name), cells, level=True))
+    return rows
+
+
+def _number_rows(label: str, found: Sequence[Part]) -> list[dict[str, Any]]:
+    places = _places(found[-1]["sd"])  # of all hospitals, so that a row has one
+    rows = [
+        _row(f"{label}, mean (sd)", [_mean(cell, places) for cell in found]),
+        _row("median (quartiles)", [_median(cell, places) for cell in found], level=True),
+    ]
+    missing = [cell["missing"] for cell in found]
+    if any(count != 0 for count in missing):
+        hidden = suppress([missing], [None] * len(found))[0]
+        cells = [HIDDEN if gone else _count(n) for n, gone in zip(missing, hidden, strict=True)]
+        rows.append(_row("missing", cells, level=True))
     return rows
 
 
@@ -99,27 +106,24 @@ def _count(count: int | None) -> str:
     return HIDDEN if count is None else f"{count:,}"
 
 
-def _safe(count: int | None) -> int | None:
-    return None if count is None or 0 < count < 5 else count
-
-
-def _mean(cell: Mapping[str, Any]) -> str:
+def _mean(cell: Part, places: int) -> str:
     if cell["mean"] is None:
         return HIDDEN if cell["n"] is None else "-"
-    places = _places(cell["sd"])
     return f"{fixed(cell['mean'], places)} ({fixed(cell['sd'], places)})"
 
 
-def _median(cell: Mapping[str, Any]) -> str:
+def _median(cell: Part, places: int) -> str:
     values = [cell[name] for name in ("median", "q1", "q3")]
     if any(value is None for value in values):
         return "-"
-    places = 0 if cell["kind"] != "number" else _places(cell["sd"])
+    if cell["kind"] != "number" or abs(cell["sd"] or 0) >= 10:
+        places = 0
     median, q1, q3 = (fixed(value["value"], places) for value in values)
     return f"{median} ({q1} to {q3})"
 
 
 def _places(sd: float | None) -> int:
+    """Decimals of a mean beside its standard deviation."""
     if sd is None or sd >= 10:
         return 0 if sd is not None and sd >= 100 else 1
     return 1 if sd >= 1 else 2

@@ -1,12 +1,18 @@
-"""Numbers and tables as people read them, in the terminal and in the report."""
+"""Numbers as people read them, and the tables of the terminal: ASCII, at most 80 columns.
+
+An error is shown to three significant digits, a coefficient and its interval to the same decimals,
+a p-value never as 0.000, an interval as "a to b".
+"""
 
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-NOT_SHOWN = "not shown (fewer than 5)"
+LEAST = 5
+NOT_SHOWN = f"not shown (fewer than {LEAST})"
 KINDS = {
     "logistic": "Logistic regression",
     "linear": "Linear regression",
@@ -43,8 +49,15 @@ def p_value(p: float | None) -> str:
 
 
 def count(value: int | None) -> str:
-    """A count with thousands separated; small ones are not shown."""
-    return "under 5" if value is None else f"{value:,}"
+    """A count with thousands separated; None and 1 to 4 are "under 5"."""
+    return small(value)
+
+
+def small(value: int | None, short: bool = False) -> str:
+    """A count that may be too small to show: "under 5", or "<5" where space is short."""
+    if value is None or 0 < value < LEAST:
+        return f"<{LEAST}" if short else f"under {LEAST}"
+    return f"{value:,}"
 
 
 def percent(share: float | None, n: int = 0) -> str:
@@ -64,12 +77,14 @@ def bytes_(value: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours in words."""
+    """ "0.4 s", "12 min", "5 h", "3 days"."""
     if seconds < 90:
-        return f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 5400:
         return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
+    if seconds < 36 * 3600:
+        return f"{seconds / 3600:.0f} h"
+    return f"{seconds / 86400:.0f} days"
 
 
 def between(found: Mapping[str, Any] | None, places: int = 3) -> str:
@@ -80,45 +95,59 @@ def between(found: Mapping[str, Any] | None, places: int = 3) -> str:
 
 
 def plural(n: int, one: str, many: str | None = None) -> str:
-    """A count with its noun."""
+    """A count with its noun: "1 round", "6 rounds"."""
     return f"{n:,} {one if n == 1 else many or one + 's'}"
 
 
 def header(
-    kind: str, patients: int, events: int | None, event: str, sites: int, rounds: int
+    kind: str, patients: int, events: int | None, event_word: str, sites: int, rounds: int
 ) -> str:
-    """The line above a coefficient table."""
+    """The line above a coefficient table; folded where it would pass 80 columns."""
     who = plural(patients, "patient")
     if events is not None:
-        who += f", {events:,} with {event}"
+        who += f", {events:,} with {event_word}"
     if sites:
         who += f", {plural(sites, 'hospital')}"
-    return f"{KINDS.get(kind, kind)}   {who}   {plural(rounds, 'round')}"
+    parts = [KINDS.get(kind, kind), who, plural(rounds, "round")]
+    line = "   ".join(parts)
+    return line if len(line) <= WIDTH else fold("   ".join(parts), WIDTH)
 
 
-def coefficient_table(terms: Sequence[Mapping[str, Any]]) -> str:
-    """Coefficient, error, z, p and interval per term, right-aligned, within 80 columns."""
+def fold(text: str, width: int = WIDTH, indent: str = "  ") -> str:
+    """`text` on lines of at most `width`."""
+    return "\n".join(textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False))
+
+
+def coefficient_table(terms: Sequence[Mapping[str, Any]], head: str = "") -> str:
+    """Coefficient, error, z, p and interval per term under `head`, digits under digits."""
     width = min(max([len(str(t["name"])) for t in terms] + [10]) + 1, 20)
-    lines = [f"{'term':<{width}}{'coef':>10}{'se':>10}{'z':>8}{'p':>9}      95 % interval"]
+    lines = [head] if head else []
+    lines.append(f"{'term':<{width}}{'coef':>10}{'se':>10}{'z':>8}{'p':>9}      95 % interval")
     for term in terms:
         places = decimals(term["se"])
-        name = str(term["name"])
-        if len(name) >= width:
-            lines.append(name)
-            name = ""
-        lower, upper = (_signed(term[k], places) for k in ("lower", "upper"))
-        interval = f"{lower:<8} to {upper}" if lower.strip() != "-" else " -"
-        lines.append(
-            f"{name:<{width}}{fixed(term['coef'], places):>10}{fixed(term['se'], places):>10}"
-            f"{fixed(term['z'], 2):>8}{p_value(term['p']):>9}   {interval}".rstrip()
+        numbers = (
+            f"{fixed(term['coef'], places):>10}{fixed(term['se'], places):>10}"
+            f"{fixed(term['z'], 2):>8}{p_value(term['p']):>9}   {_interval(term, places)}"
         )
+        lines += _row(str(term["name"]), width, numbers)
     return "\n".join(lines)
 
 
-def _signed(value: float | None, places: int) -> str:
-    """With a place kept for the sign, so that digits stand under digits."""
-    text = fixed(value, places)
-    return text if text.startswith("-") and len(text) > 1 else f" {text}"
+def _interval(term: Mapping[str, Any], places: int) -> str:
+    lower, upper = (fixed(term[key], places) for key in ("lower", "upper"))
+    if lower == "-":
+        return " -"
+    signed = upper if upper.startswith("-") else f" {upper}"
+    lower = lower if lower.startswith("-") else f" {lower}"
+    return f"{lower:>6}".ljust(8) + f" to {signed}"
+
+
+def _row(name: str, width: int, numbers: str) -> list[str]:
+    """One line of a table; a name that is too long for its column stands on a line above."""
+    if len(name) < width:
+        return [f"{name:<{width}}{numbers}".rstrip()]
+    cut = name if len(name) <= WIDTH else name[: WIDTH - 3] + "..."
+    return [cut, f"{'':<{width}}{numbers}".rstrip()]
 
 
 def result_table(results: Mapping[str, Any]) -> str:
@@ -132,33 +161,46 @@ def result_table(results: Mapping[str, Any]) -> str:
         model["sites"],
         model["rounds"],
     )
-    lines = [head, coefficient_table(model["terms"])]
-    lines += [f"! {text}" for text in model["warnings"]]
+    lines = [coefficient_table(model["terms"], head)]
+    lines += [fold(f"! {text}") for text in model["warnings"]]
     return "\n".join(lines)
 
 
+def _width(names: Sequence[str], most: int) -> int:
+    """Columns for the names of hospitals: the longest that fits, and three spaces."""
+    fitting = [len(name) for name in names if len(name) + 3 <= most]
+    return max([*fitting, len("hospital")]) + 3
+
+
 def site_table(results: Mapping[str, Any]) -> str:
-    """Patients, events and patients left out, by hospital."""
-    data, sites = results["data"], results["data"]["sites"]
-    events = results["model"]["events"] is not None
+    """Patients, events and patients left out, by hospital; small counts and what gives them away
+    are "under 5" or "-"."""
+    data, model = results["data"], results["model"]
+    sites = data["sites"]
+    events = _events(sites, model) if model["events"] is not None else None
     word = f"with {data['outcome']}"[:22]
-    head = f"{'hospital':<16}{'patients':>9}" + (f"{word:>{len(word) + 3}}" if events else "")
-    lines = [head + "   left out, values missing"]
-    for site in sites:
-        line = f"{site['name'][:15]:<16}{site['patients']:>9,}"
-        if events:
-            line += f"{count(site['events']):>{len(word) + 3}}"
-        lines.append(f"{line}   {_left_out(site['left_out'])}")
-    total = f"{'all':<16}{results['model']['patients']:>9,}"
-    if events:
-        total += f"{results['model']['events']:>{len(word) + 3},}"
-    return "\n".join([*lines, total])
+    width, wide = _width([s["name"] for s in sites], 20), len(word) + 3
+    title = f"{word:>{wide}}" if events else ""
+    lines = [f"{'hospital':<{width}}{'patients':>8}{title}   left out, values missing"]
+    for i, site in enumerate([*sites, {"name": "all", "patients": model["patients"]}]):
+        numbers = f"{site['patients']:>8,}" + (f"{events[i]:>{wide}}" if events else "")
+        if "left_out" in site:
+            numbers += f"   {_left_out(site['left_out'])}"
+        lines += _row(site["name"], width, numbers)
+    return "\n".join(lines)
+
+
+def _events(sites: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> list[str]:
+    """Events per hospital and of all, as they may be shown."""
+    from polyclinic.report.suppress import shown_events
+
+    return ["-" if count is None else f"{count:,}" for count in shown_events(sites, model)]
 
 
 def _left_out(reasons: Mapping[str, int | None]) -> str:
-    text = count(reasons.get("missing", 0))
+    text = small(reasons.get("missing", 0))
     if reasons.get("condition", 0) != 0:
-        text += f", not in the cohort {count(reasons['condition'])}"
+        text += f", not in the cohort {small(reasons['condition'])}"
     return text
 
 
@@ -167,10 +209,11 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     lines = []
     for column, fill in results["data"]["fills"].items():
         unit = f" {fill['unit']}" if fill["unit"] else ""
-        lines.append(
-            f"note   {column} filled by the mean {fill['value']:.4g}{unit} in "
-            f"{count(fill['patients'])} patients"
+        text = (
+            f"{column} filled by the mean {fill['value']:.4g}{unit} in "
+            f"{small(fill['patients'])} patients"
         )
+        lines.append(fold(f"note   {text}", indent=" " * 7))
     return lines
 
 
@@ -185,43 +228,64 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
     groups = {**found["sites"], "all": found["all"]}
     if "auroc" in found["all"]:
         return "\n".join([how, *_risk_lines(groups)])
+    width = _width(list(groups), 20)
     if "accuracy" in found["all"]:
-        head = f"{'hospital':<16}{'patients':>9}{'accuracy':>11}{'log loss':>11}"
-        rows = [
-            f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('accuracy'), 3):>11}"
-            f"{fixed(g.get('log_loss'), 3):>11}"
-            for name, g in groups.items()
-        ]
-        return "\n".join([how, head, *rows])
-    head = f"{'hospital':<16}{'patients':>9}{'R2':>9}{'mean error':>13}"
-    head += f"{'observed':>11}{'predicted':>11}"
-    rows = [
-        f"{name[:15]:<16}{g['n']:>9,}{fixed(g.get('r2'), 3):>9}{_short(g.get('mae')):>13}"
-        f"{_short(g.get('observed')):>11}{_short(g.get('predicted')):>11}"
-        for name, g in groups.items()
+        lines = [f"{'hospital':<{width}}{'patients':>8}{'accuracy':>11}{'log loss':>11}"]
+        for name, group in groups.items():
+            lines += _row(
+                name,
+                width,
+                f"{group['n']:>8,}{fixed(group.get('accuracy'), 3):>11}"
+                f"{fixed(group.get('log_loss'), 3):>11}",
+            )
+        return "\n".join([how, *lines])
+    lines = [
+        f"{'hospital':<{width}}{'patients':>8}{'R2':>9}{'mean error':>13}{'observed':>11}"
+        f"{'predicted':>11}"
     ]
-    return "\n".join([how, head, *rows])
+    for name, group in groups.items():
+        lines += _row(
+            name,
+            width,
+            f"{group['n']:>8,}{fixed(group.get('r2'), 3):>9}"
+            f"{short(group.get('mae')):>13}"
+            f"{short(group.get('observed')):>11}"
+            f"{short(group.get('predicted')):>11}",
+        )
+    return "\n".join([how, *lines])
 
 
 def _risk_lines(groups: Mapping[str, Any]) -> list[str]:
+    width = _width(list(groups), 15)
     lines = [
-        f"{'':<25}{'95 % interval':<19}{'observed':>8}{'predicted':>12}",
-        f"{'hospital':<16}{'AUROC':>6}   {'of the AUROC':<19}{'of 100':>8}{'of 100':>12}",
+        f"{'':<{width}}{'':<12}{'95 % interval':<14}{'observed':>11}{'predicted':>12}",
+        f"{'hospital':<{width}}{'AUROC':>8}    {'of the AUROC':<14}{'of 100':>11}{'of 100':>12}",
     ]
     for name, group in groups.items():
         mark = warning_mark(group)
-        lines.append(
-            f"{name[:15]:<16}{fixed(group['auroc']['value'], 3):>6}   "
-            f"{between(group['auroc']):<19}{percent(group['observed']):>8}"
-            f"{percent(group['predicted']):>12}" + (f"  ! {mark}" if mark else "")
+        area = group.get("auroc")
+        value = fixed(area["value"], 3) if area else "-"
+        n, sure = group["n"], not hides_events(group)
+        observed = percent(group.get("observed"), n) if sure else "-"
+        lines += _row(
+            name,
+            width,
+            f"{value:>8}    {between(area):<14}{observed:>11}"
+            f"{percent(group.get('predicted'), n):>12}" + (f"  ! {mark}" if mark else ""),
         )
     return lines
 
 
+def hides_events(group: Mapping[str, Any]) -> bool:
+    """True when the observed share would give away 1 to 4 patients."""
+    n, events = group["n"], group.get("events")
+    return events is not None and (0 < events < LEAST or 0 < n - events < LEAST)
+
+
 def warning_mark(group: Mapping[str, Any]) -> str:
-    """ "too low here" where the mean risk lies beyond twice the error of the observed share."""
-    n, observed, predicted = group["n"], group["observed"], group["predicted"]
-    if not n or predicted is None:
+    """ "too low here" where the mean risk lies beyond the error of the observed share."""
+    n, observed, predicted = group["n"], group.get("observed"), group.get("predicted")
+    if not n or predicted is None or observed is None:
         return ""
     error = math.sqrt(max(predicted * (1 - predicted), 1e-9) / n)
     if abs(observed - predicted) < max(2.5 * error, 0.05):
@@ -244,5 +308,12 @@ def left_line(results: Mapping[str, Any]) -> str:
     return f"left   {numbers} sums a round and hospital, no rows"
 
 
-def _short(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def short(value: float | None) -> str:
+    """Four significant digits with thousands separated, never 1e+04; "-" where not defined."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    if value != 0 and not 1e-4 <= abs(value) < 1e7:
+        return f"{value:.3e}"
+    places = max(0, 3 - math.floor(math.log10(abs(value)))) if value else 0
+    text = f"{value:,.{places}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
