@@ -1,0 +1,161 @@
+"""The evaluation over sites: sums, each hospital's own measures, its own model, resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+)
+
+import polyclinic as pc
+from polyclinic.core.codec import decode, encode
+from polyclinic.core.fit import fit
+from polyclinic.core.plan import Plan
+from polyclinic.evaluation import Evaluation
+from polyclinic.study.results import plain
+
+CODEBOOK = Path(__file__).resolve().parents[2] / "examples" / "heart.toml"
+HOSPITALS = ("cleveland", "hungarian", "switzerland", "va")
+FORMULA = "disease ~ age + sex + C(cp) + thalach + exang + oldpeak"
+
+
+@pytest.fixture(scope="module")
+def model(data_dir):
+    files = {h: data_dir / "heart-disease" / f"processed.{h}.data" for h in HOSPITALS}
+    return pc.LogisticRegression().fit(pc.read(files, schema=CODEBOOK), FORMULA)
+
+
+def scored(model):
+    """Risk, outcome and fold of every row, pooled, by the model fitted without the row's fold."""
+    from polyclinic.study.evaluate import cross_validate
+
+    data = model.formula_data
+    made, _ = cross_validate(model.result_.scale.spec, data.federation, 5, 0)
+    rows = [data.sites.rows(site, data.cohort) for site in data.federation.sites]
+    return made, rows
+
+
+def test_pooled_measures_equal_scikit_learn_on_the_pooled_rows(model):
+    from polyclinic.models.predictor import predictor_from
+
+    predictors, rows = scored(model)
+    p, y = [], []
+    for part in rows:
+        fold = part.keys % 5
+        every = np.stack([predictor_from(q).predict(part) for q in predictors])
+        p.append(every[fold, np.arange(len(fold))])
+        y.append(part.columns["disease"])
+    p, y = np.concatenate(p), np.concatenate(y)
+    found = model.evaluate(thresholds=(0.2, 0.5)).measures["all"]
+    np.testing.assert_allclose(found["brier"], brier_score_loss(y, p), rtol=1e-12)
+    np.testing.assert_allclose(found["log_loss"], log_loss(y, p), rtol=1e-12)
+    np.testing.assert_allclose(found["predicted"], p.mean(), rtol=1e-12)
+    for line in found["confusion"]:
+        tn, fp, fn, tp = confusion_matrix(y, p >= line["threshold"]).ravel()
+        assert (line["tn"], line["fp"], line["fn"], line["tp"]) == (tn, fp, fn, tp)
+
+
+def test_each_hospital_alone(model):
+    alone = model.evaluate().measures["alone"]
+    np.testing.assert_allclose([alone["cleveland"], alone["hungarian"]], [0.860, 0.888], atol=5e-4)
+    assert abs(alone["switzerland"] - 0.575) < 5e-3 and abs(alone["va"] - 0.598) < 2e-3
+
+
+def test_a_hospital_with_one_class_has_no_auroc_and_no_nan(data_dir):
+    files = {h: data_dir / "heart-disease" / f"processed.{h}.data" for h in HOSPITALS}
+    sites = pc.read(files, schema=CODEBOOK)
+    ill = sites.cohort("disease == 1 or age < 60", columns=["age", "sex", "disease"])
+    model = pc.LogisticRegression().fit(ill, "disease ~ age + sex")
+    only = sites.cohort("disease == 1", columns=["age", "sex", "disease"])
+    found = model.evaluate(only, validate="none").measures
+    assert found["all"]["auroc"]["value"] is None
+    json.dumps(plain(found), allow_nan=False)
+
+
+def test_show_sites_off_asks_no_hospital_alone(model):
+    found = model.evaluate(show_sites=False)
+    assert found.measures["sites"] == {} and found.measures["alone"] == {}
+    assert all(leaf["combine"] == "sum" for done in found.rounds for leaf in done.left)
+
+
+def test_subgroups_add_up(model):
+    found = model.evaluate(subgroups=("sex",)).measures
+    parts = found["subgroups"]["sex"]
+    assert sum(part["n"] for part in parts.values()) == found["all"]["n"]
+    assert sum(part["events"] for part in parts.values()) == found["all"]["events"]
+
+
+@pytest.mark.parametrize("partitions", [3, 7])
+def test_any_cut_of_the_rows_gives_the_same_counts(model, partitions):
+    data = model.formula_data
+    again = pc.LogisticRegression().fit(data.sites, FORMULA, engine=pc.Embedded(partitions))
+    one, other = (m.evaluate().measures for m in (model, again))
+    assert one["all"]["confusion"] == other["all"]["confusion"]
+    assert one["all"]["auroc"] == other["all"]["auroc"]
+    assert {s: g["events"] for s, g in one["sites"].items()} == {
+        s: g["events"] for s, g in other["sites"].items()
+    }
+
+
+def test_numbers_and_classes(tmp_path):
+    sites = pc.datasets.diabetes()
+    model = pc.LinearRegression().fit(sites, "progression ~ age + bmi + bp")
+    found = model.evaluate(validate="none").measures["all"]
+    frame = [sites.local(s) for s in sites.names]
+    y = np.concatenate([f["progression"] for f in frame])
+    f = np.concatenate([model.predict(f) for f in frame])
+    np.testing.assert_allclose(found["r2"], r2_score(y, f), rtol=1e-10)
+    np.testing.assert_allclose(found["mae"], mean_absolute_error(y, f), rtol=1e-10)
+    flowers = pc.datasets.iris()
+    model = pc.LogisticRegression(l2=1.0).fit(flowers, "species ~ petal_length + petal_width")
+    found = model.evaluate(validate="none").measures["all"]
+    frames = [flowers.local(s) for s in flowers.names]
+    truth = np.concatenate([f["species"] for f in frames]).astype(str)
+    said = np.concatenate([model.predict(f) for f in frames]).astype(str)
+    np.testing.assert_allclose(found["accuracy"], accuracy_score(truth, said))
+    assert np.trace(found["confusion_matrix"]) == (truth == said).sum()
+
+
+class Kept:
+    """A store in memory that stops the run after some saves."""
+
+    def __init__(self, stop_at):
+        self.value, self.stop_at, self.count = None, stop_at, 0
+
+    def load(self):
+        return None if self.value is None else decode(self.value)
+
+    def save(self, value):
+        self.value, self.count = encode(value), self.count + 1
+        if self.count == self.stop_at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3])
+def test_resume_after_any_round(model, stop_at):
+    data, full = model.formula_data, model.predictor_.to_data()
+    evaluation = Evaluation((full,), 0, "binary", data.federation.sites,
+                            subgroups=(("sex", "sex", ("female", "male")),))  # fmt: skip
+    whole = fit(evaluation, data.federation).model
+    store = Kept(stop_at)
+    with pytest.raises(pc.Stopped):
+        fit(evaluation, data.federation, store=store)
+    assert fit(evaluation, data.federation, store=store).model == whole
+
+
+def test_a_policy_may_forbid_answers_of_one_hospital(model):
+    data = model.formula_data
+    strict = data.sites.with_policy(pc.Policy(collect=()))
+    with pytest.raises(pc.Refused, match="COLLECT_NOT_ALLOWED"):
+        strict.federation().total(Plan("evaluation.own", {
+            "predictors": [model.predictor_.to_data()], "folds": 0, "outcome": "binary",
+            "where": None}, "own", combine="collect"))  # fmt: skip
