@@ -120,3 +120,10 @@ def test_long_labels_keep_to_two_lines() -> None:
     assert fold("short", 10) == "short"
     assert fold("one two three four", 9) == "one two\nthree..."
     assert max(map(len, fold("x" * 100, 20).split("\n"))) <= 20
+
+
+def test_a_separated_term_is_drawn_without_a_warning(cancer: dict) -> None:
+    cancer = copy.deepcopy(cancer)
+    cancer["model"]["terms"][1] |= {"coef": 40.0, "lower": -900.0, "upper": 900.0, "se": 450.0}
+    drawn = figure("forest", cancer)  # a warning is an error here
+    assert drawn is not None and "inf" not in drawn.svg

@@ -89,3 +89,13 @@ def test_patients_left_out_by_a_hidden_count_are_a_range(cancer: dict) -> None:
     first, second, *_ = results["data"]["sites"]
     first["left_out"], second["left_out"] = {"missing": None}, {"missing": 7}
     assert sentences.who(results).endswith("8 to 11 were left out.")
+
+
+def test_a_hospital_without_an_auroc_is_no_baseline(cancer: dict) -> None:
+    evaluation = copy.deepcopy(cancer["evaluation"])
+    first, second, *_ = evaluation["sites"]
+    evaluation["alone"] = {first: 0.6, second: 0.6}
+    evaluation["sites"][first] = {"n": 0, "events": 0}
+    text = sentences.baselines({"evaluation": evaluation})
+    assert "in 1 of 1 hospital " in text
+    assert f"{second} 0.600" in text and first not in text.split("Its mean")[0]

@@ -134,3 +134,19 @@ def test_numbers_of_the_writing_rules() -> None:
     assert [words.bytes_(n) for n in (999, 15_400, 1_800_000)] == ["< 1 kB", "15 kB", "1.8 MB"]
     assert words.between({"lower": 0.8534, "upper": 0.8997}) == "0.853 to 0.900"
     assert words.plural(1, "round") == "1 round" and words.plural(1200, "row") == "1,200 rows"
+
+
+@pytest.mark.parametrize(
+    ("how", "folds", "text"),
+    [
+        ("cross-validation", 5, "in 5-fold cross-validation"),
+        ("same patients", 0, "on the same patients"),
+        ("other hospitals", 0, "on other hospitals"),
+    ],
+)
+def test_on_whom_a_model_was_judged(how: str, folds: int, text: str) -> None:
+    evaluation = {"how": how, "folds": folds, "sites": {}, "all": {"n": 9, "accuracy": 0.5}}
+    assert words.judged(evaluation) == text
+    first = words.evaluation_table({"evaluation": evaluation}).splitlines()[0]
+    assert ("too good" in first) is (how == "same patients")
+    assert text.removeprefix("in ") in first

@@ -108,12 +108,15 @@ class ThreadWorkers:
             return Sum.of(leaves, task.local(plan, self.rows))
         if self.threads == 1 or len(parts) == 1:
             return _add(one(part) for part in parts)
-        return _add(_pool(self.threads).map(one, parts))
+        return _add(_pool(self.threads, os.getpid()).map(one, parts))
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads that are kept: starting them anew costs more than a small round."""
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept: starting them anew costs more than a small round.
+
+    A forked process has none of its parent's, so each process has a pool of its own.
+    """
     return ThreadPoolExecutor(threads, thread_name_prefix="polyclinic")
 
 

@@ -125,7 +125,8 @@ def calibration(results: Results) -> Figure | None:
         "calibration",
         "Predicted against observed risk",
         f"Calibration slope {fixed(slope['value'], 2)} ({between(slope, 2)}); 1 is exactly right. "
-        f"Points are tenths of the patients; bars of fewer than {LEAST} patients are not drawn.",
+        f"Points are tenths of the patients, joined where fewer than {LEAST} would stand behind one; "
+        f"bars of fewer than {LEAST} patients are not drawn.",
         ("patients", "predicted, %", "observed, %", "95 % interval"),
         rows,
         lambda size: _draw_calibration(size, bins, shown_bars(group["histogram"])),

@@ -124,7 +124,7 @@ class Measures(TypedDict):
 
 
 class EvaluationPart(TypedDict):
-    """`how` is "cross-validation" or "same patients"."""
+    """`how` is "cross-validation", "same patients" or "other hospitals"."""
 
     how: str
     folds: int

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 Results = Mapping[str, Any]
 MOST = 60
+FAR = (1e-6, 1e6)  # ratios beyond are drawn here, outside the axis
 APART = 0.11  # of a line: between two marks that would cover each other
 FOOT, HEAD = 0.62, 0.08  # inches below and above the lines
 
@@ -103,7 +104,10 @@ def forest(results: Results) -> Figure | None:
     def draw(size: Size) -> Canvas:
         notes = [f"{value} ({interval})" for value, interval in texts]
         figure, (ax,), heights = line_axes(size, labels, notes)
-        for at, (value, lower, upper) in zip(heights, values, strict=True):
+        drawn = (
+            [[min(max(v, FAR[0]), FAR[1]) for v in line] for line in values] if ratio else values
+        )
+        for at, (value, lower, upper) in zip(heights, drawn, strict=True):
             sure = not lower <= no_effect <= upper
             ax.plot([lower, upper], [at, at], color=COLOURS[0], linewidth=2)
             face = COLOURS[0] if sure else "white"

@@ -221,7 +221,9 @@ def baselines(results: Results) -> str:
     evaluation = results["evaluation"]
     own = {n: v for n, v in (evaluation.get("alone") or {}).items() if v is not None}
     groups = evaluation["sites"]
-    better = [n for n, v in own.items() if n in groups and groups[n]["auroc"]["value"] > v]
+    shared = {n: (groups.get(n, {}).get("auroc") or {}).get("value") for n in own}
+    own = {n: v for n, v in own.items() if shared[n] is not None}
+    better = [n for n, v in own.items() if shared[n] > v]
     text = ""
     if own:
         text = (

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.report import sentences
-from polyclinic.report.words import KINDS, between, fixed
+from polyclinic.report.words import KINDS, between, fixed, judged
 
 AUTHORS = "for the authors"
 
@@ -22,7 +22,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
     if found.get("all", {}).get("auroc"):
         area = found["all"]["auroc"]
         performance = (
-            f"AUROC {fixed(area['value'], 3)} ({between(area)}), {found['how']}; "
+            f"AUROC {fixed(area['value'], 3)} ({between(area)}), {judged(found)}; "
             "calibration, decisions and results per hospital in sections 4 to 7"
         )
     missing = (
@@ -61,7 +61,9 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         ),
         16: (
             "Training and evaluation",
-            f"{found['how']}, {found['folds']} folds by patient inside each hospital"
+            "judged "
+            + judged(found)
+            + (", folds by patient inside each hospital" if found["folds"] else "")
             if found
             else AUTHORS,
         ),

@@ -217,14 +217,21 @@ def notes(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def judged(evaluation: Mapping[str, Any]) -> str:
+    """On whom the model was judged: "in 5-fold cross-validation", "on the same patients"."""
+    if evaluation["folds"]:
+        return f"in {evaluation['folds']}-fold cross-validation"
+    return (
+        f"on {'the same patients' if evaluation['how'] == 'same patients' else evaluation['how']}"
+    )
+
+
 def evaluation_table(results: Mapping[str, Any]) -> str:
     """Performance by hospital."""
     found = results["evaluation"]
-    how = (
-        f"check  {found['folds']}-fold cross-validation"
-        if found["folds"]
-        else "check  on the same patients: too good to be true elsewhere"
-    )
+    how = f"check  {judged(found).removeprefix('in ')}"
+    if found["how"] == "same patients":
+        how += ": too good to be true elsewhere"
     groups = {**found["sites"], "all": found["all"]}
     if "auroc" in found["all"]:
         return "\n".join([how, *_risk_lines(groups)])
