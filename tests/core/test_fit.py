@@ -46,7 +46,7 @@ def test_the_history_tells_what_left():
     assert [(leaf["leaf"], leaf["bytes"]) for leaf in first.left] == [
         ("n", 8),
         ("sum", 16),
-        ("signs", 16),
+        ("signs", 32),  # two counts, and for each whether it is hidden
     ]
     assert first.left[0]["sites"] == ["a", "b", "c"]
     assert run.rounds[0].plan != run.rounds[1].plan

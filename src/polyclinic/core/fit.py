@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from polyclinic.core.algorithm import Algorithm, State
 from polyclinic.core.contribution import Total
 from polyclinic.core.errors import Stopped
 from polyclinic.core.federation import Engine
+from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 
@@ -70,12 +71,9 @@ def fit(
         try:
             while (plan := algorithm.plan(state)) is not None:
                 plan = plan.at(len(rounds) + 1, parent)
-                started = time.perf_counter()
-                total = engine.total(plan)
+                total, done = ask(engine, plan)
                 state = algorithm.update(state, plan, total)
-                rounds.append(
-                    _finished(plan, total, time.perf_counter() - started, algorithm.progress(state))
-                )
+                rounds.append(replace(done, figures=_finite(algorithm.progress(state))))
                 parent = plan.round_hash
                 if store:
                     store.save({"state": state, **_history(rounds)})
@@ -86,7 +84,11 @@ def fit(
     return Run(algorithm.model(state), state, tuple(rounds))
 
 
-def _finished(plan: Plan, total: Total, seconds: float, figures: Mapping[str, float]) -> Round:
+def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
+    """One round: the total of `plan`, and the record of what left for it."""
+    started = time.perf_counter()
+    total = engine.total(plan)
+    seconds = time.perf_counter() - started
     leaves = lookup(plan.task, plan.version).leaves(plan)
     left = tuple(
         {
@@ -94,14 +96,22 @@ def _finished(plan: Plan, total: Total, seconds: float, figures: Mapping[str, fl
             "kind": leaf.kind,
             "shape": list(leaf.shape),
             "numbers": leaf.size,
-            "bytes": leaf.size * (8 if leaf.ring == "int64" else 16),
+            "bytes": leaf.size * _bytes(leaf),
             "sites": list(total.sites),
             "combine": plan.combine,
         }
         for leaf in leaves
     )
-    shown = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
-    return Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, shown, left)
+    return total, Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, left=left)
+
+
+def _bytes(leaf: Leaf) -> int:
+    """Bytes of one entry of a leaf in a release, with the flag that says whether it is hidden."""
+    return (8 if leaf.ring == "int64" else 16) + (8 if leaf.small == "hide" else 0)
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in figures.items() if math.isfinite(value)}
 
 
 def _history(rounds: Sequence[Round]) -> dict[str, Any]:

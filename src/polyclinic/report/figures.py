@@ -125,7 +125,7 @@ def calibration(results: Results) -> Figure | None:
         "calibration",
         "Predicted against observed risk",
         f"Calibration slope {fixed(slope['value'], 2)} ({between(slope, 2)}); 1 is exactly right. "
-        f"Points are tenths of the patients, joined where fewer than {LEAST} would stand behind one; "
+        f"Points are tenths of the patients, joined where too few stand behind one; "
         f"bars of fewer than {LEAST} patients are not drawn.",
         ("patients", "predicted, %", "observed, %", "95 % interval"),
         rows,

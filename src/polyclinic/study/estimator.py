@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
-from polyclinic.core.fit import Callback, Run, Store, fit
+from polyclinic.core.fit import Callback, Run, Store, ask, fit
 from polyclinic.core.ring import RingError
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
@@ -328,7 +328,8 @@ class Regression(Shown):
         by = "site" if robust == "site" else "row"
         plan = scores_plan(self.result_, by)
         if self._data is not None:
-            total = self._data.federation.total(plan)
+            total, done = ask(self._data.federation, plan)
+            self.rounds_ = (*self.rounds_, done)
         elif by == "site":
             total = self._training().by_site().total(plan)
         else:

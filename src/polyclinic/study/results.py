@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from polyclinic.core.design import Factor, Term
-from polyclinic.core.fit import Round
+from polyclinic.core.fit import Round, ask
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.results import FORMAT, Results
@@ -39,7 +39,8 @@ def assemble(
     """The results of one run. `about` holds name, title, purpose, hash, seed, engine."""
     data = model.formula_data
     least = min(policy.min_patients for policy in sites.policies.values())
-    rounds = tuple(rounds)
+    counts, asked = _counts(model, data)
+    rounds = (*rounds, asked)
     results: dict[str, Any] = {
         "format": FORMAT,
         "study": {
@@ -55,7 +56,7 @@ def assemble(
             "guarantee": GUARANTEE.format(least=least),
         },
         "versions": versions(),
-        "data": _data(model, sites, data, least),
+        "data": _data(sites, data, counts, least),
         "model": _model(model, data),
         "convergence": [
             {
@@ -134,9 +135,8 @@ def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def _data(model: Regression, sites: Sites, data: FormulaData, least: int) -> dict[str, Any]:
+def _data(sites: Sites, data: FormulaData, counts: Counts, least: int) -> dict[str, Any]:
     codebook, outcome = data.codebook, data.design.response
-    counts = _counts(model, data)
     parts = []
     for site in data.federation.sites:
         _, patients, events = counts[site]
@@ -178,8 +178,11 @@ def _shown(count: int, least: int) -> int | None:
     return None if 0 < count < least else count
 
 
-def _counts(model: Regression, data: FormulaData) -> dict[str, tuple[int, int, int | None]]:
-    """Rows, patients and events of each hospital, through its gate."""
+Counts = dict[str, tuple[int, int, int | None]]
+
+
+def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:
+    """Rows, patients and events of each hospital, through its gate, and the round that asked."""
     spec = model.result_.scale.spec
     plan = Plan(
         "glm.moments",
@@ -187,8 +190,8 @@ def _counts(model: Regression, data: FormulaData) -> dict[str, tuple[int, int, i
         "rows and events per hospital",
         combine="collect",
     )
-    total = data.federation.total(plan)
-    return {
+    total, done = ask(data.federation, plan)
+    counts = {
         site: (
             int(found["n"]),
             int(found["patients"]),
@@ -196,6 +199,7 @@ def _counts(model: Regression, data: FormulaData) -> dict[str, tuple[int, int, i
         )
         for site, found in total.by_site.items()
     }
+    return counts, done
 
 
 def _model(model: Regression, data: FormulaData) -> dict[str, Any]:
