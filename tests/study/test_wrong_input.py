@@ -213,3 +213,15 @@ def test_runs_are_not_mixed_up(folder):
     study.write_text(study.read_text().replace("age + C(cp)", "age"))
     with pytest.raises(pc.InputError, match="OTHER_STUDY"):
         pc.run(study, folder / "run", resume=True)
+
+
+def test_a_study_can_ask_no_hospital_for_anything_of_its_own(folder):
+    study = folder / "study.toml"
+    study.write_text(study.read_text() + "[privacy]\nshow_sites = false\n")
+    sites = pc.read({s: folder / f"{s}.csv" for s in "ab"}, schema=folder / "book.toml")
+    strict = sites.with_policy(pc.Policy(collect=()))
+    done = pc.run(study, folder / "run", sites=strict)
+    assert done.results["data"]["sites"] == [] and done.results["evaluation"]["sites"] == {}
+    study.write_text(study.read_text().replace("false", "true"))
+    with pytest.raises(pc.Refused, match="COLLECT_NOT_ALLOWED"):
+        pc.run(study, folder / "other", sites=strict)

@@ -47,12 +47,12 @@ def describe_column(codebook: Codebook, name: str) -> Column:
     return Column(name, spec.type, codebook.level_names(name), lower, upper, codebook.bound(name))
 
 
-def table_one_algorithm(data: FormulaData) -> TableOne:
+def table_one_algorithm(data: FormulaData, by_site: bool = True) -> TableOne:
     """Table 1 of the formula's columns, by the outcome where it has levels."""
     outcome = data.design.response
     names = [name for name in data.cohort.columns if name != outcome]
     by = describe_column(data.codebook, outcome) if data.codebook.level_names(outcome) else None
-    return TableOne(describe_columns(data.codebook, names), by)
+    return TableOne(describe_columns(data.codebook, names), by, by_site)
 
 
 class Described:

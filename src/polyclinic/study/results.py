@@ -24,6 +24,7 @@ from polyclinic.study.sites import Sites
 GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
+Counts = dict[str, tuple[int, int, int | None]]  # rows, patients, events by hospital
 SEEN = "this hospital's own number"
 
 
@@ -35,12 +36,18 @@ def assemble(
     evaluated: Evaluated | None = None,
     table_one: Mapping[str, Any] | None = None,
     rounds: Iterable[Round] = (),
+    show_sites: bool = True,
 ) -> Results:
-    """The results of one run. `about` holds name, title, purpose, hash, seed, engine."""
+    """The results of one run. `about` holds name, title, purpose, hash, seed, engine.
+
+    With `show_sites` off no hospital is asked for anything of its own, and none is listed.
+    """
     data = model.formula_data
     least = min(policy.min_patients for policy in sites.policies.values())
-    counts, asked = _counts(model, data)
-    rounds = (*rounds, asked)
+    rounds, counts = tuple(rounds), Counts()
+    if show_sites:
+        counts, asked = _counts(model, data)
+        rounds = (*rounds, asked)
     results: dict[str, Any] = {
         "format": FORMAT,
         "study": {
@@ -56,7 +63,7 @@ def assemble(
             "guarantee": GUARANTEE.format(least=least),
         },
         "versions": versions(),
-        "data": _data(sites, data, counts, least),
+        "data": _data(sites, data, counts, least, model.result_.scale.moments.n),
         "model": _model(model, data),
         "convergence": [
             {
@@ -135,11 +142,12 @@ def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
     return list(lines.values())
 
 
-def _data(sites: Sites, data: FormulaData, counts: Counts, least: int) -> dict[str, Any]:
+def _data(
+    sites: Sites, data: FormulaData, counts: Counts, least: int, n_all: int
+) -> dict[str, Any]:
     codebook, outcome = data.codebook, data.design.response
     parts = []
-    for site in data.federation.sites:
-        _, patients, events = counts[site]
+    for site, (_, patients, events) in counts.items():
         gone = {
             reason: _shown(count, least)
             for reason, count in sites.left_out(site, data.cohort).items()
@@ -154,7 +162,6 @@ def _data(sites: Sites, data: FormulaData, counts: Counts, least: int) -> dict[s
                 "left_out": gone,
             }
         )
-    n_all = sum(n for n, _, _ in counts.values())
     fills = {
         column: {
             "value": mean,
@@ -176,9 +183,6 @@ def _data(sites: Sites, data: FormulaData, counts: Counts, least: int) -> dict[s
 
 def _shown(count: int, least: int) -> int | None:
     return None if 0 < count < least else count
-
-
-Counts = dict[str, tuple[int, int, int | None]]
 
 
 def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:

@@ -114,7 +114,7 @@ class _Steps:
         model = self._fit()
         self.tell("model", model)
         table = fit(
-            table_one_algorithm(model.formula_data),
+            table_one_algorithm(model.formula_data, self.study.privacy.show_sites),
             model.formula_data.federation,
             store=self.store("table-one"),
         )
@@ -128,6 +128,7 @@ class _Steps:
             evaluated=evaluated,
             table_one=table.model,
             rounds=self.rounds,
+            show_sites=study.privacy.show_sites,
             about={
                 "name": study.study.name,
                 "title": study.study.title or study.study.name,
