@@ -94,6 +94,17 @@ def test_subgroups_add_up(model):
     assert sum(part["events"] for part in parts.values()) == found["all"]["events"]
 
 
+def test_a_subgroup_of_too_few_patients_is_left_out_at_that_hospital(model):
+    found = model.evaluate(subgroups=("cp",), alone=False).measures["subgroups"]["chest pain"]
+    shown = {words: part["hidden_sites"] for words, part in found.items()}
+    assert shown["typical angina"] == 2
+    assert shown["no symptoms"] == 0
+    data = model.formula_data
+    rows = [data.sites.rows(site, data.cohort) for site in data.federation.sites]
+    counts = [int((part.columns["cp"] == 0).sum()) for part in rows]
+    assert found["typical angina"]["n"] == sum(n for n in counts if n >= 5)
+
+
 @pytest.mark.parametrize("partitions", [3, 7])
 def test_any_cut_of_the_rows_gives_the_same_counts(model, partitions):
     data = model.formula_data

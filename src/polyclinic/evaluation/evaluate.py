@@ -56,6 +56,8 @@ class Evaluation:
             kept: Any = {site: dict(found.values) for site, found in total.by_site.items()}
         else:
             kept = dict(total.values)
+            if "n" in total.hidden:
+                kept["hidden_sites"] = int(total.hidden["n"])
         return {"done": {**state["done"], name: kept}}
 
     def progress(self, state: State) -> Mapping[str, float]:
@@ -159,7 +161,10 @@ class Evaluation:
     def _subgroups(self, done: Mapping[str, Any]) -> dict[str, Any]:
         return {
             label: {
-                words: self._measures(done[f"{column}={level}"])
+                words: {
+                    **self._measures(done[f"{column}={level}"]),
+                    "hidden_sites": done[f"{column}={level}"]["hidden_sites"],
+                }
                 for level, words in enumerate(levels)
             }
             for column, label, levels in self.subgroups

@@ -3,12 +3,13 @@
 What leaves the site: for two classes the number of rows with and without the event per bin of
 predicted risk (2000 bins), the sum of predicted risks per bin, two loss sums and decision counts;
 for more classes a confusion matrix, a loss sum and one histogram per class; for numbers six sums.
+A subgroup of too few patients at a site is hidden by the gate: its sums are zeroed and flagged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,12 @@ class ScoresTask:
     grain: Grain = "row"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        leaves = self._sums(plan)
+        if plan.values.get("where") is None:
+            return leaves
+        return tuple(replace(leaf, support="cells", small="hide") for leaf in leaves)
+
+    def _sums(self, plan: Plan) -> tuple[Leaf, ...]:
         n = Leaf("n", (), "count", "int64", unit="rows")
         if plan.values["outcome"] == "binary":
             thresholds = len(plan.values["thresholds"])
@@ -92,7 +99,10 @@ class ScoresTask:
         rows = scored(plan, partition)
         make = {"binary": _binary, "classes": _classes, "number": _number}[plan.values["outcome"]]
         leaves = {"n": len(rows.outcome), **make(plan.values, rows.predicted, rows.outcome)}
-        return Contribution(leaves, Evidence(rows.patients))
+        if plan.values.get("where") is None:
+            return Contribution(leaves, Evidence(rows.patients))
+        cells = {leaf.name: np.full(leaf.shape, rows.patients) for leaf in self._sums(plan)}
+        return Contribution(leaves, Evidence(partition.n_patients, cells))
 
 
 def _binary(values: Mapping[str, Any], p: Floats, y: Floats) -> dict[str, Any]:
