@@ -77,3 +77,12 @@ def test_python_fit_goes_on_from_its_store(data_dir, tmp_path):
     assert again.coef_.tobytes() == whole.coef_.tobytes()
     assert again.covariance().tobytes() == whole.covariance().tobytes()
     assert len(again.rounds_) == len(whole.rounds_)
+
+
+def test_a_store_of_another_fit_is_refused(data_dir, tmp_path):
+    sites, store = pc.datasets.heart_disease(), pc.Checkpoint(tmp_path / "fit.pcm")
+    pc.LogisticRegression().fit(sites, "disease ~ age", store=store)
+    kept = store.path.read_bytes()
+    with pytest.raises(pc.InputError, match="OTHER_RUN"):
+        pc.LogisticRegression().fit(sites, "disease ~ sex", store=store)
+    assert store.path.read_bytes() == kept

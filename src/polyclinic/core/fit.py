@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from polyclinic.core.algorithm import Algorithm, State
 from polyclinic.core.contribution import Total
-from polyclinic.core.errors import Stopped
+from polyclinic.core.errors import InputError, Stopped
 from polyclinic.core.federation import Engine
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
@@ -59,12 +59,18 @@ def fit(
 ) -> Run:
     """Run `algorithm` to its end.
 
-    The state is saved in `store` after every round. A store that already holds a state resumes it;
-    the result has the same bytes as an undisturbed run. Ctrl-C between two saves loses at most the
-    round in progress.
+    The state is saved in `store` after every round. A store that already holds a state resumes it,
+    with its seed; the result has the same bytes as an undisturbed run. Ctrl-C between two saves
+    loses at most the round in progress.
     """
     saved = store.load() if store else None
-    state: State = saved["state"] if saved else algorithm.init(seed)
+    seed = saved["seed"] if saved else seed
+    state = algorithm.init(seed)
+    start = _start(algorithm, state)
+    if saved:
+        if saved["start"] != start:
+            raise _other_run()
+        state = saved["state"]
     rounds = _rounds(saved) if saved else []
     parent = rounds[-1].plan if rounds else ""
     with engine.session():
@@ -76,12 +82,28 @@ def fit(
                 rounds.append(replace(done, figures=_finite(algorithm.progress(state))))
                 parent = plan.round_hash
                 if store:
-                    store.save({"state": state, **_history(rounds)})
+                    store.save({"seed": seed, "start": start, "state": state, **_history(rounds)})
                 for callback in callbacks:
                     callback(rounds[-1])
         except KeyboardInterrupt:
             raise _interrupted(len(rounds), store is not None) from None
     return Run(algorithm.model(state), state, tuple(rounds))
+
+
+def _start(algorithm: Algorithm, state: State) -> str:
+    """What a run asks first: the stored state of another one does not fit."""
+    first = algorithm.plan(state)
+    return first.content_hash if first else ""
+
+
+def _other_run() -> InputError:
+    return InputError(
+        "the store holds the state of another run",
+        code="OTHER_RUN",
+        rule="a run goes on only from its own state",
+        next="give each fit a store of its own",
+        kept="the stored state is left as it is",
+    )
 
 
 def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
