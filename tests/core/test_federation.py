@@ -10,7 +10,10 @@ from polyclinic.core.codec import decode, encode
 from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.federation import Federation
 from polyclinic.core.plan import Plan
-from polyclinic.engines.embedded import InProcess, Site, ThreadWorkers
+from polyclinic.engines.books import Books
+from polyclinic.engines.embedded import InProcess
+from polyclinic.engines.site import Site
+from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy.gate import Gate
 from tests.core.toy import SUM
 from tests.core.wiring import cut, domain, federation, partition
@@ -113,8 +116,9 @@ def test_the_cohort_goes_to_every_site():
         return ThreadWorkers(part)
 
     cohort = {"where": "age >= 18"}
-    Federation(InProcess({"a": Site("a", rows, Gate("a"))}), ["a"], cohort).total(PLAN)
-    assert asked == [cohort]
+    site = Site(Gate("a"), rows, Books.in_memory())
+    Federation(InProcess({"a": site}), ["a"], cohort).total(PLAN)
+    assert asked and all(one == cohort for one in asked)
 
 
 def test_a_refusing_site_is_named_with_this_sides_words():
@@ -176,7 +180,7 @@ def test_an_answer_to_another_round_is_refused():
 
 def test_only_the_code_of_an_error_leaves_a_site():
     part = partition({"y": [123456.0] * 9}, site="a")  # no column x
-    site = Site("a", lambda cohort: ThreadWorkers(part), Gate("a"))
+    site = Site(Gate("a"), lambda cohort: ThreadWorkers(part), Books.in_memory())
     assert decode(site.answer(PLAN.to_bytes())) == {"code": "SITE_FAILED"}
     assert isinstance(site.log[0], KeyError)
     assert decode(site.answer(b"garbage")) == {"code": "BAD_MESSAGE"}

@@ -9,11 +9,14 @@ import numpy as np
 
 from polyclinic.core.federation import Domain, Federation
 from polyclinic.core.partition import Partition
-from polyclinic.engines.embedded import InProcess, Site, ThreadWorkers
+from polyclinic.engines.books import Books
+from polyclinic.engines.embedded import InProcess
+from polyclinic.engines.site import Site
+from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy.gate import Gate
-from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.policy import Policy, open_policy
 
-OPEN = Policy(min_patients=1)
+OPEN = open_policy()
 
 
 def partition(columns: Mapping[str, Any], key: Any = None, site: str = "") -> Partition:
@@ -44,7 +47,8 @@ def federation(
     sites = {}
     for name, part in parts.items():
         workers = ThreadWorkers(part, partitions, threads)
-        sites[name] = Site(name, _always(workers), Gate(name, policy or Policy()))
+        gate = Gate(name, policy or Policy())
+        sites[name] = Site(gate, _always(workers), Books.in_memory(), len(parts))
     return Federation(InProcess(sites), list(sites))
 
 

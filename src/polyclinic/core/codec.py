@@ -20,6 +20,7 @@ import numpy as np
 from polyclinic.core.errors import PolyclinicError
 
 MAGIC = b"PCM1"
+DEEPEST = 64  # levels of nesting in a message
 _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
 _ARRAY = "$array"
 
@@ -30,15 +31,7 @@ class CodecError(PolyclinicError):
 
 def encode(value: Any) -> bytes:
     """Canonical bytes of a nested value."""
-    arrays: list[bytes] = []
-    header = json.dumps(
-        _lower(value, arrays),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
-        allow_nan=False,
-    ).encode()
-    return b"".join([MAGIC, struct.pack("<Q", len(header)), header, *arrays])
+    return b"".join(_parts(value))
 
 
 def decode(data: bytes) -> Any:
@@ -56,17 +49,40 @@ def decode(data: bytes) -> Any:
     value = _raise(header, cursor)
     if cursor.at != len(data):
         raise _bad("bytes are left over")
-    if encode(value) != data:
+    if _header(value, []) != data[12 : 12 + length]:
         raise _bad("the message is not in canonical form")
     return value
 
 
 def digest(value: Any) -> str:
     """SHA-256 of the canonical bytes, in hex."""
-    return hashlib.sha256(encode(value)).hexdigest()
+    hash = hashlib.sha256()
+    for part in _parts(value):
+        hash.update(part)
+    return hash.hexdigest()
 
 
-def _lower(value: Any, arrays: list[bytes]) -> Any:
+Raw = list["memoryview | bytes"]
+
+
+def _parts(value: Any) -> Raw:
+    """The canonical bytes in pieces; those of arrays are not copied."""
+    arrays: Raw = []
+    header = _header(value, arrays)
+    return [MAGIC, struct.pack("<Q", len(header)), header, *arrays]
+
+
+def _header(value: Any, arrays: Raw) -> bytes:
+    return json.dumps(
+        _lower(value, arrays),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
+        allow_nan=False,
+    ).encode()
+
+
+def _lower(value: Any, arrays: Raw) -> Any:
     if value is None or isinstance(value, (bool, str, int)):
         return value
     if isinstance(value, float):
@@ -77,7 +93,8 @@ def _lower(value: Any, arrays: list[bytes]) -> Any:
         kind = f"{value.dtype.kind}{value.dtype.itemsize}"
         if kind not in _DTYPES:
             raise _bad(f"arrays of type {value.dtype} do not travel")
-        arrays.append(np.ascontiguousarray(value, dtype=_DTYPES[kind]).tobytes())
+        whole = np.ascontiguousarray(value, dtype=_DTYPES[kind])
+        arrays.append(whole.data.cast("B") if whole.size else b"")
         return {_ARRAY: [kind, list(value.shape)]}
     if isinstance(value, np.generic):
         return _lower(value.item(), arrays)
@@ -120,13 +137,15 @@ class _Cursor:
         return chunk.astype(dtype.newbyteorder("="))
 
 
-def _raise(value: Any, cursor: _Cursor) -> Any:
+def _raise(value: Any, cursor: _Cursor, depth: int = 0) -> Any:
+    if depth > DEEPEST:
+        raise _bad("a value is nested too deeply")
     if isinstance(value, list):
-        return [_raise(item, cursor) for item in value]
+        return [_raise(item, cursor, depth + 1) for item in value]
     if isinstance(value, dict):
         if set(value) == {_ARRAY}:
             return cursor.array(value[_ARRAY])
-        return {key: _raise(value[key], cursor) for key in sorted(value)}
+        return {key: _raise(value[key], cursor, depth + 1) for key in sorted(value)}
     return value
 
 

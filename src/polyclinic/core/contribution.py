@@ -65,6 +65,10 @@ class Sum:
             contribution.evidence,
         )
 
+    def opened(self, leaves: Sequence[Leaf]) -> dict[str, Array]:
+        """The site's own numbers, for its own eyes."""
+        return {leaf.name: _from_words(leaf, self.words[leaf.name]) for leaf in leaves}
+
     def __add__(self, other: Sum) -> Sum:
         words = {name: add_words(mine, other.words[name]) for name, mine in self.words.items()}
         return Sum(words, self.evidence + other.evidence)
@@ -95,6 +99,7 @@ class Total:
     values   by leaf name: float64 or int64 arrays (0-d for scalars)
     hidden   by leaf name: how many sites hid each entry (only leaves with small cells)
     by_site  the sites' own arrays, for plans that collect
+    seen     who could see a site's part: "this site" alone, or only a "total of" so many
     """
 
     values: Mapping[str, Array]
@@ -102,6 +107,7 @@ class Total:
     hidden: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     by_site: Mapping[str, Total] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
+    seen: str = "this site"
 
     def __getitem__(self, name: str) -> Array:
         return self.values[name]

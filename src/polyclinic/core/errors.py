@@ -7,6 +7,9 @@ reader's own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 NOTHING_LEFT = "nothing was computed, nothing left a hospital"
 
 
@@ -75,9 +78,15 @@ class EmptySite(InputError):
 
 
 class Refused(PolyclinicError):
-    """A site's gate did not let a contribution out."""
+    """A site's gate did not let a contribution out. `refusals` has the code of each such site."""
 
     exit_code = 3
+
+    def __init__(
+        self, what: str, *, refusals: Mapping[str, str] | None = None, **more: Any
+    ) -> None:
+        super().__init__(what, **more)
+        self.refusals = dict(refusals or {})
 
 
 class Stopped(PolyclinicError):

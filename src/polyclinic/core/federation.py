@@ -1,10 +1,10 @@
-"""Sites that answer together: the clear sum, written once above any transport."""
+"""Sites that answer together, over any transport, by clear or by secure sums."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,13 +12,15 @@ import numpy as np
 from polyclinic.core import codec
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
-from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.core.errors import Refused
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 
 Cohort = Mapping[str, Any]
+HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
+Ask = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 
 
 class Workers(Protocol):
@@ -35,10 +37,73 @@ class Transport(Protocol):
 
 
 class Engine(Protocol):
-    """What `fit` needs: the total of a plan."""
+    """What `fit` needs: the total of a plan.
+
+    memory, recall  what a run that goes on later has to know of the rounds before, as plain data
+    """
 
     def total(self, plan: Plan) -> Total: ...
+    def memory(self) -> dict[str, Any]: ...
+    def recall(self, memory: Mapping[str, Any]) -> None: ...
     def session(self) -> AbstractContextManager[None]: ...
+
+
+@dataclass(frozen=True)
+class Summed:
+    """What sites released, added up, in ring form; `hidden` counts sites, `bytes` is by site.
+
+    seen  as in `Total`
+    """
+
+    words: Mapping[str, Any]
+    hidden: Mapping[str, Any]
+    bytes: Mapping[str, int]
+    seen: str = "this site"
+
+
+class Summing(Protocol):
+    """How the releases of sites become their sum.
+
+    refusals  sites that may not release alone, with their codes, so that only secure sums are left
+    secure    True: only totals are seen from now on
+    """
+
+    refusals: dict[str, str]
+
+    @property
+    def secure(self) -> bool: ...
+    def memory(self) -> dict[str, Any]: ...
+    def recall(self, memory: Mapping[str, Any]) -> None: ...
+
+    def total(
+        self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask
+    ) -> Summed: ...
+
+
+class ClearSums:
+    """Every site's release is seen, then added."""
+
+    secure = False
+
+    def __init__(self) -> None:
+        self.refusals: dict[str, str] = {}
+
+    def memory(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
+        """The sum. Raises what `open_replies` raises."""
+        released, sizes = open_replies(plan, leaves, sites, ask)
+        first, *others = released.values()
+        words, hidden = dict(first[0]), dict(first[1])
+        for more, flags in others:
+            words = {name: add_words(words[name], more[name]) for name in words}
+            hidden = {name: hidden[name] + flags[name] for name in hidden}
+        return Summed(words, hidden, sizes)
 
 
 class Federation:
@@ -48,38 +113,72 @@ class Federation:
     ----------
     sites : names, in the order in which results are shown.
     cohort : the rows that every plan of this federation is about.
+    summing : clear sums, or a protocol of secure ones.
+    purpose : what it is all for, in the study's own words.
+    witness : after each round every site gets the signed heads of the others' logs, so that none
+        can cut its own short.
     """
 
     def __init__(
-        self, transport: Transport, sites: Sequence[str], cohort: Cohort | None = None
+        self,
+        transport: Transport,
+        sites: Sequence[str],
+        cohort: Cohort | None = None,
+        summing: Summing | None = None,
+        purpose: str = "",
+        witness: bool = False,
     ) -> None:
+        self._heads: dict[str, str] | None = {} if witness else None
         self.transport, self.sites, self.cohort = transport, tuple(sites), cohort
+        self.summing, self.purpose = summing or ClearSums(), purpose
 
     @contextmanager
     def session(self) -> Iterator[None]:
         with self.transport.session():
             yield
 
+    def memory(self) -> dict[str, Any]:
+        """What the summing has learnt: which sites may not release alone."""
+        return self.summing.memory()
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on as before: what was summed securely is not asked in the clear."""
+        self.summing.recall(memory)
+
     def total(self, plan: Plan) -> Total:
-        plan = replace(plan, cohort=self.cohort, _derived={})
+        """The total of a plan over all sites. Raises Refused, or what the summing raises."""
+        total = self._total(plan)
+        if self._heads is not None:
+            self._exchange()
+        return total
+
+    def _exchange(self) -> None:
+        message = codec.encode({"kind": HEADS, "heads": self._heads})
+        for site, reply in self.transport.ask(dict.fromkeys(self.sites, message)).items():
+            head = codec.decode(reply).get("head", "")
+            if self._heads is not None and isinstance(head, str) and head:
+                self._heads[site] = head
+
+    def _total(self, plan: Plan) -> Total:
+        plan = replace(plan, cohort=self.cohort, purpose=self.purpose, _derived={})
         asked = plan.to or self.sites
         leaves = lookup(plan.task, plan.version).leaves(plan)
-        message = plan.to_bytes()
-        replies = self.transport.ask(dict.fromkeys(asked, message))
-        released = {site: _open_reply(site, plan, leaves, replies.get(site)) for site in asked}
-        sizes = {site: len(replies[site]) for site in asked}
         if plan.combine == "collect":
+            released, sizes = open_replies(plan, leaves, asked, self.transport.ask)
             by_site = {
                 site: open_total(leaves, words, sites=(site,), hidden=_shape(leaves, hidden))
                 for site, (words, hidden) in released.items()
             }
             return Total({}, asked, by_site=by_site, bytes=sizes)
-        first, *others = released.values()
-        words, hidden = dict(first[0]), dict(first[1])
-        for more, flags in others:
-            words = {name: add_words(words[name], more[name]) for name in words}
-            hidden = {name: hidden[name] + flags[name] for name in hidden}
-        return open_total(leaves, words, sites=asked, hidden=_shape(leaves, hidden), bytes=sizes)
+        summed = self.summing.total(plan, leaves, asked, self.transport.ask)
+        return open_total(
+            leaves,
+            summed.words,
+            sites=asked,
+            hidden=_shape(leaves, summed.hidden),
+            bytes=summed.bytes,
+            seen=summed.seen,
+        )
 
 
 class Inline:
@@ -104,6 +203,13 @@ class Domain:
     def session(self) -> AbstractContextManager[None]:
         return self._session()
 
+    def memory(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Nothing."""
+
     def total(self, plan: Plan) -> Total:
         leaves = lookup(plan.task, plan.version).leaves(plan)
         total = open_total(leaves, self.workers.sum(plan).words)
@@ -113,23 +219,45 @@ class Domain:
 Opened = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
-def _open_reply(site: str, plan: Plan, leaves: Sequence[Leaf], reply: bytes | None) -> Opened:
+def open_replies(
+    plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask
+) -> tuple[dict[str, Opened], dict[str, int]]:
+    """Words and hidden entries by site, and the bytes of each answer.
+
+    Raises
+    ------
+    Refused : with the code of the first site that did not answer as asked; `refusals` has all.
+    """
+    replies = ask(dict.fromkeys(sites, plan.to_bytes()))
+    opened: dict[str, Opened] = {}
+    codes: dict[str, str] = {}
+    for site in sites:
+        found = _open_reply(site, plan, leaves, replies.get(site))
+        if isinstance(found, str):
+            codes[site] = found
+        else:
+            opened[site] = found
+    if codes:
+        raise refused_by(codes, plan)
+    return opened, {site: len(replies[site]) for site in sites}
+
+
+def _open_reply(site: str, plan: Plan, leaves: Sequence[Leaf], reply: bytes | None) -> Opened | str:
+    """What a site released, or the code of why not."""
     if reply is None:
-        raise _crossed(site, plan, "SITE_LOST")
+        return "SITE_LOST"
     try:
         fields = codec.decode(reply)
     except codec.CodecError:
-        raise _crossed(site, plan, "BAD_MESSAGE") from None
+        return "BAD_MESSAGE"
     if not isinstance(fields, dict):
-        raise _crossed(site, plan, "BAD_MESSAGE")
+        return "BAD_MESSAGE"
     if "code" in fields:
-        raise _crossed(site, plan, str(fields["code"]))
+        return str(fields["code"])
     words, hidden = fields.get("words"), fields.get("hidden")
     if fields.get("site") != site or fields.get("plan") != plan.round_hash:
-        raise _crossed(site, plan, "WRONG_ANSWER")
-    if not _fits(leaves, words, hidden):
-        raise _crossed(site, plan, "SCHEMA_MISMATCH")
-    return words, hidden  # type: ignore[return-value]  # _fits has checked both
+        return "WRONG_ANSWER"
+    return (words, hidden) if _fits(leaves, words, hidden) else "SCHEMA_MISMATCH"  # type: ignore[return-value]
 
 
 def _fits(leaves: Sequence[Leaf], words: Any, hidden: Any) -> bool:
@@ -152,15 +280,18 @@ def _shape(leaves: Sequence[Leaf], hidden: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _crossed(site: str, plan: Plan, code: str) -> PolyclinicError:
-    """The error for a code that crossed a border; the words are this side's own."""
+def refused_by(codes: Mapping[str, str], plan: Plan) -> Refused:
+    """The error for codes that crossed borders; the words are this side's own."""
+    site, code = next(iter(codes.items()))
     code = code if code in RULES else "SITE_FAILED"
+    others = f" (and {len(codes) - 1} more)" if len(codes) > 1 else ""
     return Refused(
-        f"{site} refused to release round {plan.round} ({plan.step or plan.task})",
+        f"{site}{others} refused to release round {plan.round} ({plan.step or plan.task})",
         code=code,
         rule=RULES[code],
         next=NEXT.get(code, ""),
         site=site,
         step=plan.step,
         kept="nothing of this round left a hospital; earlier rounds are kept",
+        refusals=codes,
     )

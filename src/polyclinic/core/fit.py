@@ -71,6 +71,7 @@ def fit(
         if saved["start"] != start:
             raise _other_run()
         state = saved["state"]
+        engine.recall(saved["engine"])
     rounds = _rounds(saved) if saved else []
     parent = rounds[-1].plan if rounds else ""
     with engine.session():
@@ -82,7 +83,8 @@ def fit(
                 rounds.append(replace(done, figures=_finite(algorithm.progress(state))))
                 parent = plan.round_hash
                 if store:
-                    store.save({"seed": seed, "start": start, "state": state, **_history(rounds)})
+                    kept = {"seed": seed, "start": start, "engine": engine.memory()}
+                    store.save({**kept, "state": state, **_history(rounds)})
                 for callback in callbacks:
                     callback(rounds[-1])
         except KeyboardInterrupt:
@@ -121,6 +123,7 @@ def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
             "bytes": leaf.size * _bytes(leaf),
             "sites": list(total.sites),
             "combine": plan.combine,
+            "seen": total.seen,
         }
         for leaf in leaves
     )

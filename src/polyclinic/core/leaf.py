@@ -17,10 +17,15 @@ class Leaf:
     ring     "exact128": float64 summed in the 128-bit ring; "int64": integers
     scale    power of two of the ring's unit; from declared bounds, never from data
     unit     of the numbers, where they have one
-    bound    largest magnitude of one patient's part, where the task clips; None: not bounded
-    support  who stands behind an entry: all "patients" of the contribution, or per entry ("cells")
+    bound    norm that one patient's part of the array cannot exceed, where the task clips: L2, or
+             L1 where the plan asks for Laplace noise; None: not bounded
+    support  who stands behind an entry: all "patients" of the contribution, per entry ("cells"), or
+             as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
              contribution, or "hide" the entry (zeroed and flagged; histograms and cross-tables)
+    closed   axes along which entries add up to a number that is known, so that a hidden entry
+             needs another one beside it: "last", "first", or "groups": the first axis from its
+             second entry on (its first is their sum)
     """
 
     name: str
@@ -30,8 +35,9 @@ class Leaf:
     scale: int = 0
     unit: str = ""
     bound: float | None = None
-    support: Literal["patients", "cells"] = "patients"
+    support: Literal["patients", "cells", "weights"] = "patients"
     small: Literal["refuse", "hide"] = "refuse"
+    closed: tuple[Literal["first", "last", "groups"], ...] = ()
 
     @property
     def size(self) -> int:

@@ -22,6 +22,10 @@ class Partition:
     key      int64 (n_rows,): ordinal of the row's patient at the site. It does not depend on how
              rows are split, so folds and samples drawn from it do not either. None: counted on
              from `first`
+    person   int64 (n_rows,): ordinal of the row's patient among all the site's patients, whatever
+             the cohort; None: the same as `keys`
+    outside  the site's patients that the cohort's condition leaves out
+    population   the site's patients in all; 0: those of these rows
     cache    pure function of (plan, rows); may vanish at any time
     """
 
@@ -29,6 +33,9 @@ class Partition:
     key: NDArray[np.int64] | None = None
     site: str = ""
     first: int = 0
+    person: NDArray[np.int64] | None = None
+    outside: int = 0
+    population: int = 0
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -45,6 +52,10 @@ class Partition:
         if self.key is None:
             return np.arange(self.first, self.first + self.n_rows, dtype=np.int64)
         return self.key
+
+    @property
+    def persons(self) -> NDArray[np.int64]:
+        return self.keys if self.person is None else self.person
 
     @property
     def n_patients(self) -> int:
@@ -70,6 +81,9 @@ class Partition:
             None if self.key is None else self.key[start:stop],
             self.site,
             self.first + start,
+            None if self.person is None else self.person[start:stop],
+            self.outside,
+            self.population,
         )
 
     def split(self, parts: int) -> list[Partition]:

@@ -21,6 +21,7 @@ class Plan:
     values   every number that the computation uses; nested dict of arrays, numbers and texts
     combine  "sum" over sites, or "collect": one contribution per site, allowed by name only
     cohort   the rows it is about; fixed once per analysis
+    purpose  what the study is for, in its own words; a site's policy says what it may read for it
     round    number of the round; `parent` is the round hash of the plan before it
     to       the sites that are asked; empty = all
     """
@@ -31,6 +32,7 @@ class Plan:
     version: int = 1
     combine: Combine = "sum"
     cohort: Mapping[str, Any] | None = None
+    purpose: str = ""
     round: int = 0
     parent: str = ""
     to: tuple[str, ...] = ()
@@ -47,15 +49,13 @@ class Plan:
         return found
 
     def content(self) -> dict[str, Any]:
-        """What is asked, without where it stands in a run: asking again is the same content."""
+        """What is computed, without its words and its place: asking again is the same content."""
         return {
             "task": self.task,
             "version": self.version,
-            "step": self.step,
             "values": self.values,
             "combine": self.combine,
             "cohort": self.cohort,
-            "to": list(self.to),
         }
 
     @property
@@ -68,12 +68,21 @@ class Plan:
         return self.once("round_hash", lambda: codec.digest(place))
 
     def to_bytes(self) -> bytes:
-        return codec.encode({**self.content(), "round": self.round, "parent": self.parent})
+        return codec.encode(self.to_data())
+
+    def to_data(self) -> dict[str, Any]:
+        """All of it, as it travels."""
+        place = {"step": self.step, "purpose": self.purpose, "to": list(self.to)}
+        return {**self.content(), **place, "round": self.round, "parent": self.parent}
 
     @staticmethod
     def from_bytes(data: bytes) -> Plan:
         """The plan in `data`. Raises CodecError for an absent, extra or wrong field."""
-        fields = codec.decode(data)
+        return Plan.from_data(codec.decode(data))
+
+    @staticmethod
+    def from_data(fields: Any) -> Plan:
+        """The plan of decoded bytes. Raises CodecError for an absent, extra or wrong field."""
         kinds: dict[str, tuple[type, ...]] = {
             "task": (str,),
             "version": (int,),
@@ -82,6 +91,7 @@ class Plan:
             "combine": (str,),
             "cohort": (dict, type(None)),
             "to": (list,),
+            "purpose": (str,),
             "round": (int,),
             "parent": (str,),
         }

@@ -1,0 +1,155 @@
+"""How the patients of a site share in the sums of a plan.
+
+A sum over many patients can still be one patient's value: a column that is 0 for everyone else, a
+weight that is 0 for everyone else. What a task says here lets the gate see that. None of it leaves
+the site; under secure sums the parts that are safe may be summed over sites.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Parts of patients in a family of sums of magnitudes; all arrays have the family's shape.
+
+    total, squares   sum of the patients' parts, and of their squares
+    first, second    the two largest parts
+    A commutative monoid under `+` for disjoint patients.
+    """
+
+    total: Floats
+    squares: Floats
+    first: Floats
+    second: Floats
+
+    @staticmethod
+    def of(parts: Floats, key: Ints | None = None) -> Shares:
+        """Shares of rows `parts` (n_rows, m), 0 or more; rows of a patient are added first."""
+        if key is not None and len(key):
+            starts = np.flatnonzero(np.diff(key, prepend=key[0] - 1))
+            parts = np.add.reduceat(parts, starts, axis=0)
+        if len(parts) == 0:
+            nothing = np.zeros(parts.shape[1:])
+            return Shares(nothing, nothing, nothing, nothing)
+        first = parts.max(axis=0)
+        second = np.zeros_like(first)
+        if len(parts) > 1:
+            rest = parts.copy()
+            np.put_along_axis(rest, parts.argmax(axis=0)[None], 0.0, axis=0)
+            second = rest.max(axis=0)
+        return Shares(parts.sum(axis=0), np.einsum("i...,i...->...", parts, parts), first, second)
+
+    def __add__(self, other: Shares) -> Shares:
+        return Shares(
+            self.total + other.total,
+            self.squares + other.squares,
+            np.maximum(self.first, other.first),
+            np.maximum(np.minimum(self.first, other.first), np.maximum(self.second, other.second)),
+        )
+
+
+@dataclass(frozen=True)
+class Members:
+    """Patients (ordinals at the site) behind sums of these columns.
+
+    cell  leaf and flat position of an entry about just them: where it is hidden, so are they
+    """
+
+    columns: tuple[str, ...]
+    patients: Ints
+    cell: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What the gate needs to know beyond counts. A commutative monoid for disjoint patients.
+
+    coefficients  unknowns that a release can be solved for: columns of a model matrix
+    slots         patients per level that the plan names ("outcome = 1")
+    values        patients per value of the columns with few values; "*" among them: it has many
+    columns       shares in the weighted column sums, by name of column
+    weights       shares in the weights, one per candidate of the plan
+    cells         shares per entry of a leaf, by name of leaf
+    leverage      largest leverage of a patient
+    levels        largest number of levels of a column
+    alone         a sum that holds this site only, whoever adds it up
+    members       the patients behind the sums
+    """
+
+    coefficients: int = 0
+    slots: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    columns: Mapping[str, Shares] = field(default_factory=dict)
+    weights: Shares | None = None
+    cells: Mapping[str, Shares] = field(default_factory=dict)
+    leverage: float = 0.0
+    levels: int = 0
+    alone: bool = False
+    members: tuple[Members, ...] = ()
+
+    def __add__(self, other: Exposure) -> Exposure:
+        return Exposure(
+            max(self.coefficients, other.coefficients),
+            _merged(self.slots, other.slots),
+            _nested(self.values, other.values),
+            _merged(self.columns, other.columns),
+            self.weights if other.weights is None else _plus(self.weights, other.weights),
+            _merged(self.cells, other.cells),
+            max(self.leverage, other.leverage),
+            max(self.levels, other.levels),
+            self.alone or other.alone,
+            _joined(self.members, other.members),
+        )
+
+
+@runtime_checkable
+class Exposing(Protocol):
+    """A task that says how patients share in what it sums."""
+
+    def exposure(
+        self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]
+    ) -> Exposure:
+        """Of one partition; `own` is the site's own sum, for leverages."""
+        ...
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Levels that every site knows from the plan, in one order."""
+        ...
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """Names in `Exposure.columns`, in order, and the number of candidates."""
+        ...
+
+
+def _plus(a: Any, b: Any) -> Any:
+    return b if a is None else a + b
+
+
+def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    return {**a, **{name: _plus(a.get(name), value) for name, value in b.items()}}
+
+
+def _nested(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
+    return {**a, **{name: _merged(a.get(name, {}), counts) for name, counts in b.items()}}
+
+
+def _joined(a: tuple[Members, ...], b: tuple[Members, ...]) -> tuple[Members, ...]:
+    if not a or not b:
+        return a or b
+    return tuple(
+        replace(one, patients=np.concatenate([one.patients, two.patients]))
+        for one, two in zip(a, b, strict=True)
+    )
