@@ -1,0 +1,441 @@
+"""A site's ledger: what left, over which patients, at what privacy cost, and what was refused.
+
+One SQLite file per site. A release, its cohort and its spend are stored in one transaction that
+checks cohort and budget itself, and only then may the release leave. So a crash neither loses a
+spend nor makes one twice, and several processes over one file cannot overspend together. A plan
+that is asked again gets the bytes of the first time, which cost nothing more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core import codec
+from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
+from polyclinic.privacy import cohorts
+from polyclinic.privacy.budget import Budget, grouped
+
+Mask = NDArray[np.bool_]
+
+WAIT = 60.0  # seconds for another process's transaction
+_APPLICATION, _VERSION = 0x50434C47, 1
+_HASH = 32
+_SCHEMA = """
+CREATE TABLE releases (
+    content_hash TEXT PRIMARY KEY, release BLOB NOT NULL, time TEXT NOT NULL, study TEXT NOT NULL,
+    step TEXT NOT NULL, task TEXT NOT NULL, combine TEXT NOT NULL, n_sums INTEGER NOT NULL,
+    patients INTEGER NOT NULL, bytes INTEGER NOT NULL, seen_as TEXT NOT NULL,
+    times INTEGER NOT NULL DEFAULT 1
+) STRICT;
+CREATE TABLE cohorts (
+    id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, n_patients INTEGER NOT NULL, bits BLOB NOT NULL,
+    release TEXT NOT NULL REFERENCES releases (content_hash), UNIQUE (dataset, bits)
+) STRICT;
+CREATE TABLE spends (
+    id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, event BLOB NOT NULL,
+    release TEXT NOT NULL UNIQUE REFERENCES releases (content_hash)
+) STRICT;
+CREATE TABLE refusals (
+    time TEXT NOT NULL, study TEXT NOT NULL, step TEXT NOT NULL, task TEXT NOT NULL,
+    code TEXT NOT NULL, note TEXT NOT NULL, times INTEGER NOT NULL DEFAULT 1,
+    PRIMARY KEY (study, step, task, code, note)
+) STRICT;
+"""
+_ROWS = """
+SELECT study, step, task, combine, SUM(times) AS times, n_sums AS sums, patients,
+       SUM(bytes * times) AS bytes, seen_as, MIN(time) AS time
+FROM releases GROUP BY study, step, task, combine, n_sums, patients, seen_as
+ORDER BY MIN(rowid)
+"""
+_TOO_CLOSE = (
+    "two groups of patients that were asked about differ in none or in enough patients, "
+    "and groups combined do not single out a few"
+)
+
+
+@dataclass
+class _Seen:
+    """The committed cohorts of one data set up to the row `last`, and the audit of the first ones.
+
+    Only cohorts with a rule to check cost an audit, so it follows when it is asked for.
+    """
+
+    n_patients: int
+    bits: NDArray[np.uint64]
+    atoms: cohorts.Atoms
+    last: int = 0
+    audited: int = 0
+    tried: tuple[NDArray[np.uint64], cohorts.Atoms] | None = None
+
+    def exposes(self, new: NDArray[np.uint64], k: int) -> bool:
+        """Whether one more cohort exposes an atom that was not exposed before it."""
+        for row in self.bits[self.audited :]:
+            self.atoms = self._with(row)
+        self.audited = len(self.bits)
+        self.tried = (new, self._with(new))
+        after = self.tried[1].exposed(k)
+        return bool(after) and bool(after - self.atoms.exposed(k))
+
+    def _with(self, row: NDArray[np.uint64]) -> cohorts.Atoms:
+        """With one more cohort, which mostly is the one that was tried last."""
+        tried, self.tried = self.tried, None
+        if tried is not None and np.array_equal(tried[0], row):
+            return tried[1]
+        return self.atoms.add(row)
+
+
+class Ledger:
+    """The ledger in one file, or in memory with None. One object may serve several threads.
+
+    Raises
+    ------
+    Stopped : LEDGER_DAMAGED when the file is not a whole ledger; it is left as it is.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None) -> None:
+        self.path = None if path is None else Path(path).absolute()
+        self._lock = threading.RLock()
+        self._seen: dict[str, _Seen] = {}
+        with self._guard():
+            if self.path is None:
+                self._db = _connect(":memory:")
+                self._db.executescript(_SCHEMA)
+            else:
+                if not os.path.lexists(self.path):
+                    _create(self.path)
+                _check(self.path)
+                self._db = _connect(str(self.path))
+                self._db.execute("PRAGMA synchronous = FULL")
+
+    def close(self) -> None:
+        """Close the file. What was committed is on disk already."""
+        with self._lock:
+            self._db.close()
+
+    def released(self, content_hash: str) -> bytes | None:
+        """What was released for this content before, if anything; counted as asked once more."""
+        with self._guard():
+            return self._again(content_hash)
+
+    def members_of(self, content_hash: str) -> list[str]:
+        """The sets of sites over which this content was released in a total, by their digest."""
+        with self._guard():
+            found = self._db.execute(
+                "SELECT content_hash FROM releases WHERE content_hash GLOB ?",
+                (f"{content_hash}+*",),
+            ).fetchall()
+            return [str(key).partition("+")[2] for (key,) in found]
+
+    def check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
+        """Whether a sum over these patients of the data set, (n_patients,), may leave as well.
+
+        Raises
+        ------
+        Refused : COHORT_TOO_CLOSE when it differs from a released cohort in 1 to k-1 patients or
+            the cohorts together expose fewer than k; TOO_MANY_COHORTS beyond `max_cohorts`.
+        """
+        with self._guard():
+            self._check_cohort(dataset, mask, k, max_cohorts)
+
+    def commit(
+        self,
+        content_hash: str,
+        release: bytes,
+        *,
+        entry: Mapping[str, Any],
+        dataset: str,
+        cohorts: Sequence[tuple[str, Mask]] = (),
+        k: int | None = None,
+        max_cohorts: int | None = None,
+        spend: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+    ) -> bytes:
+        """Store a release with its cohorts and its spend, or nothing; the bytes that may leave.
+
+        These are the bytes of the first commit of this content, whoever made it.
+
+        Parameters
+        ----------
+        entry : study, step, task, combine, n_sums, patients, seen_as.
+        dataset : whose budget the spend is of.
+        cohorts : data set and patients, (n_patients,), of every sum in it; with `k` and
+            `max_cohorts`.
+        spend : the privacy event; None for sums without noise.
+        budget : what the data set's events may cost; None: any.
+
+        Raises
+        ------
+        Refused : COHORT_TOO_CLOSE, TOO_MANY_COHORTS, BUDGET_SPENT.
+        """
+        if cohorts and (k is None or max_cohorts is None):
+            raise TypeError("a cohort is checked against k and max_cohorts")
+        with self._guard(), self._transaction(name for name, _ in cohorts):
+            first = self._again(content_hash)
+            if first is not None:
+                return first
+            if spend is not None:
+                self._check_budget(dataset, spend, budget)
+            self._store(content_hash, release, entry)
+            for about, mask in cohorts:
+                self._check_cohort(about, mask, k or 0, max_cohorts or 0)
+                self._db.execute(
+                    "INSERT INTO cohorts (dataset, n_patients, bits, release) "
+                    "VALUES (?, ?, ?, ?) ON CONFLICT (dataset, bits) DO NOTHING",
+                    (about, int(mask.size), _seal(_bytes(mask)), content_hash),
+                )
+            if spend is not None:
+                self._db.execute(
+                    "INSERT INTO spends (dataset, event, release) VALUES (?, ?, ?)",
+                    (dataset, _seal(codec.encode(spend)), content_hash),
+                )
+        return release
+
+    def refuse(self, *, study: str, step: str, task: str, code: str, note: str = "") -> None:
+        """Write down a refusal. The note is for the site's own eyes."""
+        with self._guard():
+            self._db.execute(
+                "INSERT INTO refusals (time, study, step, task, code, note) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE "
+                "SET times = times + 1, time = excluded.time",
+                (_now(), study, step, task, code, note),
+            )
+
+    def spent(self, dataset: str) -> list[dict[str, Any]]:
+        """The privacy events of a data set, oldest first."""
+        with self._guard():
+            found = self._db.execute(
+                "SELECT event FROM spends WHERE dataset = ? ORDER BY id", (dataset,)
+            ).fetchall()
+            return [codec.decode(self._unseal(event)) for (event,) in found]
+
+    def datasets(self) -> list[str]:
+        """Data sets of which something noisy was released."""
+        with self._guard():
+            found = self._db.execute("SELECT DISTINCT dataset FROM spends ORDER BY dataset")
+            return [str(name) for (name,) in found]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What left, as an officer reads it: the releases of one step as one row.
+
+        study, step, task, combine, times, sums (each time), patients, bytes (of all times),
+        seen_as, time (of the first).
+        """
+        return self._dicts(_ROWS)
+
+    def refusals(self) -> list[dict[str, Any]]:
+        """What was refused: study, step, task, code, note, times, time (of the last)."""
+        return self._dicts(
+            "SELECT study, step, task, code, note, times, time FROM refusals ORDER BY rowid"
+        )
+
+    def _store(self, content_hash: str, release: bytes, entry: Mapping[str, Any]) -> None:
+        texts = [str(entry[name]) for name in ("study", "step", "task", "combine", "seen_as")]
+        self._db.execute(
+            "INSERT INTO releases (content_hash, release, time, bytes, n_sums, patients, "
+            "study, step, task, combine, seen_as) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                content_hash,
+                _seal(release),
+                _now(),
+                len(release),
+                int(entry["n_sums"]),
+                int(entry["patients"]),
+                *texts,
+            ),
+        )
+
+    def _again(self, content_hash: str) -> bytes | None:
+        found = self._db.execute(
+            "UPDATE releases SET times = times + 1 WHERE content_hash = ? RETURNING release",
+            (content_hash,),
+        ).fetchall()
+        return self._unseal(found[0][0]) if found else None
+
+    def _check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
+        seen = self._catch_up(dataset, int(mask.size))
+        new = cohorts.pack(mask)
+        if not cohorts.difference(new, seen.bits).all():
+            return
+        if len(seen.bits) >= (max_cohorts if k <= 1 else min(max_cohorts, cohorts.MOST)):
+            raise Refused(
+                "too many different groups of patients were asked about",
+                code="TOO_MANY_COHORTS",
+                rule="the site's policy: at most so many different cohorts of one data set",
+                next="use a cohort that was asked about before",
+            )
+        if k > 1 and (cohorts.too_close(new, seen.bits, k) or seen.exposes(new, k)):
+            raise Refused(
+                "the group of patients is too close to others that were asked about",
+                code="COHORT_TOO_CLOSE",
+                rule=_TOO_CLOSE,
+                next="use a cohort that was asked about before, or one that differs more",
+            )
+
+    def _catch_up(self, dataset: str, n_patients: int) -> _Seen:
+        """The committed cohorts; those that other processes added are read now."""
+        seen = self._seen.get(dataset)
+        found = self._db.execute(
+            "SELECT id, n_patients, bits FROM cohorts WHERE dataset = ? AND id > ? ORDER BY id",
+            (dataset, seen.last if seen else 0),
+        ).fetchall()
+        n_words = -(-n_patients // 64)
+        if any(n != n_patients for _, n, _ in found) or (seen and seen.n_patients != n_patients):
+            raise InputError(
+                "the data set has another number of patients than before",
+                code="DATA_CHANGED",
+                rule="cohorts are compared over the same patients in the same order",
+                next="give the changed data a new data set id",
+            )
+        if seen is None:
+            words = np.zeros((0, n_words), dtype=np.uint64)
+            seen = _Seen(n_patients, words, cohorts.Atoms.none(n_words))
+        if found:
+            new = [np.frombuffer(self._unseal(bits), dtype="<u8") for _, _, bits in found]
+            seen.bits = np.vstack([seen.bits, *new])
+            seen.last = found[-1][0]
+            self._seen[dataset] = seen
+        return seen
+
+    def _check_budget(self, dataset: str, spend: Mapping[str, Any], budget: Budget | None) -> None:
+        grouped([spend])
+        if budget is not None and not budget.fits(self.spent(dataset), spend):
+            raise Refused(
+                "the data set's privacy budget does not allow this release",
+                code="BUDGET_SPENT",
+                rule="the site's policy: all noisy releases of a data set cost at most so much",
+                next="ask with more noise, or ask the site for a larger budget",
+            )
+
+    def _dicts(self, query: str) -> list[dict[str, Any]]:
+        with self._guard():
+            cursor = self._db.execute(query)
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
+
+    @contextmanager
+    def _transaction(self, datasets: Iterable[str]) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            for name in datasets:  # what was read of them may have been rolled back
+                self._seen.pop(name, None)
+            with suppress(sqlite3.Error):
+                self._db.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """One thread at a time, and the database's errors in our words."""
+        with self._lock:
+            try:
+                yield
+            except (sqlite3.OperationalError, OSError) as error:
+                raise self._stopped(
+                    str(error),
+                    code="CANNOT_WRITE",
+                    rule="nothing leaves before it is in the ledger",
+                    next="free some space or end the program that holds the file, then ask again",
+                ) from error
+            except sqlite3.DatabaseError as error:
+                if type(error) is not sqlite3.DatabaseError:
+                    raise  # a wrong call
+                raise self._damaged(str(error)) from error
+
+    def _unseal(self, data: bytes) -> bytes:
+        body = data[_HASH:]
+        if hashlib.sha256(body).digest() != data[:_HASH]:
+            raise self._damaged("an entry is not as it was written")
+        return body
+
+    def _damaged(self, what: str) -> PolyclinicError:
+        return self._stopped(
+            what,
+            code="LEDGER_DAMAGED",
+            rule="a site whose ledger cannot be read releases nothing",
+            next="restore the file with its -wal file from a backup; a new one would forget what "
+            "was spent",
+        )
+
+    def _stopped(self, what: str, **more: str) -> Stopped:
+        return Stopped(f"{self.path or 'ledger'}: {what}", kept="the file is left as it is", **more)
+
+
+def _connect(target: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        target,
+        timeout=WAIT,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=target.startswith("file:"),
+    )
+    db.execute("PRAGMA foreign_keys = ON")
+    return db
+
+
+def _create(path: Path) -> None:
+    """An empty ledger, whole or not at all, and never in the place of another one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        with closing(_connect(str(temporary))) as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = FULL")
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {_VERSION}")
+            db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
+        with suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _check(path: Path) -> None:
+    """Raise sqlite3.DatabaseError unless the file is a whole ledger. Opened for reading only."""
+    with closing(_connect(f"{path.as_uri()}?mode=ro")) as db:
+        marks = tuple(
+            db.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("application_id", "user_version")
+        )
+        if marks != (_APPLICATION, _VERSION):
+            raise sqlite3.DatabaseError("the file is not a ledger of this version")
+        page = db.execute("PRAGMA page_size").fetchone()[0]
+        log = path.with_name(path.name + "-wal")
+        if path.stat().st_size % page and not (log.exists() and log.stat().st_size):
+            raise sqlite3.DatabaseError("the file is cut short")
+        if db.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
+            raise sqlite3.DatabaseError("the file is damaged")
+        if db.execute("PRAGMA foreign_key_check").fetchall():
+            raise sqlite3.DatabaseError("an entry has lost its release")
+
+
+def _bytes(mask: Mask) -> bytes:
+    return cohorts.pack(mask).astype("<u8").tobytes()
+
+
+def _seal(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest() + data
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
