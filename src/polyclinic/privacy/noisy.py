@@ -1,0 +1,103 @@
+"""Noise on a release: how much follows from what the task declares, and is typed in nowhere else.
+
+A plan that asks for noise says its mechanism and the noise multiplier z alone. Every leaf declares
+what one patient can change in it (`Leaf.bound`): an L2 norm for Gaussian noise, an L1 norm for
+Laplace noise.
+
+    gaussian   with L leaves each gets sigma = z * bound * sqrt(L), so that all of them together are
+               one Gaussian mechanism of multiplier z
+    laplace    every entry gets the scale z * (sum of all bounds): one Laplace mechanism, for counts
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.plan import Plan
+from polyclinic.privacy.noise import add_laplace, add_noise, grid_of, rounded_sensitivity
+
+KEY = "noise"  # of the plan's values: {"multiplier": z}, with "mechanism": "laplace" for that
+MECHANISMS = ("gaussian", "laplace")
+LAPLACE_STEPS = 1024  # accounted for as on this grid; the real one is finer and costs less
+
+
+@dataclass(frozen=True)
+class Noise:
+    """What a plan asks for; `multiplier` is relative to what one patient can change."""
+
+    mechanism: str
+    multiplier: float
+
+    @property
+    def event(self) -> dict[str, Any]:
+        """What one such release costs, for the accountant."""
+        if self.mechanism == "laplace":
+            about = {"mechanism": "discrete_laplace", "steps": LAPLACE_STEPS}
+        else:
+            about = {"mechanism": "gaussian"}
+        return {**about, "multiplier": self.multiplier, "times": 1}
+
+    def variance(self, leaf: Leaf, leaves: Sequence[Leaf]) -> float:
+        """Of the noise of one site that is seen alone, in each entry of `leaf`."""
+        if self.mechanism == "laplace":
+            return 2.0 * self._scale(leaves) ** 2
+        return self._sigma(leaf, len(leaves)) ** 2
+
+    def share_of(self, sites: int, threshold: int) -> float:
+        """How many times `variance` is in a secure sum over all `sites`."""
+        return float(sites) if self.mechanism == "laplace" else sites / threshold
+
+    def added(self, leaves: Sequence[Leaf], words: Mapping[str, Any], share: int) -> dict[str, Any]:
+        """The ring words of all leaves with noise; `share`: sites whose noise adds up to sigma."""
+        found = {}
+        for leaf in leaves:
+            if self.mechanism == "laplace":
+                scale = self._scale(leaves)
+                found[leaf.name] = add_laplace(words[leaf.name], scale, grid_of(scale), leaf.scale)
+                continue
+            sigma = self._sigma(leaf, len(leaves))
+            grid = grid_of(self.multiplier * _bound(leaf) * math.sqrt(len(leaves)))
+            found[leaf.name] = add_noise(words[leaf.name], sigma, grid, share, leaf.scale)
+        return found
+
+    def _sigma(self, leaf: Leaf, leaves: int) -> float:
+        exact = self.multiplier * _bound(leaf) * math.sqrt(leaves)
+        rounded = rounded_sensitivity(_bound(leaf), leaf.size, grid_of(exact))
+        return self.multiplier * rounded * math.sqrt(leaves)
+
+    def _scale(self, leaves: Sequence[Leaf]) -> float:
+        exact = self.multiplier * sum(_bound(leaf) for leaf in leaves)
+        step = math.ldexp(1.0, grid_of(exact))  # rounding moves every entry by less than one
+        return exact + self.multiplier * step * sum(leaf.size for leaf in leaves)
+
+
+def noise_of(plan: Plan) -> Noise | None:
+    """The noise that a plan asks for; None: exact sums. Raises BAD_MESSAGE for one that is none."""
+    asked = plan.values.get(KEY)
+    if asked is None:
+        return None
+    if isinstance(asked, Mapping) and set(asked) <= {"multiplier", "mechanism"}:
+        value, mechanism = asked.get("multiplier"), asked.get("mechanism", "gaussian")
+        if isinstance(value, float) and 0 < value < math.inf and mechanism in MECHANISMS:
+            return Noise(mechanism, value)
+    raise PolyclinicError(
+        "the plan's noise is not one",
+        code="BAD_MESSAGE",
+        rule="a multiplier above 0, and gaussian or laplace",
+    )
+
+
+def _bound(leaf: Leaf) -> float:
+    if leaf.bound is None or leaf.ring != "exact128":
+        raise PolyclinicError(
+            f"{leaf.name} is not bounded per patient",
+            code="NOT_BOUNDED",
+            rule="noise needs a bound on what one patient can change",
+            next="ask for an algorithm that has one",
+        )
+    return leaf.bound
