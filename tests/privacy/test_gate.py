@@ -158,7 +158,7 @@ def makers(name):
     ("name", "places"),
     [
         ("Release", {"privacy/gate.py"}),
-        ("Sum", {"core/contribution.py", "core/federation.py", "engines/embedded.py"}),  # Workers
+        ("Sum", {"core/contribution.py", "core/federation.py", "engines/workers.py"}),  # Workers
         ("Total", {"core/contribution.py", "core/federation.py"}),
         ("open_total", {"core/federation.py"}),
     ],

@@ -1,23 +1,51 @@
 """The gate: everything that leaves a site passes here, and a `Release` is made nowhere else.
 
-Today it enforces one rule, a minimum number of patients behind every number. It checks what the
-site's own task declares, never what a message claims.
+It checks what the site's own task declares and what the site's own rows show, never what a message
+claims. What it does not let out it answers with a code; the words are for the site's own log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core import ring
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.contribution import Evidence, Release, Sum, words_shape
 from polyclinic.core.errors import Refused
+from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
+from polyclinic.privacy import disclosure
+from polyclinic.privacy.disclosure import Totals
+from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.suppress import cover
+
+MIN_SECURE = 3  # of two sites each knows the other's part of a sum
+NOTHING = Exposure()
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Audience:
+    """Who can see a release.
+
+    sites   sites that take part
+    secure  True: only the sum over all of them can be seen
+    others  what the others make up for, under secure sums; None: not asked
+    threshold   sites that open a secure sum: their noise alone has to be enough
+    """
+
+    sites: int = 1
+    secure: bool = False
+    others: Totals | None = None
+    threshold: int = 1
 
 
 @dataclass(frozen=True)
@@ -27,52 +55,201 @@ class Gate:
     site: str
     policy: Policy = Policy()
 
-    def release(self, plan: Plan, leaves: Sequence[Leaf], sum: Sum) -> Release:
-        """Let `sum` out, with small cells hidden where the leaf says so.
+    def admit(self, plan: Plan, audience: Audience = Audience()) -> None:
+        """What can be refused before anything is computed.
 
         Raises
         ------
-        Refused : TOO_FEW_PATIENTS, CELL_TOO_SMALL, COLLECT_NOT_ALLOWED, SCHEMA_MISMATCH.
+        Refused : ALGORITHM_NOT_ALLOWED, COLLECT_NOT_ALLOWED, TOO_FEW_SITES, ALONE_NOT_ALLOWED.
         """
-        if plan.combine == "collect" and not self.policy.allows_collect(plan.task):
+        policy = self.policy
+        if not policy.allows(plan.task, plan.version):
+            raise self._refuse(plan, "ALGORITHM_NOT_ALLOWED")
+        if plan.combine == "collect" and not policy.allows_collect(plan.task):
             raise self._refuse(plan, "COLLECT_NOT_ALLOWED")
-        if set(sum.words) != {leaf.name for leaf in leaves}:
-            raise self._refuse(plan, "SCHEMA_MISMATCH")
-        if 0 < sum.evidence.patients < self.policy.min_patients:
-            raise self._refuse(plan, "TOO_FEW_PATIENTS")
+        if not audience.secure and not policy.release_alone:
+            raise self._refuse(plan, "ALONE_NOT_ALLOWED")
+        if not policy.exact and noise_of(plan) is None:
+            raise self._refuse(plan, "NOISE_REQUIRED")
+        if audience.sites < max(policy.min_sites, MIN_SECURE if audience.secure else 1):
+            raise self._refuse(plan, "TOO_FEW_SITES")
+
+    def check_columns(self, plan: Plan, columns: Iterable[str]) -> None:
+        """Refuse a plan that names one of the site's columns that its purpose may not read.
+
+        Every word of the plan's data counts, so no task can read a column that was not looked at.
+        """
+        allowed = self.policy.allows_column
+        named = _words([plan.values, plan.cohort or {}]) & set(columns)
+        for column in sorted(named):
+            if not allowed(column, plan.purpose):
+                raise self._refuse(plan, "COLUMN_NOT_ALLOWED", column)
+
+    def release(
+        self,
+        plan: Plan,
+        leaves: Sequence[Leaf],
+        sum: Sum,
+        exposure: Exposure = NOTHING,
+        audience: Audience = Audience(),
+        outside: int = 0,
+        subset: bool = False,
+    ) -> Release:
+        """Let `sum` out, with small cells hidden where the leaf says so.
+
+        outside  the site's patients whom the condition of the plan's cohort leaves out
+        subset  True: some of the site's patients are not among those asked about
+
+        Raises
+        ------
+        Refused : a code of `core.codes`, with the reason for the site's own people.
+        """
+        self.admit(plan, audience)
+        self._check_schema(plan, leaves, sum)
+        self._judge(plan, sum.evidence, exposure, audience, outside, subset)
+        others = self._others(exposure, audience)
+        isolated = disclosure.isolating(self.policy, exposure, others)
+        if isolated.any() and audience.secure and audience.others is None:
+            raise self._refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
         words, hidden = {}, {}
         for leaf in leaves:
             array = sum.words[leaf.name]
-            if (array.shape, array.dtype) != words_shape(leaf):
-                raise self._refuse(plan, "SCHEMA_MISMATCH")
-            small = self._small_cells(plan, leaf, sum.evidence)
+            if leaf.support == "weights":
+                array = _without(leaf, array, isolated)
+            small = self._small_cells(plan, leaf, sum.evidence, exposure)
             if leaf.small == "hide":
                 hidden[leaf.name] = small.astype(np.int64)
             elif small.any():
-                raise self._refuse(plan, "CELL_TOO_SMALL")
+                raise self._refuse(plan, "CELL_TOO_SMALL", leaf.name)
             if small.any():
                 array = array.copy()
                 array[small] = 0
             words[leaf.name] = array
+        noise = noise_of(plan)
+        if noise is not None:
+            words = noise.added(leaves, words, audience.threshold if audience.secure else 1)
         return Release(self.site, plan.round_hash, words, hidden)
 
-    def _small_cells(self, plan: Plan, leaf: Leaf, evidence: Evidence) -> NDArray[np.bool_]:
-        if leaf.support == "patients":
+    def withheld(self, plan: Plan, leaves: Sequence[Leaf]) -> Release | None:
+        """Every entry hidden, where all leaves can be; None where one cannot."""
+        if any(leaf.small != "hide" for leaf in leaves):
+            return None
+        shapes = {leaf.name: words_shape(leaf) for leaf in leaves}
+        words = {name: np.zeros(shape, dtype) for name, (shape, dtype) in shapes.items()}
+        hidden = {leaf.name: np.ones(leaf.size, dtype=np.int64) for leaf in leaves}
+        return Release(self.site, plan.round_hash, words, hidden)
+
+    def again(self, plan: Plan, words: Mapping[str, Any], hidden: Mapping[str, Any]) -> Release:
+        """What was released before for the same content, as the answer to `plan`."""
+        return Release(self.site, plan.round_hash, words, hidden)
+
+    def share(
+        self,
+        plan: Plan,
+        exposure: Exposure,
+        evidence: Evidence,
+        slots: Sequence[str],
+        outside: int,
+    ) -> Release:
+        """What this site adds to the totals on which others may lean; safe by itself.
+
+        Raises
+        ------
+        Refused : NOISE_REQUIRED where the plan asks for noise, which these totals have not;
+            SUBSET_TOO_SMALL.
+        """
+        if noise_of(plan) is not None or not self.policy.exact:
+            raise self._refuse(plan, "NOISE_REQUIRED")
+        self._check_outside(plan, outside)
+        vector = disclosure.share(self.policy, exposure, evidence, slots)
+        return Release(self.site, plan.round_hash, {"share": ring.encode(vector)}, {})
+
+    def _others(self, exposure: Exposure, audience: Audience) -> Totals | None:
+        """Totals count only where no sum of this site alone can be seen."""
+        return audience.others if audience.secure and not exposure.alone else None
+
+    def _judge(
+        self,
+        plan: Plan,
+        evidence: Evidence,
+        exposure: Exposure,
+        audience: Audience,
+        outside: int,
+        subset: bool,
+    ) -> None:
+        policy = self.policy
+        if exposure.alone and not policy.release_alone:
+            raise self._refuse(plan, "ALONE_NOT_ALLOWED", "a term of the model is this site alone")
+        self._check_outside(plan, outside)
+        found = disclosure.judge(
+            policy,
+            exposure,
+            evidence,
+            self._others(exposure, audience),
+            subset,
+            not audience.secure or exposure.alone,
+        )
+        if found:
+            raise self._refuse(plan, found[0].code, "; ".join(one.note for one in found))
+
+    def _check_outside(self, plan: Plan, outside: int) -> None:
+        if 0 < outside < self.policy.min_subset:
+            note = f"the condition leaves out {outside} patients; ask for all, or for fewer"
+            raise self._refuse(plan, "SUBSET_TOO_SMALL", note)
+
+    def _check_schema(self, plan: Plan, leaves: Sequence[Leaf], sum: Sum) -> None:
+        fits = set(sum.words) == {leaf.name for leaf in leaves} and all(
+            (sum.words[leaf.name].shape, sum.words[leaf.name].dtype) == words_shape(leaf)
+            for leaf in leaves
+        )
+        if not fits:
+            raise self._refuse(plan, "SCHEMA_MISMATCH")
+
+    def _small_cells(
+        self, plan: Plan, leaf: Leaf, evidence: Evidence, exposure: Exposure
+    ) -> NDArray[np.bool_]:
+        if leaf.support != "cells":
             return np.zeros(leaf.size, dtype=bool)
         behind = evidence.cells.get(leaf.name)
         if behind is None or behind.size != leaf.size:
             if evidence.patients == 0:
                 return np.zeros(leaf.size, dtype=bool)
             raise self._refuse(plan, "SCHEMA_MISMATCH")
-        flat = behind.ravel()
-        return (flat > 0) & (flat < self.policy.min_patients)
+        small = (behind > 0) & (behind < self.policy.min_patients)
+        if leaf.name in exposure.cells:
+            small = small | disclosure.dominated(self.policy, exposure.cells[leaf.name])
+        if leaf.small == "hide" and leaf.closed:
+            shape, least = leaf.shape, self.policy.min_patients
+            small = cover(behind.reshape(shape), small.reshape(shape), leaf.closed, least)
+        return np.asarray(small).ravel()
 
-    def _refuse(self, plan: Plan, code: str) -> Refused:
+    def _refuse(self, plan: Plan, code: str, note: str = "") -> Refused:
         return Refused(
-            f"{self.site} refused to release {plan.step or plan.task}",
+            f"{self.site} refused to release {plan.step or plan.task}"
+            + (f": {note}" if note else ""),
             code=code,
             rule=RULES[code],
             next=NEXT.get(code, ""),
             site=self.site,
             step=plan.step,
         )
+
+
+def _words(value: Any) -> set[str]:
+    """Every word in the texts and keys of nested data."""
+    if isinstance(value, str):
+        return {value, *_WORD.findall(value)}
+    if isinstance(value, Mapping):
+        return _words(list(value)).union(*map(_words, value.values()))
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(_words, value))
+    return set()
+
+
+def _without(leaf: Leaf, array: NDArray[Any], isolated: NDArray[np.bool_]) -> NDArray[Any]:
+    """The candidates that would show single patients zeroed; a flag says so."""
+    if not isolated.any():
+        return array
+    array = array.reshape(len(isolated), -1).copy()
+    array[isolated] = 1 if leaf.kind == "flag" else 0
+    return array.reshape(words_shape(leaf)[0])

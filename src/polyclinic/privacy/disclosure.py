@@ -1,0 +1,225 @@
+"""The rules of disclosure control: which sums would show too much of a patient.
+
+Rules of saturation count the patients behind what becomes visible. Where a site's sum can be seen
+alone these are its own; under secure sums they are all sites' patients, so there a site may lean on
+the others: on totals of what was safe at each of them (`Totals`), which it recomputes itself from
+signed messages rather than believe. What one site cannot excuse is never excused.
+
+References: A. Hundepool et al., *Statistical Disclosure Control* (2012), ch. 4 and 5; dsBase
+(DataSHIELD) disclosure settings; ACRO `default.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.contribution import Evidence
+from polyclinic.core.exposure import Exposing, Exposure, Shares
+from polyclinic.core.plan import Plan
+from polyclinic.privacy.policy import Policy
+
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+MANY = "*"
+LARGEST = 2.0**50  # of a number that others can lean on; the ring holds it
+SHARED = frozenset(
+    (
+        "TOO_FEW_PATIENTS",
+        "SUBSET_TOO_SMALL",
+        "LEVEL_TOO_SMALL",
+        "TOO_MANY_LEVELS",
+        "SATURATED",
+        "EFFECTIVE_SIZE",
+    )
+)  # rules that under secure sums count all sites' patients
+ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED"}  # what only a sum that is seen alone can break
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A rule that a contribution breaks.
+
+    code     what may cross the border
+    note     what the site's own people read: column, level, what can be changed
+    """
+
+    code: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over all sites of what was safe at each, as `share` gives it."""
+
+    patients: float
+    slots: Mapping[str, float]
+    columns: Mapping[str, Floats]
+    weights: Floats
+    squares: Floats
+
+
+def share(policy: Policy, exposure: Exposure, evidence: Evidence, slots: Sequence[str]) -> Floats:
+    """What a site adds to `Totals`, as one vector: only numbers that are safe by themselves.
+
+    Patients and levels are whole multiples of the minimum, so no small count can be seen in them.
+    """
+    k = max(policy.min_patients, 1)
+    counts = levels_of(policy, exposure)
+    whole = [evidence.patients // k * k, *(counts.get(slot, 0) // k * k for slot in slots)]
+    parts = [np.asarray(whole, dtype=np.float64)]
+    for name, one in exposure.columns.items():
+        good = _enough(policy, counts, name) & ~dominated(policy, one) & (one.total < LARGEST)
+        parts.append(np.atleast_1d(np.where(good, one.total, 0.0)))
+    if exposure.weights is not None:
+        good = _solid(policy, exposure.weights) & (exposure.weights.squares < LARGEST)
+        for sums in (exposure.weights.total, exposure.weights.squares):
+            parts.append(np.atleast_1d(np.where(good, sums, 0.0)))
+    return np.concatenate(parts)
+
+
+def share_size(task: Exposing, plan: Plan) -> int:
+    """Entries of the vector that `share` gives for a plan."""
+    columns, candidates = task.candidates(plan)
+    return 1 + len(task.slots(plan)) + len(columns) * candidates + 2 * candidates
+
+
+def totals(vector: Floats, slots: Sequence[str], columns: Sequence[str]) -> Totals:
+    """The inverse of `share`, for the sum over sites."""
+    m = (len(vector) - 1 - len(slots)) // (len(columns) + 2)
+    at = 1 + len(slots)
+    by_column = vector[at : at + m * len(columns)].reshape(len(columns), m)
+    weights, squares = vector[at + m * len(columns) :].reshape(2, m)
+    return Totals(
+        float(vector[0]),
+        dict(zip(slots, vector[1:at], strict=True)),
+        dict(zip(columns, by_column, strict=True)),
+        weights,
+        squares,
+    )
+
+
+def judge(
+    policy: Policy,
+    exposure: Exposure,
+    evidence: Evidence,
+    others: Totals | None = None,
+    subset: bool = False,
+    alone: bool = True,
+) -> list[Finding]:
+    """Rules that a contribution breaks as a whole; `others` excuses what the others make up for.
+
+    subset  True: some of the site's patients are not among those asked about
+    alone   True: the site's own sum is seen
+    """
+    found = _patients(policy, exposure, evidence, others, subset)
+    found += _levels(policy, exposure, others)
+    if alone and exposure.leverage > policy.max_leverage:
+        note = f"one patient has a leverage of {exposure.leverage:.2f}; use fewer columns"
+        found.append(Finding("LEVERAGE", note))
+    one = exposure.weights is not None and np.ndim(exposure.weights.total) == 0
+    if one and isolating(policy, exposure, others).any():
+        found.append(Finding("EFFECTIVE_SIZE", "one patient or two make up nearly all of a sum"))
+    return found
+
+
+def isolating(policy: Policy, exposure: Exposure, others: Totals | None = None) -> Bools:
+    """Candidates whose weights leave too few patients in the sums, (m,).
+
+    Without a first axis the weights are those of all sums, which then cannot leave (`judge`).
+    """
+    if exposure.weights is None:
+        return np.zeros(0, dtype=bool)
+    bad = ~_solid(policy, exposure.weights, others)
+    for name, one in exposure.columns.items():
+        mine = others.columns.get(name) if others else None
+        bad |= dominated(policy, one, mine)
+    return np.asarray(bad)
+
+
+def levels_of(policy: Policy, exposure: Exposure) -> dict[str, int]:
+    """Patients per level and per value, by name.
+
+    A column in which fewer than the minimum are off its most usual value has no more values than
+    the minimum; columns with more values are not judged value by value.
+    """
+    found = dict(exposure.slots)
+    few = max(policy.min_patients, 2)
+    for column, counts in exposure.values.items():
+        if MANY not in counts and len(counts) <= few:
+            found |= {f"{column} = {value}": count for value, count in counts.items()}
+    return found
+
+
+def _patients(
+    policy: Policy, exposure: Exposure, evidence: Evidence, others: Totals | None, subset: bool
+) -> list[Finding]:
+    n = evidence.patients if others is None else max(evidence.patients, others.patients)
+    p = exposure.coefficients
+    found = []
+    if 0 < n * policy.max_level_density < exposure.levels:
+        note = f"a column of {exposure.levels} levels for {n:.0f} patients; merge levels"
+        found.append(Finding("TOO_MANY_LEVELS", note))
+    if 0 < n < policy.min_patients:
+        found.append(Finding("TOO_FEW_PATIENTS", f"{evidence.patients} patients in all"))
+    elif subset and 0 < n < policy.min_subset:
+        found.append(Finding("SUBSET_TOO_SMALL", f"{evidence.patients} patients in the cohort"))
+    if p and 0 < n < p * policy.patients_per_coefficient:
+        note = f"{p} coefficients for {n:.0f} patients; use fewer columns or more patients"
+        found.append(Finding("SATURATED", note))
+    elif p and 0 < n < p + policy.min_residual:
+        found.append(Finding("SATURATED", f"{p} coefficients leave {n - p:.0f} degrees of freedom"))
+    return found
+
+
+def _levels(policy: Policy, exposure: Exposure, others: Totals | None) -> list[Finding]:
+    found = []
+    if exposure.levels > policy.max_levels:
+        found.append(Finding("TOO_MANY_LEVELS", f"a column of {exposure.levels} levels"))
+    for name, count in levels_of(policy, exposure).items():
+        excused = others is not None and others.slots.get(name, 0.0) >= policy.min_patients
+        if 0 < count < policy.min_patients and not excused:
+            note = f"{name}: {count} patients; merge levels in the codebook or leave the column out"
+            found.append(Finding("LEVEL_TOO_SMALL", note))
+    return found
+
+
+def _enough(policy: Policy, counts: Mapping[str, int], name: str) -> bool:
+    small = [counts.get(f"{name} = {value}", 0) for value in (0, 1)]
+    return not any(0 < count < policy.min_patients for count in small)
+
+
+def _solid(policy: Policy, shares: Shares, others: Totals | None = None) -> Bools:
+    """True where no patient or two stand out in the weights."""
+    total, squares = shares.total, shares.squares
+    if others is not None:
+        own = np.asarray(_solid(policy, shares))
+        total = total + np.where(own, others.weights - shares.total, others.weights)
+        squares = squares + np.where(own, others.squares - shares.squares, others.squares)
+    nothing = shares.first == 0
+    top = np.where(nothing, 1.0, np.maximum(total, shares.first))
+    with np.errstate(over="ignore", invalid="ignore"):
+        effective = (total / top) ** 2 / np.maximum(squares / top / top, 1e-300)
+        good = (
+            (effective >= policy.min_effective)
+            & (shares.first <= policy.max_share * total)
+            & (shares.first + shares.second <= policy.max_two_shares * total)
+        )
+    return np.asarray(nothing | good)
+
+
+def dominated(policy: Policy, shares: Shares, others: Floats | None = None) -> Bools:
+    """True where two patients make up nearly all of a sum."""
+    total = shares.total
+    if others is not None:
+        own = ~np.asarray(dominated(policy, shares))
+        total = np.where(own, np.maximum(others, total), total + others)
+    two = shares.first + shares.second
+    with np.errstate(over="ignore", invalid="ignore"):
+        bad = (two > policy.max_column_share * total) | (
+            total - two < policy.min_remainder * shares.first
+        )
+    return np.asarray(bad & (shares.first > 0))
