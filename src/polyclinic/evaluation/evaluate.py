@@ -32,6 +32,7 @@ class Evaluation:
     show_sites : ask every site for its own measures.
     alone_spec : model that each site also fits on its own rows, or None.
     full : the full model, for the measures on the same patients beside cross-validation.
+    least : patients whose risks are taken together; the sites' policies ask for so many.
     """
 
     predictors: tuple[dict[str, Any], ...]
@@ -43,6 +44,7 @@ class Evaluation:
     show_sites: bool = True
     alone_spec: dict[str, Any] | None = None
     full: dict[str, Any] | None = None
+    least: int = 5
 
     def init(self, seed: int) -> State:
         return {"done": {}}
@@ -135,6 +137,7 @@ class Evaluation:
             "where": None,
             "classes": self._classes,
             "exponent": self._exponent,
+            "least": self.least,
             **more,
         }
         return Plan(task, values, step, combine=combine)

@@ -26,7 +26,7 @@ def moments(engine, *asked, by=None, skew=True):
 def test_equals_pandas_and_scipy_on_the_pooled_rows(partitions, sites):
     data, pooled = columns(), frame()
     engine = (
-        federation(cut(data, sites), partitions=partitions)
+        federation(cut(data, sites), OPEN, partitions=partitions)
         if sites
         else domain(partition(data), partitions)
     )

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from polyclinic.core.fit import fit
 from polyclinic.models.descriptive import Column, Quantiles
 from polyclinic.models.descriptive.cumulative import Cumulative
-from polyclinic.privacy.policy import Policy
-from tests.core.wiring import cut, domain, federation, partition
+from polyclinic.privacy.policy import open_policy
+from tests.core.wiring import OPEN, cut, domain, federation, partition
 from tests.models.descriptive.patients import AGE, DOSE, SEX, SIZES, columns, frame
 
 Q = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -24,7 +24,7 @@ def quantiles(engine, *asked, q=Q, by=None, **more):
 def test_the_pooled_quantile_lies_in_the_stated_bin(partitions, sites):
     data, pooled = columns(), frame()
     engine = (
-        federation(cut(data, sites), partitions=partitions)
+        federation(cut(data, sites), OPEN, partitions=partitions)
         if sites
         else domain(partition(data), partitions)
     )
@@ -82,7 +82,7 @@ def test_extremes_are_never_resolved():
 def test_no_answer_is_ever_wrong_or_singles_out_a_patient(ages, sites, k):
     x = np.array(ages, dtype=float)
     sizes = [len(x) // sites] * (sites - 1)
-    engine = federation(cut({"age": x}, (*sizes, len(x) - sum(sizes))), Policy(1))
+    engine = federation(cut({"age": x}, (*sizes, len(x) - sum(sizes))), open_policy())
     hidden = quantiles(engine, AGE, q=(0.0, 0.5, 1.0), least=k)["all"]["age"]
     for q in (0.0, 0.5, 1.0):
         answer = hidden[str(q)]
@@ -100,7 +100,7 @@ def test_no_answer_is_ever_wrong_or_singles_out_a_patient(ages, sites, k):
 def test_hidden_cells_widen_the_answer_and_never_falsify_it(values, sites, k):
     x = np.array(values)
     sizes = [k + 1] * (sites - 1)
-    engine = federation(cut({"x": x}, (*sizes, len(x) - sum(sizes))), Policy(k))
+    engine = federation(cut({"x": x}, (*sizes, len(x) - sum(sizes))), open_policy(k))
     found = quantiles(engine, Column("x", "number", lower=0, upper=1))["all"]["x"]
     for q in Q:
         answer = found[str(q)]

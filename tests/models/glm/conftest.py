@@ -17,7 +17,7 @@ from polyclinic.core.task import register
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models import tasks
 from polyclinic.models.glm import GLMFit, Solver, Spec, glm
-from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.policy import open_policy
 
 register(tasks)
 CLASSES = {"binomial": 2, "multinomial": 3}
@@ -40,7 +40,7 @@ def federation(columns: dict[str, np.ndarray], cuts: list[int], partitions: int 
         for i, (a, b) in enumerate(pairwise(edges))
     }
     makers = {name: (lambda cohort, p=p: p) for name, p in parts.items()}
-    return Embedded(partitions).federation(makers, dict.fromkeys(parts, Policy()))
+    return Embedded(partitions).federation(makers, dict.fromkeys(parts, open_policy(5)))
 
 
 @pytest.fixture

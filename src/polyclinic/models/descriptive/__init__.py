@@ -7,6 +7,12 @@ from polyclinic.models.descriptive.crosstab import CrossTable, CrossTableTask
 from polyclinic.models.descriptive.histogram import Histogram, HistogramTask
 from polyclinic.models.descriptive.levels import Levels, LevelsTask
 from polyclinic.models.descriptive.moments import Moments, MomentsTask
+from polyclinic.models.descriptive.private import (
+    PrivateHistogram,
+    PrivateHistogramTask,
+    PrivateMoments,
+    PrivateMomentsTask,
+)
 from polyclinic.models.descriptive.quantiles import Quantiles
 from polyclinic.models.descriptive.table_one import Describe, TableOne
 from polyclinic.models.descriptive.together import EachSite, EachSiteTask, Together, TogetherTask
@@ -19,6 +25,8 @@ tasks: list[Task] = [
     CrossTableTask(),
     TogetherTask(),
     EachSiteTask(),
+    PrivateMomentsTask(),
+    PrivateHistogramTask(),
 ]
 
 __all__ = [
@@ -30,6 +38,8 @@ __all__ = [
     "Histogram",
     "Levels",
     "Moments",
+    "PrivateHistogram",
+    "PrivateMoments",
     "Quantiles",
     "TableOne",
     "Together",

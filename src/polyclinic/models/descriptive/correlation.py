@@ -13,8 +13,9 @@ What leaves the site: N, S, P and Q. Entries with too few patients behind them a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 from typing import Any
 
 import numpy as np
@@ -23,20 +24,22 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import Stages, State
 from polyclinic.core.contribution import Contribution, Evidence, Total
 from polyclinic.core.design import exponent
+from polyclinic.core.exposure import Exposure, Shares
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column, names
-from polyclinic.models.descriptive.moments import FARTHEST, Moments
+from polyclinic.models.descriptive.exposure import Counted, Known, Own
+from polyclinic.models.descriptive.moments import FARTHEST, Moments, beyond
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ProductsTask:
+class ProductsTask(Counted):
     """Products over rows where both columns are known. Plan values: columns, centre, exponent."""
 
     name: str = "descriptive.products"
@@ -51,17 +54,45 @@ class ProductsTask:
         ]
         return (Leaf("n", shape, "count", "int64", support="cells", small="hide"), *sums)
 
+    def known(self, plan: Plan) -> Sequence[Known]:
+        names = plan.values["columns"]
+        pairs = combinations_with_replacement(range(len(names)), 2)
+        return tuple(Known((names[i], names[j]), "n", i * len(names) + j) for i, j in pairs)
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """Also how patients share in the products, as in the moments."""
+        found = super().exposure(plan, partition, own)
+        known, z = _scaled(plan, partition)
+        square = z * z
+        lines = [
+            Shares.of(np.maximum(square[:, [i]], square) * (known[:, [i]] & known), partition.key)
+            for i in range(z.shape[1])
+        ]  # and so no less than the products
+        far = np.asarray(np.any(np.abs(z) >= FARTHEST, axis=0))
+        shares = beyond(_stacked(lines), far[:, None] | far)
+        return replace(found, cells=dict.fromkeys(("n", "sum", "product", "square"), shares))
+
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        asked = plan.values
-        raw = np.column_stack([rows.values(partition, name) for name in asked["columns"]])
-        known = ~np.isnan(raw)
-        z = np.ldexp(raw - asked["centre"], -asked["exponent"])
-        z = np.where(known, np.clip(z, -FARTHEST, FARTHEST), 0.0)
+        known, z = _scaled(plan, partition)
         both = known.astype(np.float64)
         n = np.rint(both.T @ both).astype(np.int64)
         leaves = {"n": n, "sum": z.T @ both, "product": z.T @ z, "square": (z * z).T @ both}
         behind = n if partition.key is None else _patients(partition, known)
         return Contribution(leaves, Evidence(partition.n_patients, dict.fromkeys(leaves, behind)))
+
+
+def _stacked(lines: Sequence[Shares]) -> Shares:
+    parts = zip(*((s.total, s.squares, s.first, s.second) for s in lines), strict=True)
+    return Shares(*(np.stack(part) for part in parts))
+
+
+def _scaled(plan: Plan, partition: Partition) -> tuple[NDArray[np.bool_], Floats]:
+    """Where each column is known, and its scaled deviations, 0 where it is not."""
+    asked = plan.values
+    raw = np.column_stack([rows.values(partition, name) for name in asked["columns"]])
+    known = ~np.isnan(raw)
+    z = np.ldexp(raw - asked["centre"], -asked["exponent"])
+    return known, np.where(known, np.clip(z, -FARTHEST, FARTHEST), 0.0)
 
 
 @dataclass(frozen=True)

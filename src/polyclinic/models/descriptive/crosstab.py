@@ -11,7 +11,7 @@ is no test of a table with a hidden cell: it would be a test of another table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,12 +27,13 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
+from polyclinic.models.descriptive.exposure import Counted, Known
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class CrossTableTask:
+class CrossTableTask(Counted):
     """Rows per pair of levels. Plan values: a, b (name and number of levels)."""
 
     name: str = "descriptive.cross_table"
@@ -41,7 +42,20 @@ class CrossTableTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         shape = (plan.values["a"]["levels"], plan.values["b"]["levels"])
-        return (Leaf("table", shape, "cross-table", "int64", support="cells", small="hide"),)
+        return (
+            Leaf(
+                "table",
+                shape,
+                "cross-table",
+                "int64",
+                support="cells",
+                small="hide",
+                closed=("first", "last"),
+            ),
+        )
+
+    def known(self, plan: Plan) -> Sequence[Known]:
+        return (Known((plan.values["a"]["name"], plan.values["b"]["name"])),)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         a, b = (rows.levels(partition, plan.values[side]) for side in "ab")

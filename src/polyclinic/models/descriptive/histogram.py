@@ -7,7 +7,7 @@ them are hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,13 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
+from polyclinic.models.descriptive.exposure import Counted, Known
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class HistogramTask:
+class HistogramTask(Counted):
     """Values per bin. Plan values: by; edges, per column an array (n_groups, n_edges), ascending.
 
     Bin 0 lies below the first edge, bin i is [edge i-1, edge i), the last begins at the last edge.
@@ -50,9 +51,13 @@ class HistogramTask:
                         "int64",
                         support="cells",
                         small="hide",
+                        closed=("groups", "last") if name == "bins" else ("groups",),
                     )
                 )
         return tuple(made)
+
+    def known(self, plan: Plan) -> Sequence[Known]:
+        return tuple(Known((column,), f"n:{column}") for column in sorted(plan.values["edges"]))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         masks = rows.groups(partition, plan.values["by"])

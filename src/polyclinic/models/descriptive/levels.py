@@ -7,7 +7,7 @@ hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,11 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
+from polyclinic.models.descriptive.exposure import Counted, Known
 
 
 @dataclass(frozen=True)
-class LevelsTask:
+class LevelsTask(Counted):
     """Counts. Plan values: by, columns (name and number of levels)."""
 
     name: str = "descriptive.levels"
@@ -38,9 +39,21 @@ class LevelsTask:
             shapes[f"known:{column['name']}"] = (groups, 2)  # without a value, with one
             shapes[f"levels:{column['name']}"] = (groups, column["levels"])
         return tuple(
-            Leaf(name, shape, "count", "int64", support="cells", small="hide")
+            Leaf(
+                name,
+                shape,
+                "count",
+                "int64",
+                support="cells",
+                small="hide",
+                closed=("groups", "last") if len(shape) > 1 else ("groups",),
+            )
             for name, shape in shapes.items()
         )
+
+    def known(self, plan: Plan) -> Sequence[Known]:
+        names = [column["name"] for column in plan.values["columns"]]
+        return (Known((), "rows"), *(Known((name,), f"known:{name}", 1, 2) for name in names))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         masks = rows.groups(partition, plan.values["by"])

@@ -15,8 +15,8 @@ sums of d, d^2 (and d^3). Entries with too few patients behind them are hidden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,14 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Contribution, Evidence, Total
 from polyclinic.core.design import exponent
+from polyclinic.core.exposure import Exposure, Shares
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column, names
+from polyclinic.models.descriptive.exposure import Counted, Known, Own
 
 Floats = NDArray[np.float64]
 
@@ -42,7 +44,7 @@ EQUAL = 2.0**-50  # a spread this small beside the mean is rounding of the value
 
 
 @dataclass(frozen=True)
-class MomentsTask:
+class MomentsTask(Counted):
     """Sums of powers of deviations. Plan values: columns, by, centre, exponent, powers, centred."""
 
     name: str = "descriptive.moments"
@@ -52,14 +54,38 @@ class MomentsTask:
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         shape = (rows.n_groups(plan.values["by"]), len(plan.values["columns"]))
         counts = [
-            Leaf(name, shape, "count", "int64", support="cells", small="hide")
+            Leaf(name, shape, "count", "int64", support="cells", small="hide", closed=("groups",))
             for name in ("n", "missing")
         ]
         sums = [
-            Leaf(f"s{power}", shape, "sum of powers", support="cells", small="hide")
-            for power in range(1, plan.values["powers"] + 1)
+            Leaf(name, shape, "sum of powers", support="cells", small="hide", closed=("groups",))
+            for name in self._powers(plan)
         ]
         return (*counts, *sums)
+
+    def known(self, plan: Plan) -> Sequence[Known]:
+        names = plan.values["columns"]
+        return tuple(Known((name,), "n", c, len(names)) for c, name in enumerate(names))
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """Also how patients share in the sums of powers: one far value can be nearly all of it.
+
+        The highest power shows that first, and all numbers of a cell are hidden together.
+        """
+        found, asked = super().exposure(plan, partition, own), plan.values
+        masks, size = rows.groups(partition, asked["by"]), len(asked["columns"])
+        z = np.zeros((partition.n_rows, len(masks), size))
+        for c in range(size):
+            for g, mask in enumerate(masks):
+                known, z[:, g, c] = _scaled(plan, partition, g, c)
+                z[~(known & mask), g, c] = 0.0
+        highest = Shares.of(np.abs(z) ** asked["powers"], partition.key)
+        if asked["centred"]:
+            highest = beyond(highest, np.asarray(np.any(np.abs(z) >= FARTHEST, axis=0)))
+        return replace(found, cells=dict.fromkeys(("n", *self._powers(plan)), highest))
+
+    def _powers(self, plan: Plan) -> list[str]:
+        return [f"s{power}" for power in range(1, plan.values["powers"] + 1)]
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         asked = plan.values
@@ -69,24 +95,39 @@ class MomentsTask:
         }
         behind = {name: np.zeros(array.shape, np.int64) for name, array in leaves.items()}
         masks = rows.groups(partition, asked["by"])
-        for c, name in enumerate(asked["columns"]):
-            column = rows.values(partition, name)
-            missing = np.isnan(column)
+        for c in range(len(asked["columns"])):
             for g, mask in enumerate(masks):
-                known = mask & ~missing
-                z = np.ldexp(column[known] - asked["centre"][g, c], -int(asked["exponent"][g, c]))
-                if asked["centred"]:
-                    # Only at a site whose rows were hidden from the mean can this change anything.
-                    z = np.clip(z, -FARTHEST, FARTHEST)
+                present, z = _scaled(plan, partition, g, c)
+                known, missing = mask & present, ~present
+                z = z[known]
                 leaves["n"][g, c] = z.size
                 leaves["missing"][g, c] = np.count_nonzero(mask & missing)
                 behind["missing"][g, c] = partition.patients(mask & missing)
-                patients = partition.patients(known)
-                behind["n"][g, c] = patients
-                for power in range(1, asked["powers"] + 1):
-                    leaves[f"s{power}"][g, c] = np.sum(z**power)
-                    behind[f"s{power}"][g, c] = patients
+                for name in ("n", *self._powers(plan)):
+                    behind[name][g, c] = partition.patients(known)
+                for power, name in enumerate(self._powers(plan), 1):
+                    leaves[name][g, c] = np.sum(z**power)
         return Contribution(leaves, Evidence(partition.n_patients, behind))
+
+
+def beyond(shares: Shares, far: rows.Mask) -> Shares:
+    """Entries with a value at the limit are hidden.
+
+    The limit moves with centre and scale, so two such sums could differ by one patient's value.
+    """
+    return replace(shares, first=np.where(far, np.inf, shares.first))
+
+
+def _scaled(plan: Plan, partition: Partition, g: int, c: int) -> tuple[rows.Mask, Floats]:
+    """Where column number `c` is known, and its deviations in the scale of group `g`."""
+    asked = plan.values
+    column = rows.values(partition, asked["columns"][c])
+    present = ~np.isnan(column)
+    z = np.ldexp(column - asked["centre"][g, c], -int(asked["exponent"][g, c]))
+    if asked["centred"]:
+        # Only at a site whose rows were hidden from the mean can this change anything.
+        z = np.clip(z, -FARTHEST, FARTHEST)
+    return present, z
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class Quantiles:
 
     Model: ``{"all": {column: answers}, "by": {level: {column: answers}}}``; answers has one entry
     per probability (key: ``str(q)``) and "low", "high": ``{"value", "lower", "upper", "exact"}``,
-    or None without values. `lower`, `upper` are None beyond the agreed range; `exact` only for
-    whole numbers.
+    or None without values and where all of them are hidden. `lower`, `upper` are None beyond the
+    agreed range; `exact` only for whole numbers.
     """
 
     columns: tuple[Column, ...]
@@ -191,12 +191,15 @@ class Quantiles:
         first: int,
         second: int,
         weight: float,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Any] | None:
         one = self._enclose(column, known, first)
         two = one if second == first else self._enclose(column, known, second)
         value, lower, upper = (  # + 0.0: no minus zero
-            (1 - weight) * x + weight * y + 0.0 for x, y in zip(one, two, strict=True)
+            (x if x == y else (1 - weight) * x + weight * y) + 0.0
+            for x, y in zip(one, two, strict=True)
         )
+        if not math.isfinite(value):
+            return None
         return {
             "value": value,
             "lower": lower if math.isfinite(lower) else None,

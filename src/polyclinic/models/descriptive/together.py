@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import Algorithm, State
 from polyclinic.core.contribution import Contribution, Evidence, Total
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Combine, Plan
 from polyclinic.core.task import Grain, Task, lookup
+from polyclinic.models.descriptive.exposure import Own
 
 Ask = Mapping[str, Any]  # {"task", "version", "values"}: one part of a plan
 
@@ -41,6 +43,26 @@ class TogetherTask:
             for part, ask in sorted(plan.values["parts"].items())
             for leaf in _task(ask, self).leaves(_plan(plan, part, ask))
         )
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """Those of the parts."""
+        found = Exposure()
+        for part, ask in sorted(plan.values["parts"].items()):
+            arrays = _of_part(own, f"{part}/")
+            one = _exposure(_task(ask, self), _plan(plan, part, ask), partition, arrays)
+            cells = {f"{part}/{name}": shares for name, shares in one.cells.items()}
+            found = replace(found, cells={**found.cells, **cells})
+            members = tuple(_renamed_cell(found, part) for found in one.members)
+            found = replace(found, members=(*found.members, *members))
+        return found
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """None: small cells are hidden one by one."""
+        return ()
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """None."""
+        return (), 0
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         leaves: dict[str, Any] = {}
@@ -69,13 +91,31 @@ class EachSiteTask:
         ask, inner = self._asked(plan)
         return _task(ask, self).leaves(inner)
 
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """Those of the task that this site is asked for."""
+        place, ask = self._asked_of(plan, partition.site)
+        if ask["values"] is None:
+            return Exposure()
+        return _exposure(_task(ask, self), _plan(plan, f"site {place}", ask), partition, own)
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """None: small cells are hidden one by one."""
+        return ()
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """None."""
+        return (), 0
+
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        sites = plan.values["sites"]
-        place = partition.site if partition.site in sites else ""
-        ask = {**plan.values, "values": sites[place]}
+        place, ask = self._asked_of(plan, partition.site)
         if ask["values"] is None:
             return _nothing(self.leaves(plan), partition)
         return _task(ask, self).local(_plan(plan, f"site {place}", ask), partition)
+
+    def _asked_of(self, plan: Plan, site: str) -> tuple[str, Ask]:
+        sites = plan.values["sites"]
+        place = site if site in sites else ""
+        return place, {**plan.values, "values": sites[place]}
 
     def _asked(self, plan: Plan) -> tuple[Ask, Plan]:
         values = next(v for _, v in sorted(plan.values["sites"].items()) if v is not None)
@@ -181,8 +221,19 @@ def _task(ask: Ask, outer: Task) -> Task:
     return task
 
 
+def _exposure(task: Task, plan: Plan, partition: Partition, own: Own) -> Exposure:
+    return task.exposure(plan, partition, own) if isinstance(task, Exposing) else Exposure()
+
+
 def _renamed(leaf: Leaf, part: str) -> Leaf:
     return replace(leaf, name=f"{part}/{leaf.name}")
+
+
+def _renamed_cell(members: Members, part: str) -> Members:
+    if members.cell is None:
+        return members
+    leaf, place = members.cell
+    return replace(members, cell=(f"{part}/{leaf}", place))
 
 
 def _nothing(leaves: tuple[Leaf, ...], partition: Partition) -> Contribution:
@@ -199,12 +250,18 @@ def _nothing(leaves: tuple[Leaf, ...], partition: Partition) -> Contribution:
 def _part(total: Total, prefix: str) -> Total:
     """The arrays of one part, under their own names."""
 
-    def own(arrays: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name.removeprefix(prefix): array
-            for name, array in arrays.items()
-            if name.startswith(prefix)
-        }
-
     by_site = {site: _part(one, prefix) for site, one in total.by_site.items()}
-    return replace(total, values=own(total.values), hidden=own(total.hidden), by_site=by_site)
+    return replace(
+        total,
+        values=_of_part(total.values, prefix),
+        hidden=_of_part(total.hidden, prefix),
+        by_site=by_site,
+    )
+
+
+def _of_part(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

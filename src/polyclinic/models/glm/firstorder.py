@@ -2,9 +2,10 @@
 
 gd    theta <- theta - eta * (sum of gradients), all rows, synchronous. A round evaluates twice,
       once and half the last step size and keeps the best, so eta follows the curvature.
-sgd   each partition draws rows by hash(seed, round, key); the step decays as
-      1 / (1 + decay * round) and the iterates of the second half are averaged (Polyak & Juditsky
-      1992).
+sgd   rows fall into batches by hash(seed, key), once; every pass takes all batches in a new order.
+      (Batches drawn anew each round would single out patients by their differences.) The step
+      decays as 1 / (1 + decay * round) and the iterates of the second half are averaged (Polyak &
+      Juditsky 1992).
 lbfgs Nocedal & Wright, *Numerical Optimization* (2006), algorithm 7.4; step sizes travel together.
 
 What leaves the site: see `polyclinic.models.glm.tasks`.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
+from polyclinic.core.sampling import uniform
 from polyclinic.models.glm.scale import Point, Scale
 from polyclinic.models.glm.solution import Optimum
 
@@ -135,27 +137,35 @@ class StochasticDescent:
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
             return None
+        turn, place = divmod(state["rounds"], self._batches)
+        order = np.argsort(uniform(np.arange(self._batches), state["seed"], turn + 1))
         draw = {
-            "sample": self.scale.spec.solver.batch,
+            "sample": 1.0 / self._batches,
             "seed": state["seed"],
-            "round": state["rounds"] + 1,
+            "round": 0,
+            "part": int(order[place]),
         }
         return self.scale.plan(state["theta"], 1, "gradient round on a batch", **draw)
 
+    @property
+    def _batches(self) -> int:
+        return max(1, round(1.0 / self.scale.spec.solver.batch))
+
     def update(self, state: State, plan: Plan, total: Total) -> State:
         solver, rounds = self.scale.spec.solver, state["rounds"] + 1
-        point = self.scale.point(total, state["theta"], share=solver.batch)
+        share = 1.0 / self._batches
+        point = self.scale.point(total, state["theta"], share=share)
         end = "" if rounds < solver.max_rounds else "averaged"
         if point is None:
             return {**state, "theta": 0.5 * state["theta"], "rounds": rounds, "end": end}
-        eta = solver.step / (1.0 + solver.decay * rounds) / (_per_row(self.scale) * solver.batch)
+        eta = solver.step / (1.0 + solver.decay * rounds) / (_per_row(self.scale) * share)
         theta = state["theta"] - eta * point.gradient
         new = {
             **state,
             "theta": theta,
             "rounds": rounds,
             "loss": point.loss,
-            "objective": point.objective / solver.batch,
+            "objective": point.objective / share,
             "end": end,
         }
         if 2 * rounds > solver.max_rounds:

@@ -46,9 +46,9 @@ class GLMFit:
     active: NDArray[np.bool_]
     curvature: Floats
     loss: float
-    deviance: float
+    deviance: float | None
     null_deviance: float | None
-    loglik: float
+    loglik: float | None
     null_loglik: float | None
     dispersion: float
     df_resid: float
@@ -63,13 +63,15 @@ class GLMFit:
         return self.end == "converged"
 
     @property
-    def aic(self) -> float:
+    def aic(self) -> float | None:
+        if self.loglik is None:
+            return None
         return 2.0 * int(self.active.sum()) - 2.0 * self.loglik
 
     @property
     def pseudo_r2(self) -> float | None:
         """Share of the null deviance explained: R2 for least squares, McFadden's for classes."""
-        if not self.null_deviance:
+        if not self.null_deviance or self.deviance is None:
             return None
         return 1.0 - self.deviance / self.null_deviance
 

@@ -57,10 +57,13 @@ class Derivatives:
     hessian: Floats
 
     @property
-    def too_large(self) -> bool:
-        """True when a coefficient is so far off that a sum cannot be held."""
+    def too_large(self) -> NDArray[np.bool_]:
+        """Candidates so far off that a sum cannot be held, (m,)."""
         parts = (self.loss, self.gradient, self.hessian)
-        return not all(np.abs(part).max(initial=0.0) < TOO_LARGE for part in parts)
+        worst = [
+            np.abs(part.reshape(len(self.loss), -1)).max(axis=1, initial=0.0) for part in parts
+        ]
+        return np.asarray(~(np.max(worst, axis=0) < TOO_LARGE))
 
 
 def one_predictor(

@@ -86,7 +86,7 @@ class Newton:
             return None
         rows = {}
         if state["phase"] == "warm":
-            rows = {"sample": self._share, "seed": state["seed"], "round": 0}
+            rows = {"sample": self._share, "seed": state["seed"], "round": 0, "part": 0}
         if state["searching"]:
             return self.scale.plan(self._candidates(state), 0, "step sizes", **rows)
         if state["phase"] == "near":

@@ -94,16 +94,15 @@ class Scale:
         return share * (smooth + float(self.absolute @ np.abs(theta)))
 
     def losses(self, total: Total, thetas: Floats, share: float = 1.0) -> Floats:
-        """Objective at each candidate; infinite when a sum could not be held."""
-        if int(total["too_large"]):
-            return np.full(len(thetas), np.inf)
-        return np.asarray(total["loss"] + [self.penalty(theta, share) for theta in thetas])
+        """Objective at each candidate; infinite where a sum could not be held or shown."""
+        losses = total["loss"] + [self.penalty(theta, share) for theta in thetas]
+        return np.where(total["too_large"] > 0, np.inf, losses)
 
     def point(
         self, total: Total, theta: Floats, share: float = 1.0, index: int = 0
     ) -> Point | None:
-        """Objective with derivatives at candidate `index`; None when a sum could not be held."""
-        if int(total["too_large"]):
+        """Objective with derivatives at candidate `index`; None if a sum could not be shown."""
+        if int(total["too_large"][index]):
             return None
         s, size = self.spread, self.spec.size
         curvature = np.zeros((0, 0))

@@ -24,7 +24,7 @@ class Solver:
     tolerance   stop when a step would move the standard errors by no more than this share (newton),
                 or a coefficient by no more than this many standard errors (the others)
     step        gd: first step size; sgd: step size at the start (both in units of 1 / curvature)
-    batch       sgd: share of the rows that a round draws, by hash(seed, round, key)
+    batch       sgd: share of the rows in a batch; rows fall into batches by hash(seed, key)
     decay       sgd: the step falls as 1 / (1 + decay * round)
     warm_rows   newton: rows of the sample that a warm start uses, when the data are much larger
     """

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.sampling import uniform
 from polyclinic.core.task import Grain
+from polyclinic.models.glm.exposure import Exposed
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.kernel import (
     BLOCK_ROWS,
@@ -30,70 +29,13 @@ from polyclinic.models.glm.kernel import (
     many_predictors,
     one_predictor,
 )
+from polyclinic.models.glm.rows import design_of, rows_of
 
 Floats = NDArray[np.float64]
 
 
-def design_of(plan: Plan) -> Design:
-    """The design of a plan, made once."""
-    return plan.once("design", lambda: Design.from_data(plan.values["design"]))
-
-
-def rows_of(plan: Plan, partition: Partition) -> tuple[Rows, int]:
-    """The rows that the plan is about, and the number of patients behind them."""
-    base = base_rows(plan, partition)
-    chosen = plan.values["rows"]
-    if "folds" in chosen:
-        kept = partition.keys % chosen["folds"] != chosen["without"]
-        weight = kept if base.weight is None else base.weight * kept
-        base = Rows(base.x, base.y, weight.astype(np.float64), base.offset)
-        if "sample" not in chosen:
-            return base, partition.patients(kept)
-    if "sample" not in chosen:
-        return base, partition.n_patients
-    draw = (chosen["seed"], chosen["round"], chosen["sample"])
-
-    def take() -> tuple[Rows, int]:
-        drawn = uniform(partition.keys, chosen["seed"], chosen["round"], partition.site)
-        mask = drawn < chosen["sample"]
-        part = [None if v is None else v[mask] for v in (base.weight, base.offset)]
-        return Rows(base.x[mask], base.y[mask], *part), partition.patients(mask)
-
-    if chosen["round"] == 0 and "folds" not in chosen:
-        found: tuple[Rows, int] = partition.cached(f"sample {draw} {_key(plan)}", take)
-        return found
-    return take()
-
-
-def base_rows(plan: Plan, partition: Partition) -> Rows:
-    """Model matrix, outcome, weight and offset of all rows; built once per design."""
-    made: Rows = partition.cached(f"rows {_key(plan)}", lambda: _build(plan, partition))
-    return made
-
-
-def _key(plan: Plan) -> str:
-    needed = {name: plan.values.get(name) for name in ("design", "family", "class_weight")}
-    return plan.once("rows key", lambda: codec.digest(needed))
-
-
-def _build(plan: Plan, partition: Partition) -> Rows:
-    design, columns = design_of(plan), partition.columns
-    x, y = design.matrix(columns, partition.site), columns[design.response]
-    weight = columns[design.weight] if design.weight else None
-    offset = columns[design.offset] if design.offset else None
-    scale = plan.values.get("response_exponent", 0)
-    if scale:
-        y = np.ldexp(y, -scale)
-        offset = None if offset is None else np.ldexp(offset, -scale)
-    class_weight = plan.values.get("class_weight")
-    if class_weight is not None and len(class_weight):
-        by_class = class_weight[y.astype(np.int64)]
-        weight = by_class if weight is None else weight * by_class
-    return Rows(x, y, weight, offset)
-
-
 @dataclass(frozen=True)
-class MomentsTask:
+class MomentsTask(Exposed):
     """Counts and moments; with "shift" in the plan, second moments about it."""
 
     name: str = "glm.moments"
@@ -181,7 +123,7 @@ def _outcome(plan: Plan, rows: Rows, weight: Floats) -> Floats:
 
 
 @dataclass(frozen=True)
-class DerivativesTask:
+class DerivativesTask(Exposed):
     """Loss, gradient and Hessian at candidate coefficients "theta" (m, size)."""
 
     name: str = "glm.derivatives"
@@ -191,23 +133,29 @@ class DerivativesTask:
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         m, size = plan.values["theta"].shape
         order = plan.values["order"]
-        leaves = [Leaf("too_large", (), "flag", "int64"), Leaf("loss", (m,), "loss")]
+        leaves = [
+            Leaf("too_large", (m,), "flag", "int64", support="weights"),
+            Leaf("loss", (m,), "loss", support="weights"),
+        ]
         if order >= 1:
-            leaves.append(Leaf("gradient", (m, size), "gradient"))
+            leaves.append(Leaf("gradient", (m, size), "gradient", support="weights"))
         if order == 2:
-            leaves.append(Leaf("hessian", (m, size * (size + 1) // 2), "Hessian"))
+            packed = size * (size + 1) // 2
+            leaves.append(Leaf("hessian", (m, packed), "Hessian", support="weights"))
         return tuple(leaves)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         rows, patients = rows_of(plan, partition)
         sums = derivatives(plan, rows, plan.values["theta"], plan.values["order"])
-        values: dict[str, Any] = {"too_large": int(sums.too_large), "loss": sums.loss}
+        lost = sums.too_large
+        values: dict[str, Any] = {"loss": sums.loss}
         if plan.values["order"] >= 1:
             values["gradient"] = sums.gradient
         if plan.values["order"] == 2:
             values["hessian"] = sums.hessian[(slice(None), *np.triu_indices(sums.hessian.shape[1]))]
-        if sums.too_large:
-            values = {k: v if k == "too_large" else np.zeros_like(v) for k, v in values.items()}
+        for array in values.values():
+            array[lost] = 0.0
+        values["too_large"] = lost.astype(np.int64)
         return Contribution(values, Evidence(patients))
 
 
@@ -234,7 +182,7 @@ def derivatives(plan: Plan, rows: Rows, theta: Floats, order: int) -> Derivative
 
 
 @dataclass(frozen=True)
-class InformationTask:
+class InformationTask(Exposed):
     """At the final coefficients: expected information and Pearson's chi-square.
 
     Needed where the link is not canonical, so that the Hessian is not the information.
@@ -280,7 +228,7 @@ def _scaled_blocks(design: Design, rows: Rows, plan: Plan) -> Any:
 
 
 @dataclass(frozen=True)
-class ScoresTask:
+class ScoresTask(Exposed):
     """Outer products of score vectors at the final coefficients, for robust standard errors.
 
     "by" in the plan: "row" adds every row's own (HC0); "site" the square of each site's summed

@@ -1,0 +1,281 @@
+"""How patients share in the sums of a generalised linear model: what the gate judges.
+
+The weight of a row is its second derivative at the plan's coefficients, the factor that it has in
+the Hessian. Coefficients that are chosen so that every weight but one vanishes give themselves away
+by the effective number of patients, and within one column by the shares in its weighted sum. Beside
+them stand the residuals, the factor in the gradient: where all rows but one are fitted perfectly,
+the gradient is that row. The moments before a fit are judged as the fit itself is, by the same
+number of coefficients and by leverages; they have no candidates of which one could be left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.design import Design
+from polyclinic.core.exposure import Exposure, Members, Shares
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
+from polyclinic.models.glm.kernel import Rows
+from polyclinic.models.glm.rows import design_of, drawn, rows_of
+from polyclinic.models.glm.scale import unpack
+
+Floats = NDArray[np.float64]
+Own = Mapping[str, NDArray[Any]]
+LOSS, RESIDUAL, OUTCOME = "loss", "residual of", "outcome"
+FEW_VALUES = 20  # a column of no more distinct values than this is counted value by value
+LOOKED_AT = 1000  # rows that show whether a column can have so few
+
+
+class Exposed:
+    """A task of this family: says how patients share in what it sums."""
+
+    name: str
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """Of the rows of one partition in the round `plan`."""
+        return exposure(plan, partition, own, _asked(self.name, plan))
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Names of the levels that the plan itself names."""
+        return slots(plan)
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """Names of the columns, and the number of candidates."""
+        asked = _asked(self.name, plan)
+        return _judged(design_of(plan), asked), 1 if asked.theta is None else len(asked.theta)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a task sums, whatever else a plan says.
+
+    theta       the candidates; None: sums without coefficients
+    order       highest derivative
+    flagged     whether a candidate can be left out of the answer
+    residuals   whether losses and residuals are in the sums
+    """
+
+    theta: Floats | None
+    order: int
+    flagged: bool
+    residuals: bool
+
+
+def _asked(task: str, plan: Plan) -> Asked:
+    if task == "glm.moments":
+        return Asked(None, 2, False, False)
+    theta = plan.values["theta"]
+    if task == "glm.derivatives":
+        order = int(plan.values["order"])
+        return Asked(theta, order, True, True)
+    return Asked(theta[:1], 2, False, task == "glm.scores")
+
+
+def _judged(design: Design, asked: Asked) -> tuple[str, ...]:
+    """Names in `Exposure.columns`."""
+    names = list(design.names) if asked.order >= 1 else []
+    if asked.residuals:
+        names += [LOSS, *(f"{RESIDUAL} {name}" for name in names)]
+    return (*names, OUTCOME) if asked.theta is None else tuple(names)
+
+
+def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposure:
+    """Of the rows of one partition in the round `plan`."""
+    design = design_of(plan)
+    rows, _ = rows_of(plan, partition)
+    inside = drawn(plan, partition)
+    used = np.ones(len(rows.y), dtype=bool) if rows.weight is None else rows.weight != 0
+    person, key = partition.persons[inside], partition.key
+    key = None if key is None else key[inside]
+    kept = None if key is None else key[used]
+    rates = _rates(plan, design, rows, asked.theta)
+    second = rates[2] if asked.flagged else rates[2][:, 0]
+    slots, values = _levels(plan, design, partition, inside, rows, used, key)
+    return Exposure(
+        _size(design, asked.theta) if asked.order >= 1 else 0,
+        slots,
+        values,
+        _columns(plan, design, rows, rates, used, kept, asked),
+        Shares.of(second[used], kept),
+        leverage=_leverage(plan, design, rows, rates[2][:, 0], used, own, kept),
+        levels=max((len(levels) + 1 for levels in _groups(design).values()), default=0),
+        alone=_names_a_site(design, partition.site),
+        members=(Members(design.columns or ("",), np.unique(person[used])),),
+    )
+
+
+def slots(plan: Plan) -> tuple[str, ...]:
+    """Names of the levels that the plan itself names."""
+    design = design_of(plan)
+    names = [f"{name} = {value}" for name in design.names for value in (0, 1)]
+    names += [f"{column}: other levels" for column in _groups(design)]
+    return (*names, *(f"outcome = {k}" for k in range(plan.values["classes"])))
+
+
+def _size(design: Design, theta: Floats | None) -> int:
+    return len(design.terms) + int(design.intercept) if theta is None else theta.shape[1]
+
+
+def _rates(plan: Plan, design: Design, rows: Rows, theta: Floats | None) -> Floats:
+    """Size of each row's loss and of its first and second derivative at each candidate, (3, n, m).
+
+    Without candidates all are the row's own weight, (3, n, 1).
+    """
+    own = np.ones(len(rows.y)) if rows.weight is None else np.abs(rows.weight)
+    if theta is None:
+        return np.repeat(own[None, :, None], 3, axis=0)
+    lead = int(design.intercept)
+    width = rows.x.shape[1] + lead
+    e = np.concatenate([np.zeros(lead, dtype=np.int64), design.exponents])
+    shift = np.ldexp(plan.values["shift"], design.exponents)
+    out = np.empty((3, len(rows.y), len(theta)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for k, one in enumerate(theta):
+            beta = np.ldexp(one.reshape(-1, width), -e)
+            eta = (rows.x - shift) @ beta[:, lead:].T
+            if lead:
+                eta = eta + beta[:, 0]
+            if rows.offset is not None:
+                eta = eta + rows.offset[:, None]
+            found = _derivatives(plan.values["family"], eta, rows.y, plan.values["classes"])
+            out[:, :, k] = own * np.abs(found)
+    return out
+
+
+def _derivatives(family: str, eta: Floats, y: Floats, classes: int) -> Floats:
+    """Loss, first and second derivative per row, (3, n_rows); sums over classes."""
+    if family != MULTINOMIAL:
+        return np.stack(FAMILIES[family].derivatives(eta[:, 0], y))
+    if eta.shape[1] < classes:
+        eta = np.hstack([np.zeros((len(eta), 1)), eta])
+    at, label = np.arange(len(y)), np.clip(y, 0, classes - 1).astype(np.int64)
+    p = np.exp(eta - eta.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    first = 1.0 - p[at, label]
+    loss = -np.log(np.maximum(p[at, label], np.finfo(np.float64).tiny))
+    return np.stack([loss, 2.0 * first, (p * (1.0 - p)).sum(axis=1)])
+
+
+def _columns(
+    plan: Plan,
+    design: Design,
+    rows: Rows,
+    rates: Floats,
+    used: NDArray[np.bool_],
+    kept: NDArray[np.int64] | None,
+    asked: Asked,
+) -> dict[str, Shares]:
+    """Shares in the sums of each column under its weights and its residuals, as `_judged` names."""
+    loss, first, second = rates[:, used] if asked.flagged else rates[:, used, 0]
+    found = {}
+    if asked.order >= 1:
+        for j, name in enumerate(design.names):
+            x = np.ldexp(np.abs(rows.x[used, j]), -design.exponents[j])
+            x = x[:, None] if asked.flagged else x
+            found[name] = Shares.of((x * x if asked.order == 2 else x) * second, kept)
+            if asked.residuals:
+                found[f"{RESIDUAL} {name}"] = Shares.of(x * first, kept)
+    if asked.theta is None:
+        y = rows.y[used] if plan.values["family"] != MULTINOMIAL else 0.0
+        found[OUTCOME] = Shares.of(second * y * y, kept)
+    elif asked.residuals:
+        found[LOSS] = Shares.of(loss, kept)
+    return {name: found[name] for name in _judged(design, asked)}
+
+
+def _leverage(
+    plan: Plan,
+    design: Design,
+    rows: Rows,
+    weight: Floats,
+    used: NDArray[np.bool_],
+    own: Own,
+    kept: NDArray[np.int64] | None,
+) -> float:
+    """Largest share of a patient in the fit of its own outcome.
+
+    From the site's own Hessian, or before a fit from the products of the columns, where all of the
+    site's rows are in one place.
+    """
+    lead = int(design.intercept)
+    size = rows.x.shape[1] + lead
+    shift = plan.values.get("shift")
+    shift = 0.0 if shift is None else np.ldexp(shift, design.exponents)
+    x = np.ldexp(rows.x[used] - shift, -design.exponents)
+    if lead:
+        x = np.hstack([np.ones((len(x), 1)), x])
+    if "hessian" in own and plan.values["family"] != MULTINOMIAL:
+        hessian = unpack(own["hessian"][0], plan.values["theta"].shape[1])[:size, :size]
+    elif "counts" in own and int(own["n"]) in (len(rows.y), len(x)):
+        hessian = x.T @ (x * weight[used, None])
+    else:
+        return 0.0
+    scale = np.sqrt(np.maximum(np.diag(hessian), 1e-300))
+    inverse = np.linalg.pinv(hessian / np.outer(scale, scale), rcond=1e-12, hermitian=True)
+    x = x / scale
+    h = np.einsum("ij,ij->i", x @ inverse, x) * weight[used]
+    if kept is not None and len(h):
+        h = np.add.reduceat(h, np.flatnonzero(np.diff(kept, prepend=-1)))
+    return float(min(h.max(initial=0.0), 1.0))
+
+
+def _levels(
+    plan: Plan,
+    design: Design,
+    partition: Partition,
+    inside: NDArray[np.bool_],
+    rows: Rows,
+    used: NDArray[np.bool_],
+    key: NDArray[np.int64] | None,
+) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Patients per level, and per value of the columns that have few."""
+    kept = None if key is None else key[used]
+    named: dict[str, int] = {}
+    values = few_values(design, rows.x[used], kept)
+    for column, levels in _groups(design).items():
+        codes = partition.columns[column][inside][used]
+        named[f"{column}: other levels"] = _patients(~np.isin(codes, levels), kept)
+    for k in range(plan.values["classes"]):
+        named[f"outcome = {k}"] = _patients(rows.y[used] == k, kept)
+    return named, values
+
+
+def few_values(
+    design: Design, x: Floats, key: NDArray[np.int64] | None
+) -> dict[str, dict[str, int]]:
+    """Patients per value of the columns `x` (n_rows, n_terms) that have few; "*": it has many."""
+    values: dict[str, dict[str, int]] = {}
+    for j, name in enumerate(design.names):
+        many = len(np.unique(x[:LOOKED_AT, j])) > FEW_VALUES
+        found = np.zeros(0) if many else np.unique(x[:, j])
+        if many or len(found) > FEW_VALUES:
+            values[name] = {"*": 0}
+        else:
+            values[name] = {f"{v:g}": _patients(x[:, j] == v, key) for v in found}
+    return values
+
+
+def _groups(design: Design) -> dict[str, list[float]]:
+    """Levels with a term of their own, by column."""
+    found: dict[str, list[float]] = {}
+    for term in design.terms:
+        if len(term.factors) == 1 and term.factors[0].kind == "level":
+            found.setdefault(term.factors[0].column, []).append(term.factors[0].args[0])
+    return found
+
+
+def _patients(mask: NDArray[np.bool_], key: NDArray[np.int64] | None) -> int:
+    if key is None:
+        return int(np.count_nonzero(mask))
+    return len(np.unique(key[mask]))
+
+
+def _names_a_site(design: Design, site: str) -> bool:
+    return any(f.kind == "site" and f.column == site for t in design.terms for f in t.factors)
