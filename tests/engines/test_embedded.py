@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_info
 
 from polyclinic.core.partition import CHUNK_ROWS
 from polyclinic.core.plan import Plan
-from polyclinic.engines import embedded
-from polyclinic.engines.embedded import ThreadWorkers, single_threaded_blas
+from polyclinic.engines import workers
+from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
 from tests.core import toy
 from tests.core.wiring import domain, federation, partition
 
@@ -21,7 +21,7 @@ PLAN = Plan("toy.sum", {"centre": 0.123, "rate": 0.7}, "descent")
 
 @pytest.fixture(autouse=True)
 def _threads_even_for_small_work(monkeypatch):
-    monkeypatch.setattr(embedded, "INLINE_CELLS", 0)
+    monkeypatch.setattr(workers, "INLINE_CELLS", 0)
 
 
 def total(partitions=1, threads=1, key=None):

@@ -1,0 +1,139 @@
+"""What a site remembers between questions: its key, its ledger, its journal and its log."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from polyclinic.core import codec
+from polyclinic.core.codes import NEXT, RULES
+from polyclinic.core.contribution import Release
+from polyclinic.core.errors import Refused
+from polyclinic.core.exposure import Members
+from polyclinic.core.plan import Plan
+from polyclinic.privacy.ledger import Ledger, Mask
+from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.secure import Identity, MemoryJournal
+from polyclinic.privacy.secure.journal import Journal
+
+Kept = tuple[Mapping[str, Any], Mapping[str, Any]]  # words and hidden entries by leaf
+
+
+class Log(Protocol):
+    """A site's tamper-evident log. Its head, signed, is shown to the other sites."""
+
+    def append(self, event: str, /, **details: Any) -> int: ...
+    def signed_head(self) -> bytes: ...
+    def receive_head(self, site: str, data: bytes, public_key: bytes) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Books:
+    """One site's.
+
+    identity  its signing key
+    ledger    what it released, and at what cost
+    journal   its steps in secure sums
+    log       what was decided, for auditors; None: not kept
+    dataset   name of its data in the ledger: cohorts of one data set are compared
+    """
+
+    identity: Identity
+    ledger: Ledger
+    journal: Journal
+    log: Log | None = None
+    dataset: str = "data"
+    _known: set[tuple[str, bytes]] = field(default_factory=set, repr=False)
+
+    @staticmethod
+    def in_memory() -> Books:
+        """For as long as this process lives."""
+        return Books(Identity.generate(), Ledger(None), MemoryJournal())
+
+    def record(self, event: str, /, **details: Any) -> None:
+        """Write an event to the log, where there is one."""
+        if self.log is not None:
+            self.log.append(event, **details)
+
+    def base(self, plan: Plan, kind: str = "values") -> str:
+        """Under what a plan's content is kept: the same question about other data is another."""
+        return codec.digest([kind, plan.content_hash, self.dataset])
+
+    def before(self, key: str) -> Kept | None:
+        """Words and hidden entries that were released under this key, if any."""
+        found = self.ledger.released(key)
+        return None if found is None else _opened(found)
+
+    def commit(
+        self,
+        key: str,
+        release: Release,
+        *,
+        policy: Policy,
+        members: Iterable[Members],
+        population: int,
+        spend: Mapping[str, Any] | None,
+        entry: Mapping[str, Any],
+    ) -> Kept:
+        """Store a release before it leaves; what may leave.
+
+        Raises
+        ------
+        Refused : COHORT_TOO_CLOSE, TOO_MANY_COHORTS, MEMBERSHIP_CHANGED, BUDGET_SPENT.
+        """
+        self._check_members(key)
+        # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
+        compared = () if spend else members
+        cohorts = self._cohorts(compared, population, policy.min_patients)
+        data = codec.encode({"words": release.words, "hidden": release.hidden})
+        kept = self.ledger.commit(
+            key,
+            data,
+            entry=entry,
+            dataset=self.dataset,
+            cohorts=[(name, mask) for name, mask, _ in cohorts],
+            k=policy.min_difference,
+            max_cohorts=policy.max_cohorts,
+            spend=spend,
+            budget=policy.budget,
+        )
+        self._known.update((name, digest) for name, _, digest in cohorts)
+        return _opened(kept)
+
+    def _check_members(self, key: str) -> None:
+        """Two totals of one content over different sites show the site that is in one of them."""
+        base, _, members = key.partition("+")
+        if members and set(self.ledger.members_of(base)) - {members}:
+            code = "MEMBERSHIP_CHANGED"
+            raise Refused(
+                "the same sum was released over other hospitals",
+                code=code,
+                rule=RULES[code],
+                next=NEXT[code],
+            )
+
+    def _cohorts(
+        self, members: Iterable[Members], population: int, least: int
+    ) -> list[tuple[str, Mask, bytes]]:
+        """Data set, patients and their digest, of each column; those not yet in the ledger."""
+        found = {}
+        for one in members:
+            if len(one.patients) < least:
+                continue  # hidden or refused: nothing of them leaves
+            mask = np.zeros(population, dtype=bool)
+            mask[one.patients] = True
+            digest = hashlib.sha256(np.packbits(mask).tobytes()).digest()
+            for column in one.columns or ("",):
+                name = f"{self.dataset}/{column}"
+                if (name, digest) not in self._known:
+                    found[name, digest] = mask
+        return [(name, mask, digest) for (name, digest), mask in found.items()]
+
+
+def _opened(data: bytes) -> Kept:
+    value = codec.decode(data)
+    return value["words"], value["hidden"]

@@ -1,0 +1,131 @@
+"""Secure sums over any transport, and the choice between them and clear sums.
+
+A round may ask twice. Where a rule of saturation stops a site, all sites first add up what is safe
+at each of them (see `polyclinic.privacy.disclosure`); the signed record of that sum goes back to
+every site, which recomputes it before it leans on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from polyclinic.core import codec
+from polyclinic.core.errors import Refused
+from polyclinic.core.exposure import Exposing
+from polyclinic.core.federation import Ask, ClearSums, Summed, refused_by
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import lookup
+from polyclinic.privacy import disclosure, vector
+from polyclinic.privacy.secure import Opened, Roster, SecureCoordinator, SiteRefused, drive
+from polyclinic.privacy.secure.encoding import PROFILES
+
+
+class SecureSums:
+    """Only totals are seen. One object per run: its keys and its round numbers are used once.
+
+    Parameters
+    ----------
+    roster : the sites' public keys, as every site has pinned them.
+    run : name of the analysis, the same at every site.
+    threshold : the sites' own setting.
+    """
+
+    secure = True
+
+    def __init__(self, roster: Roster, run: str, threshold: str = "two_thirds") -> None:
+        self.roster, self.run = roster, run
+        self.refusals: dict[str, str] = {}
+        self._coordinator = SecureCoordinator(roster, run=run, threshold=threshold)
+        self._round = 0
+        self._leaning = False  # a site has needed the others before
+
+    def memory(self) -> dict[str, Any]:
+        """Whether the sites lean on each other."""
+        return {"leaning": self._leaning}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on as before."""
+        self._leaning = bool(memory["leaning"])
+
+    def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
+        """The sum. Raises Refused, or a SecureSumError."""
+        size = vector.length(leaves)
+        opened = None if self._leaning else self._unaided(plan, size, sites, ask)
+        if opened is None:
+            self._leaning = True
+            record = self._share(plan, sites, ask)
+            opened = self._ask({**_values(plan), "record": record}, plan, size, sites, ask)
+        words, hidden = vector.split(leaves, opened.words)
+        sizes = dict.fromkeys(sites, PROFILES["exact128"].bytes(size))
+        return Summed(words, hidden, sizes, f"total of {len(sites)}")
+
+    def _unaided(self, plan: Plan, size: int, sites: Sequence[str], ask: Ask) -> Opened | None:
+        """The total, or None where a site has to lean on the others."""
+        try:
+            return self._ask(_values(plan), plan, size, sites, ask)
+        except Refused as error:
+            if set(error.refusals.values()) <= disclosure.SHARED:
+                return None
+            raise
+
+    def _share(self, plan: Plan, sites: Sequence[str], ask: Ask) -> Mapping[str, Any]:
+        """The signed record of the sum of what is safe at each site."""
+        task = lookup(plan.task, plan.version)
+        size = disclosure.share_size(task, plan) if isinstance(task, Exposing) else 1
+        about = {"what": "share", "plan": plan.to_data()}
+        opened = self._ask(about, plan, size, sites, ask)
+        record: Mapping[str, Any] = codec.decode(opened.transcript)
+        return record
+
+    def _ask(
+        self, about: Mapping[str, Any], plan: Plan, size: int, sites: Sequence[str], ask: Ask
+    ) -> Opened:
+        self._round += 1
+        steps = self._coordinator.total(about, size, round=self._round, sites=sites)
+        try:
+            return drive(steps, ask)
+        except SiteRefused as error:
+            raise refused_by(error.refusals, plan) from None
+
+
+def _values(plan: Plan) -> dict[str, Any]:
+    return {"what": "values", "plan": plan.to_data()}
+
+
+class AutoSums:
+    """Clear sums until a site may not release alone; from then on secure sums.
+
+    `refusals` tells which sites refused and why, once secure sums are on.
+    """
+
+    def __init__(self, secure: SecureSums) -> None:
+        self._clear, self._secure = ClearSums(), secure
+        self.refusals: dict[str, str] = {}
+
+    def memory(self) -> dict[str, Any]:
+        """Which sites may not release alone, and what secure sums have learnt."""
+        return {"refusals": dict(self.refusals), **self._secure.memory()}
+
+    def recall(self, memory: Mapping[str, Any]) -> None:
+        """Go on as before: what was summed securely is not asked in the clear."""
+        self.refusals = dict(memory["refusals"])
+        self._secure.recall(memory)
+
+    @property
+    def secure(self) -> bool:
+        """True from the first refusal on."""
+        return bool(self.refusals)
+
+    def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
+        """The sum. Raises Refused, or a SecureSumError."""
+        if not self.secure:
+            try:
+                return self._clear.total(plan, leaves, sites, ask)
+            except Refused as error:
+                known = set(error.refusals.values()) <= disclosure.ALONE
+                if not known or len(sites) < 3:
+                    raise
+                self.refusals = error.refusals
+        return self._secure.total(plan, leaves, sites, ask)

@@ -1,0 +1,303 @@
+"""One hospital as it answers: rows that a cohort selects, a gate, and one door.
+
+What it is asked and what it answers are bytes, the same in this process and over a network. A
+message is a plan, answered with a release, or a step of a secure sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core import codec, ring
+from polyclinic.core.contribution import Release, Sum
+from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.federation import HEADS, Cohort
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import lookup
+from polyclinic.engines.books import Books, Kept
+from polyclinic.engines.workers import ThreadWorkers
+from polyclinic.privacy import disclosure, vector
+from polyclinic.privacy.gate import Audience, Gate
+from polyclinic.privacy.noisy import noise_of
+from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
+from polyclinic.privacy.secure.keyring import threshold_of
+
+Rows = Callable[[Cohort | None], ThreadWorkers]
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What a site has agreed with the others for one run: the roster and the run's name."""
+
+    roster: Roster
+    run: str
+
+
+@dataclass(frozen=True)
+class _Computed:
+    plan: Plan
+    leaves: tuple[Leaf, ...]
+    sum: Sum
+    exposure: Exposure
+    rows: Partition
+
+
+class Site:
+    """Answers plans; see the module.
+
+    Parameters
+    ----------
+    gate : what may leave.
+    rows : from a cohort (plain data, as it stands in a plan) to the workers that hold its rows.
+    books : what the site remembers.
+    sites : how many take part.
+    study : its name, for the site's own records.
+    pinned : for secure sums; None: only clear ones.
+    """
+
+    def __init__(
+        self,
+        gate: Gate,
+        rows: Rows,
+        books: Books,
+        sites: int = 1,
+        study: str = "",
+        pinned: Pinned | None = None,
+    ) -> None:
+        self.name, self.gate, self.books, self._rows = gate.site, gate, books, rows
+        self._n_sites, self._study, self._pinned = sites, study, pinned
+        self._party = None if pinned is None else self._join(pinned)
+        self._last: _Computed | None = None
+        self.log: list[Exception] = []
+
+    def answer(self, message: bytes) -> bytes:
+        """What is asked for, or the code of a refusal, as bytes."""
+        plan = None
+        try:
+            value = codec.decode(message)
+            if isinstance(value, dict) and "kind" in value:
+                return self._heads(value) if value["kind"] == HEADS else self._secure(message)
+            plan = Plan.from_data(value)
+            return self._release(plan, Audience(self._n_sites)).to_bytes()
+        except PolyclinicError as error:
+            self._refused(error, plan)
+            return codec.encode({"code": error.code})
+        except Exception as error:  # whatever it was, no more than a code may cross the border
+            self.log.append(error)
+            return codec.encode({"code": "SITE_FAILED"})
+
+    def _join(self, pinned: Pinned) -> SecureSite:
+        policy = self.gate.policy
+        return SecureSite(
+            self.name,
+            self.books.identity,
+            pinned.roster,
+            self.books.journal,
+            run=pinned.run,
+            threshold=policy.threshold,
+            membership="fixed" if policy.when_lost == "abort" else "survivors",
+        )
+
+    def _release(self, plan: Plan, audience: Audience) -> Release:
+        """The stored release of the same content, or a new one: computed, judged, stored."""
+        self._admit(plan, audience)
+        key = self._key(plan, audience)
+        stored = self.books.before(key)
+        if stored is None:
+            found = self._compute(plan)
+            release = self.gate.release(
+                plan,
+                found.leaves,
+                found.sum,
+                found.exposure,
+                audience,
+                found.rows.outside,
+                found.rows.population > found.rows.n_patients,
+            )
+            stored = self._stored(key, plan, release, found, audience)
+        return self.gate.again(plan, *stored)
+
+    def _admit(self, plan: Plan, audience: Audience) -> None:
+        """What is refused whether or not it was released before."""
+        self.gate.admit(plan, audience)
+        self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
+
+    def _stored(
+        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
+    ) -> Kept:
+        """What the ledger holds for this release from now on, or from before."""
+        commit = self._commit(key, plan, release, found, audience)
+        members = [one for one in found.exposure.members if _is_shown(one, release)]
+        try:
+            stored = commit(release, members=members)
+        except Refused as error:
+            # A subgroup that would show a few patients beside what is out is hidden like a cell.
+            hidden = self.gate.withheld(plan, found.leaves) if len(members) == 1 else None
+            if error.code != "COHORT_TOO_CLOSE" or hidden is None:
+                raise
+            stored = commit(hidden, members=())
+        seen = _seen_as(audience)
+        self.books.record("released", plan=plan.content_hash, step=plan.step, seen_as=seen)
+        return stored
+
+    def _commit(
+        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
+    ) -> Callable[..., Kept]:
+        """Writes a release, with the members behind it, into the ledger."""
+        return partial(
+            self.books.commit,
+            key,
+            policy=self.gate.policy,
+            population=found.rows.population or found.rows.n_patients,
+            spend=self._spend(plan),
+            entry={
+                "study": self._study,
+                "step": plan.step or plan.task,
+                "task": plan.task,
+                "combine": plan.combine,
+                "n_sums": sum(len(words) for words in release.words.values()),
+                "patients": found.sum.evidence.patients,
+                "seen_as": _seen_as(audience),
+            },
+        )
+
+    def _spend(self, plan: Plan) -> dict[str, Any] | None:
+        noise = noise_of(plan)
+        return None if noise is None else noise.event
+
+    def _key(self, plan: Plan, audience: Audience) -> str:
+        """What is released once: the content, and over which sites only their total is seen."""
+        return self.books.base(plan) + (self._together() if audience.secure else "")
+
+    def _together(self) -> str:
+        """The sites over which a total is seen."""
+        return f"+{codec.digest(list(self._pinned.roster.sites))}" if self._pinned else ""
+
+    def _refused(self, error: PolyclinicError, plan: Plan | None) -> None:
+        """Write a refusal down, in the words that only this site reads."""
+        self.log.append(error)
+        step, task = (plan.step or plan.task, plan.task) if plan else ("", "")
+        self.books.ledger.refuse(
+            study=self._study, step=step, task=task, code=error.code, note=error.what
+        )
+        self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
+
+    def _compute(self, plan: Plan) -> _Computed:
+        """The site's own sum; kept for the further steps of the same round."""
+        last = self._last
+        if last is None or last.plan.round_hash != plan.round_hash:
+            workers = self._rows(plan.cohort)
+            summed = workers.sum(plan)
+            last = self._last = _Computed(
+                plan,
+                lookup(plan.task, plan.version).leaves(plan),
+                summed,
+                workers.exposure(plan, summed),
+                workers.rows,
+            )
+        return last
+
+    def _heads(self, value: Mapping[str, Any]) -> bytes:
+        """Take the signed heads of the other sites' logs, and show this one's."""
+        log, heads = self.books.log, value.get("heads")
+        if log is None or self._pinned is None or not isinstance(heads, dict):
+            return codec.encode({"head": ""})
+        for site in sorted(set(heads) & set(self._pinned.roster.sites) - {self.name}):
+            log.receive_head(site, bytes.fromhex(heads[site]), self._pinned.roster.public(site))
+        return codec.encode({"head": log.signed_head().hex()})
+
+    def _secure(self, message: bytes) -> bytes:
+        if self._party is None:
+            raise PolyclinicError(
+                f"{self.name} has no roster for secure sums",
+                code="ALONE_NOT_ALLOWED",
+                rule="a secure sum needs keys that every site has pinned",
+            )
+        return self._party.receive(message, self._contribute)
+
+    def _contribute(self, asked: Mapping[str, Any]) -> NDArray[np.uint64]:
+        """The vector that a secure sum asks for; the code of a refusal leaves instead."""
+        plan = Plan.from_data(asked.get("plan"))
+        try:
+            if asked.get("what") == "share":
+                return self._share(plan)
+            audience = self._audience(self._totals(plan, asked.get("record")))
+            leaves = lookup(plan.task, plan.version).leaves(plan)
+            return vector.join(leaves, self._release(plan, audience))
+        except PolyclinicError as error:
+            self._refused(error, plan)
+            raise
+
+    def _audience(self, others: disclosure.Totals | None = None) -> Audience:
+        """That of a secure sum."""
+        least = threshold_of(self.gate.policy.threshold, self._n_sites)
+        return Audience(self._n_sites, True, others, least)
+
+    def _share(self, plan: Plan) -> NDArray[np.uint64]:
+        """What is safe here, for a total on which other sites lean; a release like any other."""
+        audience = self._audience()
+        self._admit(plan, audience)
+        key = f"{self.books.base(plan, 'share')}{self._together()}"
+        stored = self.books.before(key)
+        if stored is None:
+            found, task = self._compute(plan), lookup(plan.task, plan.version)
+            slots = task.slots(plan) if isinstance(task, Exposing) else ()
+            evidence = found.sum.evidence
+            release = self.gate.share(plan, found.exposure, evidence, slots, found.rows.outside)
+            about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
+            stored = self._shared(key, about, release, found, audience)
+        words: NDArray[np.uint64] = stored[0]["share"]
+        return words
+
+    def _shared(
+        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
+    ) -> Kept:
+        """What is safe, or nothing at all where the answer itself will be hidden."""
+        commit = self._commit(key, plan, release, found, audience)
+        members = found.exposure.members
+        try:
+            return commit(release, members=members)
+        except Refused as error:
+            hidden = len(members) == 1 and self.gate.withheld(plan, found.leaves)
+            if error.code != "COHORT_TOO_CLOSE" or not hidden:
+                raise
+            empty = {name: np.zeros_like(words) for name, words in release.words.items()}
+            return commit(self.gate.again(plan, empty, {}), members=())
+
+    def _totals(self, plan: Plan, record: Any) -> disclosure.Totals | None:
+        """Totals over all sites, recomputed from what all of them have signed."""
+        if record is None or self._pinned is None:
+            return None
+        about = {"what": "share", "plan": plan.to_data()}
+        pinned = self._pinned
+        words = verify_transcript(
+            pinned.roster,
+            codec.encode(record),
+            plan=about,
+            run=pinned.run,
+            threshold=self.gate.policy.threshold,
+        )
+        task = lookup(plan.task, plan.version)
+        if not isinstance(task, Exposing):
+            return disclosure.totals(ring.decode(words), (), ())
+        return disclosure.totals(ring.decode(words), task.slots(plan), task.candidates(plan)[0])
+
+
+def _is_shown(members: Members, release: Release) -> bool:
+    if members.cell is None:
+        return True
+    leaf, place = members.cell
+    return not release.hidden[leaf][place]
+
+
+def _seen_as(audience: Audience) -> str:
+    return f"total of {audience.sites}" if audience.secure else "this site"

@@ -1,0 +1,108 @@
+"""Partitions of one trust domain on the threads of this process.
+
+Each thread works on chunks of rows with single-threaded BLAS; contributions are added in integer
+arithmetic, so the result does not depend on which thread finishes first.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+from typing import Any, TypeVar
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from polyclinic.core.contribution import Sum
+from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import Grain, lookup
+
+T = TypeVar("T")
+INLINE_CELLS = 2_000_000  # below this many numbers a second thread costs more than it brings
+
+
+class ThreadWorkers:
+    """Partitions of one trust domain on the threads of this process.
+
+    Parameters
+    ----------
+    rows : all rows of the domain.
+    partitions : contiguous parts to cut them into.
+    threads : at most so many at once; None: one per core.
+    """
+
+    def __init__(self, rows: Partition, partitions: int = 1, threads: int | None = None) -> None:
+        self.rows = rows
+        self.parts = [chunk for part in rows.split(partitions) for chunk in part.chunks()]
+        cells = sum(values.size for values in rows.columns.values())
+        cores = threads or len(os.sched_getaffinity(0))
+        self.threads = 1 if cells < INLINE_CELLS else min(cores, max(1, len(self.parts)))
+
+    def sum(self, plan: Plan) -> Sum:
+        """Contributions of all partitions, added in ring form as they arrive."""
+        task = lookup(plan.task, plan.version)
+        leaves = task.leaves(plan)
+
+        def one(partition: Partition) -> Sum:
+            return Sum.of(leaves, task.local(plan, partition))
+
+        return _add(self._each(one, task.grain))
+
+    def exposure(self, plan: Plan, summed: Sum) -> Exposure:
+        """How patients share in `summed`, for the gate."""
+        task = lookup(plan.task, plan.version)
+        if not isinstance(task, Exposing):
+            return Exposure(members=(Members(("",), np.unique(self.rows.persons)),))
+        own = summed.opened(task.leaves(plan))
+        return _add(self._each(lambda part: task.exposure(plan, part, own), task.grain))
+
+    def _each(self, one: Callable[[Partition], T], grain: Grain) -> Iterator[T]:
+        parts = [self.rows] if grain == "site" or not self.parts else self.parts
+        if self.threads == 1 or len(parts) == 1:
+            return map(one, parts)
+        return _pool(self.threads, os.getpid()).map(one, parts)
+
+
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads that are kept: starting them anew costs more than a small round.
+
+    A forked process has none of its parent's, so each process has a pool of its own.
+    """
+    return ThreadPoolExecutor(threads, thread_name_prefix="polyclinic")
+
+
+def _add(sums: Iterator[T]) -> T:
+    total: Any = next(sums)
+    for more in sums:
+        total = total + more
+    found: T = total
+    return found
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """One BLAS thread per worker while a run lasts. The limit is process-wide, so it is counted."""
+    global _blas_users, _blas_limit
+    with _blas_lock:
+        _blas_users += 1
+        if _blas_users == 1:
+            _blas_limit = threadpool_limits(limits=1, user_api="blas")
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()

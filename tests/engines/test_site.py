@@ -1,0 +1,194 @@
+"""A site's door: what it remembers, what it may read, and what its policy forbids."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from polyclinic.core import codec
+from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import register
+from polyclinic.engines.books import Books
+from polyclinic.engines.site import Site
+from polyclinic.engines.workers import ThreadWorkers
+from polyclinic.privacy.gate import Gate
+from polyclinic.privacy.ledger import Ledger
+from polyclinic.privacy.noise import discrete_gaussian
+from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.secure import Identity, MemoryJournal
+
+X = np.arange(40.0)
+
+
+def books(path=None):
+    return Books(Identity.generate(), Ledger(path), MemoryJournal())
+
+
+def site(policy=Policy(), keep=None, mask=None):
+    rows = X if mask is None else X[mask]
+    person = np.flatnonzero(np.ones(40, bool) if mask is None else mask)
+
+    def make(cohort):
+        columns = {"x": rows, "y": rows + 1.0}
+        return ThreadWorkers(Partition(columns, None, "a", person=person, population=40))
+
+    return Site(Gate("a", policy), make, keep or books())
+
+
+def wide():
+    return {"centre": np.zeros((1, 2)), "exponent": np.zeros((1, 2), dtype=np.int64)}
+
+
+def moments(column="x", **more):
+    one = np.zeros((1, 1))
+    values = {
+        "columns": [column],
+        "by": None,
+        "centre": one,
+        "exponent": np.zeros((1, 1), dtype=np.int64),
+        "powers": 2,
+        "centred": False,
+    }
+    values = more.pop("values", values)
+    return Plan("descriptive.moments", values, **{"step": "means", **more})
+
+
+def answer(site, plan):
+    return codec.decode(site.answer(plan.to_bytes()))
+
+
+def test_the_same_content_is_released_once():
+    one = site()
+    first = answer(one, moments())
+    for again in (
+        moments(step="in other words"),
+        moments(purpose="another"),
+        moments().at(9, "f" * 64),
+        moments(to=("a",)),
+    ):
+        reply = answer(one, again)
+        assert reply["words"]["s1"].tobytes() == first["words"]["s1"].tobytes()
+        assert reply["plan"] == again.round_hash  # it answers the round that asked
+    (row,) = one.books.ledger.rows()
+    assert row["times"] == 5 and row["patients"] == 40 and row["seen_as"] == "this site"
+
+
+def test_noise_is_drawn_once_also_after_a_restart(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    plan = Plan("toy.bounded", {"noise": {"multiplier": 3.0}})
+    first = answer(site(keep=books(path)), plan)
+    again = answer(site(keep=books(path)), plan)
+    assert first["words"]["sum"].tobytes() == again["words"]["sum"].tobytes()
+    fresh = answer(site(), plan)
+    assert first["words"]["sum"].tobytes() != fresh["words"]["sum"].tobytes()
+
+
+def test_a_cohort_that_differs_by_a_few_patients_is_hidden_or_refused():
+    keep = books()
+    both = moments(values={**moments().values, "columns": ["x", "y"], **wide()})
+    assert "words" in answer(site(keep=keep), both)
+    for gone in (1, 4):
+        mask = np.ones(40, dtype=bool)
+        mask[:gone] = False
+        cohort = {"where": f"{gone}"}
+        reply = answer(site(keep=keep, mask=mask), moments(cohort=cohort))
+        assert all(flags.all() for flags in reply["hidden"].values())  # one cohort: a cell of it
+        assert not any(words.any() for words in reply["words"].values())
+        reply = answer(site(keep=keep, mask=mask), replace(both, cohort=cohort, _derived={}))
+        assert reply == {"code": "COHORT_TOO_CLOSE"}
+    mask = np.ones(40, dtype=bool)
+    mask[:5] = False
+    assert "words" in answer(site(keep=keep, mask=mask), moments(cohort={"where": "5"}))
+
+
+def test_another_column_is_another_question():
+    """Means of x over all and of y over all but one give nobody's value away."""
+    keep = books()
+    assert "words" in answer(site(keep=keep), moments("x"))
+    mask = np.ones(40, dtype=bool)
+    mask[0] = False
+    assert "words" in answer(site(keep=keep, mask=mask), moments("y", cohort={"where": "one"}))
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        (Policy(algorithms=()), "ALGORITHM_NOT_ALLOWED"),
+        (Policy(algorithms=("glm.*",)), "ALGORITHM_NOT_ALLOWED"),
+        (Policy(algorithms=("descriptive.moments@2",)), "ALGORITHM_NOT_ALLOWED"),
+        (Policy(columns={"*": ("y",)}), "COLUMN_NOT_ALLOWED"),
+        (Policy(columns={"care": ("*",)}), "COLUMN_NOT_ALLOWED"),
+        (Policy(columns={}), "COLUMN_NOT_ALLOWED"),
+        (Policy(release_alone=False), "ALONE_NOT_ALLOWED"),
+        (Policy(min_sites=2), "TOO_FEW_SITES"),
+        (Policy(exact=False), "NOISE_REQUIRED"),
+        (Policy(max_cohorts=0), "TOO_MANY_COHORTS"),
+    ],
+)
+def test_what_a_policy_forbids(policy, code):
+    one = site(policy)
+    assert answer(one, moments(purpose="research")) == {"code": code}
+    (refusal,) = one.books.ledger.refusals()
+    assert refusal["code"] == code and refusal["step"] == "means"
+
+
+def test_a_stored_release_is_no_way_round_the_purpose():
+    one = site(Policy(columns={"care": ("*",)}))
+    assert "words" in answer(one, moments(purpose="care"))
+    assert answer(one, moments(purpose="sale")) == {"code": "COLUMN_NOT_ALLOWED"}
+
+
+def test_columns_of_conditions_and_of_formulas_count():
+    one = site(Policy(columns={"*": ("x",)}))
+    for cohort in ({"where": "x > 1 and (y<3)"}, {"columns": ["y"]}, {"missing": {"y": "drop"}}):
+        assert answer(one, moments(cohort=cohort)) == {"code": "COLUMN_NOT_ALLOWED"}
+    assert "words" in answer(one, moments(cohort={"where": "yy > 1 and x < 3"}))
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(algorithms=("descriptive.*",)),
+        Policy(algorithms=("descriptive.moments@1",)),
+        Policy(columns={"*research*": ("x",)}),
+        Policy(min_sites=1),
+    ],
+)
+def test_what_a_policy_allows(policy):
+    assert "words" in answer(site(policy), moments(purpose="basic research"))
+
+
+def test_a_budget_is_spent_once_per_release_and_then_over():
+    keep, policy = books(), Policy(epsilon=1.0, delta=1e-6)
+    one = site(policy, keep)
+    asked = [Plan("toy.bounded", {"noise": {"multiplier": 7.0}, "ask": k}) for k in range(4)]
+    replies = [answer(one, plan) for plan in asked]
+    assert "words" in replies[0]
+    assert replies[-1] == {"code": "BUDGET_SPENT"}
+    spent = len(keep.ledger.spent(keep.dataset))
+    assert answer(one, asked[0])["words"]["sum"].tobytes() == replies[0]["words"]["sum"].tobytes()
+    assert len(keep.ledger.spent(keep.dataset)) == spent
+
+
+class _Bounded:
+    """A sum that its task bounds."""
+
+    name, version, grain = "toy.bounded", 1, "row"
+
+    def leaves(self, plan):
+        return (Leaf("sum", (4,), bound=1.0),)
+
+    def local(self, plan, partition):
+        return Contribution({"sum": np.zeros(4)}, Evidence(partition.n_patients))
+
+
+register([_Bounded()])
+
+
+def test_noise_comes_from_the_operating_system():
+    assert discrete_gaussian(50.0, 20).tolist() != discrete_gaussian(50.0, 20).tolist()
