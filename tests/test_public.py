@@ -7,6 +7,7 @@ import polyclinic as pc
 NAMES = [
     "Checkpoint",
     "DataWarning",
+    "DifferentialPrivacy",
     "Embedded",
     "EmptySite",
     "GammaRegression",
@@ -17,6 +18,7 @@ NAMES = [
     "Policy",
     "PolyclinicError",
     "Refused",
+    "SecureSum",
     "Sites",
     "Stopped",
     "datasets",

@@ -20,6 +20,8 @@ _WHERE = {
     "split": "polyclinic.study.door",
     "Embedded": "polyclinic.engines.embedded",
     "Policy": "polyclinic.privacy.policy",
+    "DifferentialPrivacy": "polyclinic.privacy.dp",
+    "SecureSum": "polyclinic.privacy.dp",
     "Checkpoint": "polyclinic.core.checkpoint",
     "PolyclinicError": "polyclinic.core.errors",
     "InputError": "polyclinic.core.errors",

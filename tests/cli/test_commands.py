@@ -120,7 +120,7 @@ formula = "disease ~ age + sex"
     [
         (("kind", "knid"), 2, "UNKNOWN_KEY"),
         (("~ age", "~ agee"), 2, "UNKNOWN_COLUMN"),
-        (("[model]", "[privacy]\nmin_patients = 200\n[model]"), 3, "TOO_FEW_PATIENTS"),
+        (("[model]", "[privacy]\nmin_patients = 200\n[model]"), 3, "LEVEL_TOO_SMALL"),
     ],
 )
 def test_errors_in_words_with_exit_codes(data_dir, tmp_path, change, code, word):

@@ -17,6 +17,6 @@ def heart_files(data_dir: Path) -> dict[str, Path]:
     return {name: data_dir / "heart-disease" / f"processed.{name}.data" for name in HOSPITALS}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def heart(heart_files: dict[str, Path]) -> pc.Sites:
     return pc.read(heart_files, schema=CODEBOOK)

@@ -54,8 +54,9 @@ def test_a_and_its_validation(heart):
     agree(model.summary(), A)
     np.testing.assert_allclose(model.result_.deviance, 722.757956, atol=1e-6)
     found = model.evaluate(subgroups=("sex",)).measures
-    np.testing.assert_allclose(found["all"]["auroc"]["value"], 0.876568, atol=6e-5)
-    np.testing.assert_allclose(found["apparent"]["auroc"]["value"], 0.886335, atol=6e-5)
+    # Risks leave a hospital as means of five patients, which moves an AUROC a little.
+    np.testing.assert_allclose(found["all"]["auroc"]["value"], 0.876568, atol=4e-4)
+    np.testing.assert_allclose(found["apparent"]["auroc"]["value"], 0.886335, atol=4e-4)
     sites = {
         name: [round(group["auroc"][k], 3) for k in ("value", "lower", "upper")]
         for name, group in found["sites"].items()

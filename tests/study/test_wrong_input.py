@@ -131,15 +131,15 @@ def test_an_empty_file(folder):
         fit(folder)
 
 
-@pytest.mark.parametrize(("n", "refused"), [(4, True), (5, False)])
-def test_a_site_below_the_minimum(folder, n, refused):
+@pytest.mark.parametrize(("n", "code"), [(4, "TOO_FEW_PATIENTS"), (19, "SATURATED"), (20, "")])
+def test_a_site_below_the_minimum(folder, n, code):
     rows(n, seed=5).to_csv(folder / "b.csv", index=False)
-    if not refused:
-        assert fit(folder, "sick ~ age").result_.scale.moments.n == 65
+    if not code:
+        assert fit(folder, "sick ~ age").result_.scale.moments.n == 80
         return
     with pytest.raises(pc.Refused) as found:
         fit(folder, "sick ~ age")
-    said(found, "TOO_FEW_PATIENTS", "b")
+    said(found, code, "b")
     assert found.value.site == "b"
 
 

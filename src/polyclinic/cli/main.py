@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from polyclinic.cli import show
+from polyclinic.cli import show, site
 from polyclinic.core.errors import PolyclinicError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+app.add_typer(site.app, name="site")
 _debug = False
 
 
@@ -115,6 +116,19 @@ def report(run: Annotated[Path, typer.Argument(help="A run folder.")]) -> None:
     from polyclinic.study.predict import report_again
 
     typer.echo(f"report {report_again(run)}")
+
+
+@app.command()
+def ledger(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    share: Annotated[bool, typer.Option("--share", help="No small counts, no notes.")] = False,
+) -> None:
+    """What left each hospital of a run, from the hospitals' own ledgers."""
+    from polyclinic.study.homes import homes_below, ledger_of
+
+    for name, home in homes_below(run / "sites").items():
+        typer.echo(f"== {name}")
+        typer.echo(ledger_of(home, share=share))
 
 
 @app.command()

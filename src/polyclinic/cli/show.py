@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from polyclinic.core.errors import PolyclinicError
-from polyclinic.report import words
+from polyclinic.report import gate, words
 
 PLAIN_SECONDS = 30.0
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
@@ -115,9 +115,9 @@ class View:
         last = next((r for r in reversed(model.rounds_) if "gain" in r.figures), None)
         gain = f"   last gain {last.figures['gain']:.0e}" if last else ""
         state = "converged" if model.result_.converged else "NOT converged"
-        self.fit_line = (
-            f"fit    round {model.n_iter_}   deviance {model.result_.deviance:.3f}{gain}   {state}"
-        )
+        deviance = model.result_.deviance
+        shown = "" if deviance is None else f"   deviance {deviance:.3f}"
+        self.fit_line = f"fit    round {model.n_iter_}{shown}{gain}   {state}"
 
     def finished(self, done: Any) -> None:
         """Sites, coefficients, validation, what left, where the report is."""
@@ -127,6 +127,8 @@ class View:
         for line in words.notes(results):
             self.say(line)
         self.say()
+        for line in gate.lines(results):
+            self.say(line)
         self.say(self.fit_line)
         self.say(words.result_table(results))
         if "evaluation" in results:

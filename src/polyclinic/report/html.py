@@ -77,6 +77,8 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "thresholds": tables.thresholds(results) if risk else [],
         "measures": tables.measures(results) if evaluation else None,
         "leaves": tables.leaves(results),
+        "refused": tables.refused(results),
+        "budgets": tables.budgets(results),
         "tripod": tripod.items(results),
         "glossary": glossary(results),
         "say": sentences,

@@ -74,7 +74,7 @@ class ModelPart(TypedDict):
     sites: int
     rounds: int
     converged: bool
-    deviance: float
+    deviance: float | None
     null_deviance: float | None
     aic: float | None
     pseudo_r2: float | None
@@ -150,6 +150,32 @@ class LeftPart(TypedDict):
     seen: str
 
 
+class GatePart(TypedDict):
+    """How the hospitals' numbers were added up.
+
+    sums      "clear", or "secure": only totals were seen
+    refusals  code of why, by hospital that may not release alone
+    ledger    by hospital, from its own ledger
+    """
+
+    sums: str
+    refusals: dict[str, str]
+    ledger: dict[str, LedgerPart]
+
+
+class LedgerPart(TypedDict):
+    """What a hospital wrote down.
+
+    patients  fewest and most patients behind a step
+    refused   step and code of every refusal
+    budget    epsilon spent, and in all; None when its policy states none
+    """
+
+    patients: dict[str, list[int]]
+    refused: list[list[str]]
+    budget: list[float] | None
+
+
 class Results(TypedDict):
     """Everything that is stored and reported of a run."""
 
@@ -161,6 +187,7 @@ class Results(TypedDict):
     model: ModelPart
     evaluation: NotRequired[EvaluationPart]
     convergence: list[dict[str, Any]]  # {"round", "step", "loss", "gain"}
+    gate: GatePart
     left: list[LeftPart]
     labels: dict[str, dict[str, Any]]  # column -> {"label", "unit", "levels": {code: words}}
     hashes: dict[str, str]

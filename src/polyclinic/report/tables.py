@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyclinic.report import words
+from polyclinic.report import gate, words
 from polyclinic.report.suppress import LEAST, shown_events
 from polyclinic.report.table_one import table_rows
 from polyclinic.report.terms import RATIOS, effect, effect_places, step_words, unit_words, with_unit
@@ -204,10 +204,39 @@ def leaves(results: Results) -> list[Row]:
         else:
             same["sites"].append(site)
     everyone = {leaf["site"] for leaf in results["left"]}
-    return [_left_row(row, everyone) for row in rows]
+    return [_left_row(row, everyone, results["gate"]["ledger"]) for row in rows]
 
 
-def _left_row(row: Row, everyone: set[str]) -> Row:
+def refused(results: Results) -> list[str]:
+    """What the hospitals refused and why, for example "va: counts and means, a level ..."."""
+    return [
+        f"{site}: {step} ({gate.WHY.get(code, code)})"
+        for site, ledger in results["gate"]["ledger"].items()
+        for step, code in ledger["refused"]
+    ]
+
+
+def budgets(results: Results) -> list[str]:
+    """What is left of each hospital's budget of differential privacy."""
+    return [
+        f"{site}: epsilon {ledger['budget'][0]:.3g} of {ledger['budget'][1]:g} spent"
+        for site, ledger in results["gate"]["ledger"].items()
+        if ledger["budget"] is not None
+    ]
+
+
+def _behind(row: Row, ledgers: Mapping[str, Any]) -> str:
+    """Patients behind a step at its hospitals, fewest to most."""
+    found = [
+        n for s in row["sites"] for n in ledgers.get(s, {}).get("patients", {}).get(row["step"], [])
+    ]
+    if not found:
+        return "-"
+    least, most = min(found), max(found)
+    return f"{words.count(least)}" if least == most else f"{words.count(least)} to {most:,}"
+
+
+def _left_row(row: Row, everyone: set[str], ledgers: Mapping[str, Any]) -> Row:
     line = row["line"]
     whole = len(everyone) > 1 and set(row["sites"]) == everyone
     arrays = [f"{name} ({shape})" for name, shape in line["arrays"].items()]
@@ -215,6 +244,7 @@ def _left_row(row: Row, everyone: set[str]) -> Row:
         "step": row["step"],
         "who": f"each of the {len(everyone)}" if whole else ", ".join(row["sites"]),
         "arrays": arrays,
+        "patients": _behind(row, ledgers),
         "times": f"{line['times']:,}",
         "numbers": f"{line['numbers']:,}",
         "bytes": words.bytes_(line["bytes"]),

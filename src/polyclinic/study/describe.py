@@ -20,11 +20,13 @@ from polyclinic.models.descriptive import (
     Quantiles,
     TableOne,
 )
+from polyclinic.models.descriptive.private import PrivateHistogram, PrivateMoments
+from polyclinic.privacy.dp import DifferentialPrivacy, parse_privacy
 
 if TYPE_CHECKING:
     from polyclinic.core.federation import Federation
     from polyclinic.data.cohort import Cohort
-    from polyclinic.engines.embedded import Embedded
+    from polyclinic.engines.embedded import Embedded, Sums
     from polyclinic.study.formula import FormulaData
 
 
@@ -55,6 +57,20 @@ def table_one_algorithm(data: FormulaData, by_site: bool = True) -> TableOne:
     return TableOne(describe_columns(data.codebook, names), by, by_site)
 
 
+def _asked(privacy: Any) -> tuple[DifferentialPrivacy | None, Sums]:
+    noise, secure = parse_privacy(privacy)
+    return noise, "secure" if secure else "auto"
+
+
+def _no_private(what: str) -> InputError:
+    return InputError(
+        f"{what} have no version under differential privacy",
+        code="NO_PRIVATE_VERSION",
+        rule="counts, means, variances and histograms of all rows have one",
+        next="ask without groups, or without DifferentialPrivacy",
+    )
+
+
 class Described:
     """Descriptive statistics of `Sites`; every number passes the hospitals' gates."""
 
@@ -63,7 +79,11 @@ class Described:
         fixed: Cohort | None
 
         def federation(
-            self, engine: Embedded | None = None, cohort: Cohort | None = None
+            self,
+            engine: Embedded | None = None,
+            cohort: Cohort | None = None,
+            *,
+            sums: Sums = "auto",
         ) -> Federation: ...
         def _columns_in_use(self) -> tuple[str, ...]: ...
 
@@ -71,13 +91,30 @@ class Described:
         wanted = columns or (self.fixed.columns if self.fixed else self._columns_in_use())
         return describe_columns(self.codebook, wanted)
 
+    def _summing(self, sums: Sums) -> Federation:
+        return self.federation(sums=sums)
+
     def _by(self, name: str | None) -> Column | None:
         return None if name is None else describe_column(self.codebook, name)
 
-    def describe(self, columns: Sequence[str] | None = None, by: str | None = None) -> pd.DataFrame:
-        """n, missing, mean, variance and sd per number column (and per level of `by`)."""
+    def describe(
+        self,
+        columns: Sequence[str] | None = None,
+        by: str | None = None,
+        privacy: Any = None,
+    ) -> pd.DataFrame:
+        """n, missing, mean, variance and sd per number column (and per level of `by`).
+
+        With `privacy` a `DifferentialPrivacy`: n, mean, variance and sd with noise, and the
+        standard deviation of the noise in n and mean; all of it is spent by the one call.
+        """
         numbers = tuple(c for c in self._about(columns) if not c.has_levels)
-        found = fit(Moments(numbers, self._by(by)), self.federation()).model
+        noise, sums = _asked(privacy)
+        if noise is not None:
+            if by is not None:
+                raise _no_private("statistics by group")
+            return pd.DataFrame(fit(PrivateMoments(numbers, noise), self._summing(sums)).model).T
+        found = fit(Moments(numbers, self._by(by)), self._summing(sums)).model
         groups = {"all": found["all"], **found["by"]}
         lines = [
             {"group": group, "column": name, **figures}
@@ -117,10 +154,20 @@ class Described:
         ]
         return pd.DataFrame(lines).set_index(["column", "q"])
 
-    def histogram(self, column: str, bins: int = 20) -> pd.DataFrame:
-        """Rows per bin over the codebook's range; NaN where too few patients stand behind a bin."""
+    def histogram(self, column: str, bins: int = 20, privacy: Any = None) -> pd.DataFrame:
+        """Rows per bin over the codebook's range; NaN where too few patients stand behind a bin.
+
+        With `privacy` a `DifferentialPrivacy`: patients per bin with noise, and the 95 % interval
+        (`n_lower`, `n_upper`) in which the true number lies.
+        """
         about = describe_column(self.codebook, column)
-        found = fit(Histogram((about,), bins), self.federation()).model[column]
+        noise, sums = _asked(privacy)
+        if noise is not None:
+            noisy = fit(PrivateHistogram((about,), bins, noise), self._summing(sums)).model[column]
+            edges = noisy["edges"]
+            shown = {"n": noisy["counts"], "n_lower": noisy["lower"], "n_upper": noisy["upper"]}
+            return pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], **shown})
+        found = fit(Histogram((about,), bins), self._summing(sums)).model[column]
         counts = np.where(np.asarray(found["hidden"]) > 0, np.nan, found["counts"])
         edges = found["edges"]
         return pd.DataFrame({"lower": edges[:-1], "upper": edges[1:], "n": counts})

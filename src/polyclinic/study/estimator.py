@@ -11,26 +11,33 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
+from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.fit import Callback, Run, Store, ask, fit
 from polyclinic.core.ring import RingError
-from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
+from polyclinic.privacy.dp import DifferentialPrivacy, parse_privacy
 from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.faces import Shown
-from polyclinic.study.formula import FormulaData, from_formula
+from polyclinic.study.formula import FormulaData, declared_ranges, from_formula
 from polyclinic.study.sites import Sites
 
 if TYPE_CHECKING:
     from polyclinic.study.evaluate import Evaluated
 
 Floats = NDArray[np.float64]
+NOISE = (
+    "the noise is larger than what the data say in some direction: there are no standard errors; "
+    "use a larger epsilon, fewer terms, or tighter ranges in the codebook (`usual`)"
+)
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 
 
@@ -40,6 +47,7 @@ class Regression(Shown):
     _arrays: Arrays | None
     _data: FormulaData | None
     _evaluated: Evaluated | None
+    _privacy: DifferentialPrivacy | None = None
     _family = ""
     _small_sample = False  # True: t distribution instead of the normal one
 
@@ -77,6 +85,8 @@ class Regression(Shown):
         engine: Embedded | None = None,
         callbacks: Sequence[Callback] = (),
         store: Store | None = None,
+        privacy: Any = None,
+        purpose: str = "",
     ) -> Self:
         """Fit over sites by a formula, or over arrays in one trust domain.
 
@@ -92,14 +102,29 @@ class Regression(Shown):
         engine : where to compute; None: this process.
         callbacks : called after every round with a `Round`.
         store : keeps the state after every round; one that holds a state resumes it.
+        privacy : `SecureSum()`: only totals of all sites are ever seen;
+            `DifferentialPrivacy(epsilon, delta)`: noise hides every patient; or a list of both.
+            None: exact sums, secure ones where a site may not release alone.
+        purpose : what it is for, for the sites' policies.
 
         Raises
         ------
         InputError : bad input, named. Refused : a site's gate refused.
         """
         engine = engine or Embedded()
+        noise, secure = parse_privacy(privacy)
         if isinstance(X, Sites):
-            return self._fit_sites(X, y, engine, callbacks, store)
+            self._privacy = noise
+            sums: Sums = "secure" if secure else "auto"
+            return self._fit_sites(X, y, engine, callbacks, store, sums, About(purpose=purpose))
+        if noise or secure:
+            raise InputError(
+                "arrays are in one trust domain",
+                code="NO_SITES",
+                rule="secure sums and noise are between sites and those who ask them",
+                next="make sites with pc.read or pc.split",
+            )
+        self._privacy = None
         if isinstance(y, str):
             raise InputError(
                 "a formula needs sites",
@@ -116,6 +141,8 @@ class Regression(Shown):
         engine: Embedded,
         callbacks: Sequence[Callback],
         store: Store | None,
+        sums: Sums,
+        about: About,
     ) -> Self:
         if not isinstance(formula, str):
             raise InputError(
@@ -125,7 +152,14 @@ class Regression(Shown):
                 next="give a formula",
             )
         data = from_formula(
-            sites, formula, engine, site_effects=self.site_effects, intercept=self.fit_intercept
+            sites,
+            formula,
+            engine,
+            site_effects=self.site_effects,
+            intercept=self.fit_intercept,
+            sums=sums,
+            about=about,
+            exact=self._privacy is None,
         )
         return self._fit_data(data, engine, callbacks, store)
 
@@ -138,8 +172,14 @@ class Regression(Shown):
     ) -> Self:
         family, classes = self._outcome_of_column(data)
         spec = self._spec(data.design, family, classes)
+        algorithm: Algorithm = glm(spec)
+        if self._privacy:
+            from polyclinic.models.glm.private import private_glm  # its accountant is an extra
+
+            sites = len(data.federation.sites)
+            algorithm = private_glm(spec, self._privacy, sites, ranges=declared_ranges(data))
         run = fit(
-            glm(spec), data.federation, seed=self.random_state, callbacks=callbacks, store=store
+            algorithm, data.federation, seed=self.random_state, callbacks=callbacks, store=store
         )
         self._arrays, self._data = None, data
         return self._finish(run, spec, engine)
@@ -257,7 +297,9 @@ class Regression(Shown):
         width = result.scale.spec.width
         for j in np.flatnonzero(~result.active[:width]):
             found.append((_aliased(names[:width], int(j), result), DataWarning))
-        if result.end == "separated":
+        if result.end == "noise":
+            found.append((NOISE, ConvergenceWarning))
+        elif result.end == "separated":
             found.append((_separated(names, result), DataWarning))
         elif not result.converged:
             found.append(
@@ -318,6 +360,25 @@ class Regression(Shown):
         )
         if exponentiate:
             table[["coef", "lower", "upper"]] = np.exp(table[["coef", "lower", "upper"]])
+        return table
+
+    def against_exact(self) -> pd.DataFrame:
+        """What the noise costs: this fit beside the exact one, which the sites' gates may refuse.
+
+        Returns
+        -------
+        DataFrame by term: coef, se, exact, exact_se, and shift, their distance in exact standard
+        errors.
+
+        Raises
+        ------
+        Refused : NOISE_REQUIRED where a site lets no exact sum out.
+        """
+        check_is_fitted(self)
+        exact = clone(self)._fit_data(self.formula_data, self._engine, (), None).summary()
+        table = self.summary()[["coef", "se"]]
+        table["exact"], table["exact_se"] = exact["coef"], exact["se"]
+        table["shift"] = (table["coef"] - table["exact"]) / table["exact_se"]
         return table
 
     def covariance(self, robust: bool | str = False) -> Floats:

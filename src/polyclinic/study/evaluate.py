@@ -121,10 +121,18 @@ def evaluate(
         ),
         show_sites=show_sites,
         full=full if folds else None,
+        least=_least(data),
         alone_spec=spec.to_data() if alone and show_sites and folds else None,
     )
     run = fit(algorithm, data.federation, seed=seed, store=store_for("evaluation"))
     return Evaluated(run.model, rounds + run.rounds)
+
+
+def _least(data: FormulaData) -> int:
+    """The most that a hospital's policy asks to stand behind a number."""
+    if data.sites is None:
+        return 5
+    return max(policy.min_patients for policy in data.sites.policies.values())
 
 
 def _level_labels(data: FormulaData, column: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from polyclinic.study.evaluate import Evaluated
     from polyclinic.study.sites import Sites
 
+NOISY_COUNTS = "The counts in the first line are noisy, and of rows that were shortened."
 KINDS = {
     "LogisticRegression": "logistic",
     "LinearRegression": "linear",
@@ -44,6 +45,9 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         if not self.__sklearn_is_fitted__():
             return repr(self)
         lines = [self._header(), words.coefficient_table(self._terms())]
+        if self._privacy is not None:
+            text = f"privacy {self._privacy.guarantee()} {NOISY_COUNTS}"
+            lines.append(words.fold(text, indent=" " * 8))
         lines += [f"! {text}" for text, _ in self.warnings_()]
         return "\n".join(lines)
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.data.toml import load_toml
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 
 class _Section(BaseModel):
@@ -81,8 +82,24 @@ class SolverSection(_Section):
 class PrivacySection(_Section):
     """[privacy]"""
 
+    secure_sums: Literal["auto"] | bool = "auto"
+    epsilon: Annotated[float | None, Field(gt=0)] = None
+    delta: Annotated[float | None, Field(gt=0, lt=1)] = None
     min_patients: Annotated[int, Field(ge=1)] = 5
     show_sites: bool = True
+
+    @property
+    def noise(self) -> DifferentialPrivacy | None:
+        """What is asked of the model's coefficients."""
+        if self.epsilon is None or self.delta is None:
+            return None
+        return DifferentialPrivacy(self.epsilon, self.delta)
+
+    @model_validator(mode="after")
+    def _whole_guarantee(self) -> PrivacySection:
+        if (self.epsilon is None) != (self.delta is None):
+            raise ValueError("epsilon and delta belong together")
+        return self
 
 
 class EngineSection(_Section):
@@ -126,6 +143,14 @@ class Study(_Section):
     engine: EngineSection = EngineSection()
     evaluation: EvaluationSection = EvaluationSection()
     output: OutputSection = OutputSection()
+
+    @model_validator(mode="after")
+    def _folds_would_spend(self) -> Study:
+        if self.privacy.epsilon is not None and self.evaluation.validate_ != "none":
+            raise ValueError(
+                'every fold of a cross-validation would spend epsilon again: validate = "none"'
+            )
+        return self
 
     @property
     def hash(self) -> str:

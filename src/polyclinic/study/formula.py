@@ -17,7 +17,7 @@ from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.formula import compile_formula, formula_columns
 from polyclinic.data.read import table_from_frame
-from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm.means import ColumnMeans
 from polyclinic.study.sites import Sites
 
@@ -101,14 +101,19 @@ def from_formula(
     site_effects: bool = False,
     intercept: bool = True,
     store: Store | None = None,
+    sums: Sums = "auto",
+    about: About = About(),
+    exact: bool = True,
 ) -> FormulaData:
     """Compile `formula` against the sites' codebook and fix the rows that it is about.
 
     Without a cohort of its own, `sites` gives its rows that are complete in the formula's columns.
+    With `exact` off no exact sum is asked for.
 
     Raises
     ------
-    InputError : unknown column, level or function, or a column that the cohort does not complete.
+    InputError : unknown column, level or function, or a column that the cohort does not complete;
+        NO_PRIVATE_VERSION for missing values to be filled by exact means.
     EmptySite : a site would be left without a patient.
     """
     columns = formula_columns(formula, sites.codebook)
@@ -122,8 +127,15 @@ def from_formula(
             rule="a cohort is fixed once and is complete in its columns",
             next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])",
         )
-    federation = sites.federation(engine, cohort)
+    federation = sites.federation(engine, cohort, sums=sums, about=about)
     filled = tuple(c for c in cohort.with_rule("mean") if c in columns)
+    if filled and not exact:
+        raise InputError(
+            f"{', '.join(filled)}: a mean in place of missing values is an exact sum",
+            code="NO_PRIVATE_VERSION",
+            rule="a fit under differential privacy asks for noisy sums only",
+            next='missing = "drop", or fit without DifferentialPrivacy',
+        )
     means, rounds = pooled_means(federation, filled, sites.codebook, store)
     fills = {column: mean for column, (mean, _) in means.items()}
     design = compile_formula(formula, sites.codebook, fills=fills, indicators=tuple(fills))
@@ -163,3 +175,16 @@ def with_site_effects(design: Design, sites: tuple[str, ...]) -> Design:
     """A 0/1 term per site but the first."""
     effects = tuple(Term(f"site[T.{site}]", (Factor("site", site),), 1.0) for site in sites[1:])
     return replace(design, terms=design.terms + effects)
+
+
+def declared_ranges(data: FormulaData) -> dict[str, tuple[float, float]]:
+    """What the codebook says of the columns' values: usual ranges where there are, else all."""
+    found: dict[str, tuple[float, float]] = {}
+    for column in data.design.columns:
+        spec = data.codebook.spec(column)
+        ends = spec.usual or spec.range
+        if spec.type == "binary":
+            found[column] = (0.0, 1.0)
+        elif ends is not None:
+            found[column] = (float(ends[0]), float(ends[1]))
+    return found

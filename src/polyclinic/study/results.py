@@ -15,6 +15,7 @@ from polyclinic.core.fit import Round, ask
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.results import FORMAT, Results
+from polyclinic.study.describe import describe_column
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.faces import KINDS
@@ -24,8 +25,8 @@ from polyclinic.study.sites import Sites
 GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
+SECURE = "exact secure sums: only totals over all hospitals were ever seen"
 Counts = dict[str, tuple[int, int, int | None]]  # rows, patients, events by hospital
-SEEN = "this hospital's own number"
 
 
 def assemble(
@@ -60,7 +61,7 @@ def assemble(
             "missing": {c: data.cohort.rule(c) for c in data.cohort.columns},
             "seed": int(about.get("seed", model.random_state)),
             "engine": about.get("engine", "embedded"),
-            "guarantee": GUARANTEE.format(least=least),
+            "guarantee": _guarantee(model, data, least),
         },
         "versions": versions(),
         "data": _data(sites, data, counts, least, model.result_.scale.moments.n),
@@ -74,6 +75,11 @@ def assemble(
             }
             for i, r in enumerate(r for r in model.rounds_ if "loss" in r.figures)
         ],
+        "gate": {
+            "sums": "secure" if data.federation.summing.secure else "clear",
+            "refusals": dict(data.federation.summing.refusals),
+            "ledger": sites.ledgers() if show_sites else {},
+        },
         "left": left(rounds),
         "labels": {
             column: {
@@ -94,6 +100,14 @@ def assemble(
     if evaluated is not None:
         results["evaluation"] = evaluated.measures
     return plain(results)  # type: ignore[no-any-return]
+
+
+def _guarantee(model: Regression, data: FormulaData, least: int) -> str:
+    secure = data.federation.summing.secure
+    text = SECURE if secure else GUARANTEE.format(least=least)
+    if model._privacy is None:
+        return text
+    return f"{model._privacy.guarantee()} This holds for the coefficients; all else: {text}"
 
 
 def versions() -> dict[str, str]:
@@ -119,11 +133,11 @@ def plain(value: Any) -> Any:
 
 def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
     """What left each hospital, one line per hospital, step and leaf."""
-    lines: dict[tuple[str, str, str], dict[str, Any]] = {}
+    lines: dict[tuple[str, ...], dict[str, Any]] = {}
     for done in rounds:
         for leaf in done.left:
             for site in leaf["sites"]:
-                key = (site, done.step, leaf["leaf"])
+                key = (site, done.step, leaf["leaf"], leaf["seen"])
                 line = lines.setdefault(
                     key,
                     {
@@ -134,7 +148,7 @@ def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
                         "numbers": leaf["numbers"],
                         "bytes": 0,
                         "times": 0,
-                        "seen": SEEN,
+                        "seen": leaf["seen"],
                     },
                 )
                 line["bytes"] += leaf["bytes"]
@@ -187,22 +201,18 @@ def _shown(count: int, least: int) -> int | None:
 
 def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:
     """Rows, patients and events of each hospital, through its gate, and the round that asked."""
-    spec = model.result_.scale.spec
-    plan = Plan(
-        "glm.moments",
-        spec.values(response_exponent=spec.response_exponent),
-        "rows and events per hospital",
-        combine="collect",
-    )
+    outcome, binary = data.design.response, model.result_.scale.spec.classes == 2
+    asked = describe_column(data.codebook, outcome)
+    columns = [asked.coded()] if binary else []
+    values = {"by": None, "columns": columns}
+    plan = Plan("descriptive.levels", values, "rows and events per hospital", combine="collect")
     total, done = ask(data.federation, plan)
-    counts = {
-        site: (
-            int(found["n"]),
-            int(found["patients"]),
-            int(found["counts"][1]) if spec.classes == 2 else None,
-        )
-        for site, found in total.by_site.items()
-    }
+    counts: Counts = {}
+    for site, found in total.by_site.items():
+        events = None
+        if binary and not found.hidden[f"levels:{outcome}"][0, 1]:
+            events = int(found[f"levels:{outcome}"][0, 1])
+        counts[site] = (int(found["rows"][0]), int(found["patients"][0]), events)
     return counts, done
 
 

@@ -14,7 +14,7 @@ from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Round, fit
 from polyclinic.data.formula import formula_columns
-from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import Results
@@ -29,6 +29,7 @@ from polyclinic.study.saved import KINDS, save
 from polyclinic.study.sites import Sites
 
 Show = Callable[[str, Any], None]
+SUMS: dict[str | bool, Sums] = {"auto": "auto", True: "secure", False: "clear"}
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def open_sites(study: Study, base: Path) -> Sites:
 class _Steps:
     def __init__(self, study: Study, sites: Sites, folder: Path, tell: Show) -> None:
         self.study, self.folder, self.tell = study, folder, tell
+        sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)
         self.sites = sites.cohort(
             study.cohort.where,
@@ -163,8 +165,12 @@ class _Steps:
             self.engine,
             site_effects=section.site_effects,
             store=self.store("means"),
+            sums=SUMS[study.privacy.secure_sums],
+            about=About(study.study.name, study.study.purpose),
+            exact=study.privacy.noise is None,
         )
         self.rounds += data.rounds
+        model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they stand in the results and are shown from there
             model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))

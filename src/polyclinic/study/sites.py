@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.table import Table
-from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.books import Books
+from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.privacy.policy import Policy
 from polyclinic.study.describe import Described
 
@@ -35,8 +37,10 @@ class Sites(Described):
         fixed: Cohort | None = None,
         empty_site: str = "error",
         source: str = "",
+        books: Mapping[str, Books] | None = None,
     ) -> None:
         self._tables = dict(tables)
+        self._books = dict(books) if books else {site: Books.in_memory() for site in tables}
         self.codebook = codebook
         self.fixed = fixed
         self.empty_site = empty_site
@@ -51,6 +55,25 @@ class Sites(Described):
     def table(self) -> Callable[[str], Table]:
         """The table of a site that is on this machine."""
         return self._tables.__getitem__
+
+    def at_home(self, folder: str | Path) -> Sites:
+        """The same hospitals, each with its ledger, log and signed policy in `folder`/NAME.
+
+        What was released before, also by an earlier process, counts: see `Policy`. A policy that a
+        folder holds already is the one that counts.
+        """
+        from polyclinic.study.homes import open_homes
+
+        books, policies = open_homes(Path(folder), self._tables, self.policies)
+        return Sites(
+            self._tables,
+            self.codebook,
+            policy=policies,
+            fixed=self.fixed,
+            empty_site=self.empty_site,
+            source=self.source,
+            books=books,
+        )
 
     def cohort(
         self,
@@ -80,6 +103,7 @@ class Sites(Described):
             fixed=fixed,
             empty_site=empty_site,
             source=self.source,
+            books=self._books,
         )
 
     def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Sites:
@@ -91,6 +115,7 @@ class Sites(Described):
             fixed=self.fixed,
             empty_site=self.empty_site,
             source=self.source,
+            books=self._books,
         )
 
     def _columns_in_use(self) -> tuple[str, ...]:
@@ -110,12 +135,31 @@ class Sites(Described):
         columns = {
             name: values if whole else values[chosen] for name, values in table.columns.items()
         }
-        return Partition(columns, None if single else key, site)
+        return Partition(
+            columns,
+            None if single else key,
+            site,
+            person=patient,
+            outside=0 if cohort is None else cohort.left_out(table)["condition"],
+            population=table.n_patients,
+        )
 
     def federation(
-        self, engine: Embedded | None = None, cohort: Cohort | None = None
+        self,
+        engine: Embedded | None = None,
+        cohort: Cohort | None = None,
+        *,
+        sums: Sums = "auto",
+        about: About = About(),
     ) -> Federation:
         """The hospitals as they answer: each computes on the rows of `cohort` behind its gate.
+
+        Parameters
+        ----------
+        engine : where to compute; None: this process.
+        cohort : the rows; None: those of `cohort()`, or all.
+        sums : "clear", "secure", or "auto": secure where a hospital may not release alone.
+        about : what the hospitals read of the study.
 
         Raises
         ------
@@ -128,7 +172,9 @@ class Sites(Described):
             raise self._empty(empty[0], cohort)
         makers = {site: self._maker(site) for site in self.names if site not in empty}
         data = None if cohort is None else cohort.to_data()
-        return (engine or Embedded()).federation(makers, self.policies, data)
+        return (engine or Embedded()).federation(
+            makers, self.policies, data, books=self._books, sums=sums, about=about
+        )
 
     def _maker(self, site: str) -> Callable[[Mapping[str, Any] | None], Partition]:
         def make(cohort: Mapping[str, Any] | None) -> Partition:
@@ -179,6 +225,26 @@ class Sites(Described):
     def left_out(self, site: str, cohort: Cohort) -> dict[str, int]:
         """Patients of `site` outside the cohort, by reason; for the site's own eyes."""
         return cohort.left_out(self._tables[site])
+
+    def ledgers(self) -> dict[str, dict[str, Any]]:
+        """What each hospital's ledger says: patients behind each step, refusals, budget."""
+        found = {}
+        for site, books in self._books.items():
+            behind: dict[str, list[int]] = {}
+            for row in books.ledger.rows():
+                counts = [*behind.get(row["step"], []), row["patients"]]
+                behind[row["step"]] = [min(counts), max(counts)]
+            refused = [[row["step"], row["code"]] for row in books.ledger.refusals()]
+            limit = self.policies[site].budget
+            spent = None
+            if limit is not None:
+                spent = [limit.spent(books.ledger.spent(books.dataset)), limit.epsilon]
+            found[site] = {
+                "patients": behind,
+                "refused": [list(one) for one in dict.fromkeys(map(tuple, refused))],
+                "budget": spent,
+            }
+        return found
 
     def refuse_not_comparable(self, columns: Sequence[str]) -> None:
         """Raise when a column does not mean the same at every site."""
