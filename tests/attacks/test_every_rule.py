@@ -1,0 +1,343 @@
+"""Every task that answers with exact sums, against every rule: k - 1 patients are too few.
+
+All other rules are off, so that a refusal is the one that is looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import polyclinic as pc
+from polyclinic.core.design import Design
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import Task, lookup
+from polyclinic.data.read import split_frame
+from polyclinic.evaluation import tasks as evaluation_tasks
+from polyclinic.models import tasks as model_tasks
+from polyclinic.models.glm import Spec
+from polyclinic.privacy.policy import Policy, open_policy
+from tests.attacks.world import (
+    BOOK,
+    FRAME,
+    ask,
+    derivatives,
+    descriptive,
+    design,
+    level,
+    moments,
+    refusal,
+    scoring,
+    value,
+)
+
+KS = (5, 10)
+ROWS = FRAME[FRAME["site"] == "a"].reset_index(drop=True)
+SICK, PAIN = {"name": "sick", "levels": 2}, {"name": "pain", "levels": 4}
+PLAIN = design(value("age"))
+
+
+def at(made: Design, task: str, order: int = 2) -> Plan:
+    """A plan of the GLM family for a design."""
+    if task == "glm.moments":
+        return moments(made)
+    size = len(made.terms) + int(made.intercept)
+    plan = derivatives(made, np.zeros(size), "gaussian", order=order)
+    return plan if task == "glm.derivatives" else Plan(task, {**plan.values, "by": "row"}, task)
+
+
+def scores_of(outcome: str) -> Plan:
+    plan = scoring(PLAIN, [[-1.0, 0.02]])
+    more = {"outcome": outcome, "classes": 2}
+    if outcome == "classes":
+        more["predictors"] = [{**plan.values["predictors"][0], "family": "multinomial"}]
+    return Plan(plan.task, {**plan.values, **more}, outcome)
+
+
+ONE = np.zeros((1, 1))
+DESCRIPTIVE = {
+    "descriptive.moments": descriptive(
+        "moments",
+        columns=["age"],
+        by=None,
+        centre=ONE,
+        exponent=ONE.astype(np.int64) + 7,
+        powers=2,
+        centred=False,
+    ),
+    "descriptive.levels": descriptive("levels", by=None, columns=[SICK]),
+    "descriptive.histogram": descriptive(
+        "histogram", by=None, edges={"age": np.array([[0.0, 200.0]])}
+    ),
+    "descriptive.cross_table": descriptive("cross_table", a=SICK, b=SICK),
+    "descriptive.products": descriptive(
+        "products", columns=["age"], centre=np.zeros(1), exponent=np.full(1, 7)
+    ),
+}
+ASK = {
+    name: {"task": name, "version": 1, "values": dict(plan.values)}
+    for name, plan in DESCRIPTIVE.items()
+}
+PLANS: dict[str, Plan] = {
+    "glm.moments": at(PLAIN, "glm.moments"),
+    "glm.derivatives": at(PLAIN, "glm.derivatives", 2),
+    "glm.derivatives, order 0": at(PLAIN, "glm.derivatives", 0),
+    "glm.derivatives, order 1": at(PLAIN, "glm.derivatives", 1),
+    "glm.information": at(PLAIN, "glm.information"),
+    "glm.scores": at(PLAIN, "glm.scores"),
+    "glm.present": Plan("glm.present", {"columns": ["age"], "exponents": np.array([7])}),
+    **DESCRIPTIVE,
+    "descriptive.together": Plan("descriptive.together", {"parts": ASK}),
+    "descriptive.each_site": Plan(
+        "descriptive.each_site",
+        {
+            "task": "descriptive.levels",
+            "version": 1,
+            "sites": {"": dict(DESCRIPTIVE["descriptive.levels"].values)},
+        },
+    ),
+    "evaluation.scores, binary": scores_of("binary"),
+    "evaluation.scores, classes": scores_of("classes"),
+    "evaluation.scores, number": scores_of("number"),
+    "evaluation.own": Plan("evaluation.own", scores_of("binary").values),
+    "evaluation.alone": Plan(
+        "evaluation.alone", {"spec": Spec(PLAIN, "binomial", 2).to_data(), "folds": 2}
+    ),
+}
+GLM = [name for name in PLANS if name.startswith("glm.") and name != "glm.present"]
+WITH_DESIGN = [name for name in GLM if name != "glm.derivatives, order 0"]
+
+
+def rebuilt(name: str, made: Design) -> Plan:
+    order = int(name[-1]) if "order" in name else 2
+    return at(made, name.partition(",")[0], order)
+
+
+_read = {id(ROWS): split_frame(ROWS, "site", BOOK)}  # of frames that last
+
+
+def hospital(rows: pd.DataFrame, policy: Policy) -> pc.Sites:
+    tables = _read[id(rows)] if id(rows) in _read else split_frame(rows, "site", BOOK)
+    return pc.Sites(tables, BOOK, policy=policy)
+
+
+def code(rows: pd.DataFrame, policy: Policy, plan: Plan, where: str | None = None) -> str:
+    return refusal(lambda: ask(hospital(rows, policy), plan, "clear", where))
+
+
+def task_of(plan: Plan) -> Task:
+    return lookup(plan.task, plan.version)
+
+
+def test_every_installed_task_is_here() -> None:
+    """Those that answer with noise are judged by its price."""
+    known = {task.name for task in [*model_tasks, *evaluation_tasks]}
+    exact = {name for name in known if ".private_" not in name}
+    assert exact == {plan.task for plan in PLANS.values()}
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", PLANS)
+def test_patients_in_all(name: str, k: int) -> None:
+    own = PLANS[name].task in ("evaluation.own", "evaluation.alone")
+    policy, rows = open_policy(k), ROWS if own else ROWS.assign(age=60)  # one value of all
+    assert code(rows[: k - 1], policy, PLANS[name]) == "TOO_FEW_PATIENTS"
+    assert code(rows[:k], policy, PLANS[name]) == ""
+
+
+def inside(number: int) -> str:
+    """A condition that so many patients fulfil."""
+    return f"cost >= {np.sort(ROWS['cost'])[-number]}"
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", PLANS)
+def test_patients_in_a_cohort_and_outside_of_it(name: str, k: int) -> None:
+    policy = replace(open_policy(), min_subset=k)
+    for few, enough in ((k - 1, k), (len(ROWS) - k + 1, len(ROWS) - k)):
+        assert code(ROWS, policy, PLANS[name], inside(few)) == "SUBSET_TOO_SMALL"
+        assert code(ROWS, policy, PLANS[name], inside(enough)) == ""
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", PLANS)
+def test_patients_by_which_cohorts_differ(name: str, k: int) -> None:
+    for apart, expected in ((k - 1, "COHORT_TOO_CLOSE"), (k, "")):
+        sites = hospital(ROWS, replace(open_policy(), min_difference=k))
+        assert refusal(lambda sites=sites: ask(sites, PLANS[name], where=inside(60))) == ""
+        assert second(sites, PLANS[name], inside(60 + apart)) == expected
+        assert refusal(lambda sites=sites: ask(sites, PLANS[name], where=inside(60))) == ""
+
+
+def second(sites: pc.Sites, plan: Plan, where: str) -> str:
+    """The code of a refusal; a subgroup's table is hidden as a whole instead."""
+    try:
+        total = ask(sites, plan, where=where)
+    except PolyclinicError as error:
+        return error.code
+    hidden = total.hidden.values()
+    return "COHORT_TOO_CLOSE" if hidden and all(flags.all() for flags in hidden) else ""
+
+
+@cache
+def grouped(number: int) -> pd.DataFrame:
+    """So many patients in `group`, and in `pain` the level "odd"."""
+    rows = ROWS.copy()
+    rows["group"] = np.where(np.arange(len(rows)) % 20 < 0, "yes", "no")
+    chosen = rows.index[:: len(rows) // number][:number]
+    rows.loc[chosen, "group"] = "yes"
+    rows["pain"] = np.where(rows["group"] == "yes", "odd", "none")
+    rows["few"] = np.where(rows["group"] == "yes", 1, 0)
+    _read[id(rows)] = split_frame(rows, "site", BOOK)
+    return rows
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", WITH_DESIGN)
+def test_patients_of_a_level(name: str, k: int) -> None:
+    plan = rebuilt(name, design(level("group", "yes")))
+    product = rebuilt(name, design([level("group", "yes"), level("pain", "odd")]))
+    for one in (plan, product):
+        assert code(grouped(k - 1), open_policy(k), one) == "LEVEL_TOO_SMALL"
+        assert code(grouped(k), open_policy(k), one) == ""
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", WITH_DESIGN)
+def test_patients_of_the_level_that_has_no_column(name: str, k: int) -> None:
+    plan = rebuilt(name, design(*(level("pain", one) for one in ("none", "some", "much"))))
+    assert code(grouped(k - 1), open_policy(k), plan) == "LEVEL_TOO_SMALL"
+    assert code(grouped(k), open_policy(k), plan) == ""
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", GLM)
+def test_patients_of_an_outcome(name: str, k: int) -> None:
+    rows = [grouped(n).assign(sick=lambda frame: frame["group"]) for n in (k - 1, k)]
+    values = {**PLANS[name].values, "family": "binomial", "classes": 2}
+    plan = replace(PLANS[name], values=values, _derived={})
+    assert code(rows[0], open_policy(k), plan) == "LEVEL_TOO_SMALL"
+    assert code(rows[1], open_policy(k), plan) == ""
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", WITH_DESIGN)
+def test_patients_per_coefficient(name: str, k: int) -> None:
+    policy = replace(open_policy(), patients_per_coefficient=float(k))
+    plan = rebuilt(name, design(value("age"), value("lab")))
+    assert code(ROWS[: 3 * k - 1], policy, plan) == "SATURATED"
+    assert code(ROWS[: 3 * k], policy, plan) == ""
+    residual = replace(open_policy(), min_residual=k)
+    assert code(ROWS[: 3 + k - 1], residual, plan) == "SATURATED"
+    assert code(ROWS[: 3 + k], residual, plan) == ""
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", GLM)
+def test_patients_who_carry_the_weights(name: str, k: int) -> None:
+    policy = replace(open_policy(), min_effective=float(k))
+    plan = rebuilt(name, design(value("age"), weight="few"))
+
+    def shown(rows: pd.DataFrame) -> bool:
+        try:
+            total = ask(hospital(rows, policy), plan)
+        except PolyclinicError as error:
+            assert error.code == "EFFECTIVE_SIZE"
+            return False
+        return not any(total[n].all() for n in ("too_large",) if n in total.values)
+
+    assert not shown(grouped(k - 1))
+    assert shown(grouped(k))
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", ["glm.moments", "glm.derivatives"])
+def test_leverage(name: str, k: int) -> None:
+    """One of m patients of a level has the leverage 1 / m."""
+    policy = replace(open_policy(), max_leverage=1 / (k - 0.5))
+    plan = rebuilt(name, design(level("group", "yes")))
+    assert code(grouped(k - 1), policy, plan) == "LEVERAGE"
+    assert code(grouped(k), policy, plan) == ""
+
+
+@pytest.mark.parametrize("name", WITH_DESIGN)
+def test_levels_of_a_column(name: str) -> None:
+    plan = rebuilt(name, design(*(level("pain", one) for one in ("some", "much", "odd"))))
+    for most, expected in ((3, "TOO_MANY_LEVELS"), (4, "")):
+        assert code(ROWS, replace(open_policy(), max_levels=most), plan) == expected
+    for n, expected in ((39, "TOO_MANY_LEVELS"), (40, "")):
+        assert code(ROWS[:n], replace(open_policy(), max_level_density=0.1), plan) == expected
+
+
+Cells = Callable[[Any], Any]
+BY = {"name": "group", "levels": 2}
+HIDING: dict[str, tuple[Plan, str, Cells]] = {
+    "descriptive.moments": (
+        Plan(
+            "descriptive.moments",
+            {
+                **DESCRIPTIVE["descriptive.moments"].values,
+                "by": BY,
+                "centre": np.zeros((3, 1)),
+                "exponent": np.full((3, 1), 7),
+            },
+        ),
+        "s1",
+        lambda a: a[2, 0],
+    ),
+    "descriptive.levels": (
+        descriptive("levels", by=None, columns=[BY]),
+        "levels:group",
+        lambda a: a[0, 1],
+    ),
+    "descriptive.histogram": (
+        descriptive("histogram", by=None, edges={"few": np.array([[0.5]])}),
+        "bins:few",
+        lambda a: a[0, 1],
+    ),
+    "descriptive.cross_table": (
+        descriptive("cross_table", a=BY, b=PAIN),
+        "table",
+        lambda a: a[1, 3],
+    ),
+    "descriptive.products": (
+        descriptive("products", columns=["lab"], centre=np.zeros(1), exponent=np.full(1, 6)),
+        "product",
+        lambda a: a[0, 0],
+    ),
+    "evaluation.scores": (
+        scoring(PLAIN, [[0.0, 0.0]], where={"column": "group", "level": 1.0}),
+        "losses",
+        lambda a: a[0],
+    ),
+}
+
+
+@pytest.mark.parametrize("k", KS)
+@pytest.mark.parametrize("name", HIDING)
+def test_patients_of_a_cell(name: str, k: int) -> None:
+    plan, leaf, cell = HIDING[name]
+    for number, hidden in ((k - 1, True), (k, False)):
+        rows = grouped(number).copy()
+        rows["lab"] = rows["lab"].where(rows["group"] == "yes")
+        total = ask(hospital(rows, open_policy(k)), plan)
+        assert bool(cell(total.hidden[leaf])) == hidden
+        assert (cell(total[leaf]) == 0) == hidden
+
+
+def test_every_task_that_hides_is_here() -> None:
+    """Those that never hide refuse as a whole, or are made of those that do."""
+    hiding = {
+        plan.task
+        for plan in PLANS.values()
+        if any(leaf.small == "hide" for leaf in task_of(plan).leaves(plan))
+    }
+    made_of_others = {"descriptive.together", "descriptive.each_site"}
+    assert hiding - made_of_others <= set(HIDING)
