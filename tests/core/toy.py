@@ -10,6 +10,7 @@ import numpy as np
 
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Contribution, Evidence, Total
+from polyclinic.core.exposure import Exposure, Members, Unaided
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -17,7 +18,7 @@ from polyclinic.core.task import Grain, register
 
 
 @dataclass(frozen=True)
-class SumTask:
+class SumTask(Unaided):
     """Counts and float sums of (x - centre) * rate, patients per sign of x as cells."""
 
     name: str = "toy.sum"
@@ -30,6 +31,9 @@ class SumTask:
             Leaf("sum"),
             Leaf("signs", (2,), "histogram", "int64", support="cells", small="hide"),
         )
+
+    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
+        return Exposure(members=(Members(("x",), np.unique(partition.persons)),))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         x = partition.columns["x"]

@@ -211,3 +211,20 @@ def test_a_site_without_a_roster_takes_no_part():
     site = Site(Gate("a"), lambda cohort: None, Books.in_memory())
     reply = codec.decode(site.answer(codec.encode({"kind": "BATCH"})))
     assert reply == {"code": "ALONE_NOT_ALLOWED"}
+
+
+def test_a_hospital_of_four_patients_takes_part_once():
+    """Its patients are counted with all others; a total over three of the four is refused."""
+    data = frame()
+    few = data.groupby("h").cumcount() < 4
+    data = data[(data.h != "east") | few].reset_index(drop=True)
+    kinds = data.index[data.h == "east"]
+    data.loc[kinds, "kind"] = ["a", "b", "c", "a"]
+    data.loc[kinds, "sick"] = [0, 1, 0, 1]
+    data["extra"] = np.where(data.index % 11 == 0, np.nan, data.score)
+    data.loc[kinds, "extra"] = [np.nan, 1.0, 2.0, 3.0]
+    sites = pc.split(data, by="h")
+    found = pc.LogisticRegression().fit(sites, FORMULA)
+    assert set(summing(found).refusals) == {"east"}
+    with pytest.raises(Refused, match="COHORT_TOO_CLOSE"):
+        pc.LogisticRegression().fit(sites, FORMULA + " + extra")

@@ -9,18 +9,20 @@ import pytest
 
 from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.core.federation import HEADS, MAY, Federation
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import register
 from polyclinic.engines.books import Books
-from polyclinic.engines.site import Site
+from polyclinic.engines.site import Pinned, Site
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy.gate import Gate
 from polyclinic.privacy.ledger import Ledger
 from polyclinic.privacy.noise import discrete_gaussian
 from polyclinic.privacy.policy import Policy
-from polyclinic.privacy.secure import Identity, MemoryJournal
+from polyclinic.privacy.secure import Identity, MemoryJournal, Roster
 
 X = np.arange(40.0)
 
@@ -192,3 +194,95 @@ register([_Bounded()])
 
 def test_noise_comes_from_the_operating_system():
     assert discrete_gaussian(50.0, 20).tolist() != discrete_gaussian(50.0, 20).tolist()
+
+
+def may(site, plan):
+    return codec.decode(site.answer(codec.encode({"kind": MAY, "plan": plan.to_data()})))
+
+
+def test_whether_it_would_answer_is_what_it_then_does():
+    few = np.arange(40) < 7
+    for policy, mask in ((Policy(), None), (Policy(min_patients=41), None), (Policy(), few)):
+        one = site(policy, mask=mask)
+        told = may(one, moments())
+        assert told == {"may": True} or set(told) == {"code"}
+        assert one.books.ledger.rows() == []
+        found = answer(one, moments())
+        assert found["words"] if told == {"may": True} else found == told
+
+
+def test_a_cohort_that_is_too_close_is_told_beforehand():
+    keep = books()
+    answer(site(keep=keep), moments())
+    close = site(keep=keep, mask=np.arange(40) > 0)
+    assert may(close, moments(cohort={"where": "1"})) == {"code": "COHORT_TOO_CLOSE"}
+
+
+def test_an_answer_by_name_is_hidden_where_it_would_be_refused():
+    """One hospital that may not show its own numbers does not end a study."""
+    one = site(Policy(min_patients=41))
+    assert answer(one, moments()) == {"code": "TOO_FEW_PATIENTS"}
+    reply = answer(one, moments(combine="collect"))
+    assert all(flags.all() for flags in reply["hidden"].values())
+    assert not any(words.any() for words in reply["words"].values())
+    assert one.books.ledger.rows() == []
+    assert one.books.ledger.refusals()[0]["times"] == 2
+    assert answer(site(Policy(collect=())), moments(combine="collect")) == {
+        "code": "COLLECT_NOT_ALLOWED"
+    }
+
+
+def test_no_word_crosses_the_border_where_a_refusal_cannot_be_written(tmp_path):
+    one = site(Policy(release_alone=False), books(tmp_path / "ledger.sqlite"))
+    one.books.ledger._db.execute("PRAGMA query_only = ON")
+    assert answer(one, moments()) == {"code": "SITE_FAILED"}
+    assert "sqlite" in str(one.log[-1])
+
+
+class _Unjudged(_Bounded):
+    name = "toy.unjudged"
+
+
+register([_Unjudged()])
+
+
+def test_a_task_that_does_not_say_how_patients_share_in_its_sums():
+    assert answer(site(), Plan("toy.unjudged", {})) == {"code": "NOT_JUDGED"}
+    assert "words" in answer(site(), Plan("toy.unjudged", {"noise": {"multiplier": 9.0}}))
+
+
+def test_noise_without_a_budget_is_no_excuse():
+    """So little of it that it hides nobody: cohorts are compared as those of exact sums."""
+    free, keep = Policy(epsilon=None), books()
+    plan = Plan("toy.bounded", {"noise": {"multiplier": 1e-9}})
+    assert "words" in answer(site(free, keep), plan)
+    close = site(free, keep, np.arange(40) > 0)
+    asked = replace(plan, cohort={"where": "1"}, _derived={})
+    assert answer(close, asked) == {"code": "COHORT_TOO_CLOSE"}
+    assert answer(site(), plan) == {"code": "BUDGET_SPENT"}
+
+
+def test_a_log_that_went_back_ends_the_round():
+    class Log:
+        def append(self, event, /, **details):
+            return 0
+
+        def signed_head(self):
+            return b""
+
+        def receive_head(self, site, data, public_key):
+            raise PolyclinicError("shorter", code="HEAD_WENT_BACK")
+
+    keep = replace(books(), log=Log())
+    roster = Roster({"a": keep.identity.public, "b": Identity.generate().public})
+    one = Site(Gate("a"), None, keep, 2, pinned=Pinned(roster, "run"))
+    message = codec.encode({"kind": HEADS, "heads": {"b": "00"}})
+    reply = one.answer(message)
+    assert codec.decode(reply) == {"code": "HEAD_WENT_BACK"}
+
+    class Transport:
+        def ask(self, messages):
+            return {"a": reply}
+
+    with pytest.raises(Refused, match="HEAD_WENT_BACK"):
+        Federation(Transport(), ["a"], witness=True)._exchange(moments())

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from polyclinic.core.contribution import Evidence
 from polyclinic.core.exposure import Exposure, Shares
 from polyclinic.privacy.disclosure import (
+    Selection,
     dominated,
     isolating,
     judge,
@@ -67,8 +68,31 @@ def test_the_minimum_itself_is_allowed(exposure, patients):
 
 
 def test_a_subset_needs_ten_patients():
-    assert codes(patients=9, subset=True) == ["SUBSET_TOO_SMALL"]
-    assert codes(patients=10, subset=True) == codes(patients=9) == []
+    subset = Selection(subset=True)
+    for few in (1, 4, 5, 9):
+        assert codes(patients=few, selection=subset) == ["SUBSET_TOO_SMALL"]
+    assert codes(patients=10, selection=subset) == codes(patients=9) == []
+
+
+def test_nobody_left_is_told_apart_from_one_left_by_nothing():
+    """Else asking for ever fewer would tell when the last patient has gone."""
+    assert codes(patients=0, selection=Selection(700, True)) == ["SUBSET_TOO_SMALL"]
+    assert codes(patients=0, selection=Selection(0, True)) == []  # a column that nobody has
+
+
+def test_sums_of_few_are_no_part_of_what_is_shared():
+    exposure = Exposure(columns={"a": weights([2.0] * 9)}, weights=weights([0.5] * 20))
+    for patients, selection, enough in (
+        (9, Selection(), 1),
+        (4, Selection(), 0),
+        (9, Selection(subset=True), 0),
+        (10, Selection(subset=True), 1),
+    ):
+        vector = share(POLICY, exposure, Evidence(patients), (), selection, shown=True)
+        found = totals(vector, (), ("a",))
+        assert (found.sites, found.shown) == (enough, 1)
+        assert found.columns["a"] == 18.0 * enough
+        assert found.weights == 10.0 * enough
 
 
 def test_fewer_carriers_than_the_minimum_are_always_counted_by_value():
@@ -147,21 +171,21 @@ def test_others_excuse_what_they_make_up_for():
     )
     assert set(codes(small, 41)) == {"SATURATED", "LEVEL_TOO_SMALL"}
     slots = ("C(cp)[T.2] = 1",)
-    others = totals(np.array([800.0, 20.0, 160.0, 32.0]), slots, ())
+    others = totals(np.array([800.0, 4.0, 0.0, 20.0, 160.0, 32.0]), slots, ())
     assert codes(small, 41, others) == ["LEVEL_TOO_SMALL"]  # what only this site has, stays refused
     assert isolating(POLICY, small).tolist() == [True]
     assert isolating(POLICY, small, others).tolist() == [False]
-    nobody = totals(np.array([0.0, 0.0, 0.0, 0.0]), slots, ())
+    nobody = totals(np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0]), slots, ())
     assert set(codes(small, 41, nobody)) == {"SATURATED", "LEVEL_TOO_SMALL"}
     assert isolating(POLICY, small, nobody).tolist() == [True]
 
 
 def test_others_do_not_excuse_a_patient_who_is_most_of_the_total():
     lonely = Exposure(weights=weights([0.25] + [1e-9] * 100))
-    others = totals(np.array([800.0, 0.2, 1e-4]), (), ())
+    others = totals(np.array([800.0, 4.0, 0.0, 0.2, 1e-4]), (), ())
     assert isolating(POLICY, lonely, others).tolist() == [True]
 
 
 def test_names_of_levels():
     exposure = Exposure(slots={"outcome = 0": 7}, values={"sex": {"0": 5, "1": 6}})
-    assert levels_of(POLICY, exposure) == {"outcome = 0": 7, "sex = 0": 5, "sex = 1": 6}
+    assert levels_of(POLICY, exposure, 1000) == {"outcome = 0": 7, "sex = 0": 5, "sex = 1": 6}

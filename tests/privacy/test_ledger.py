@@ -4,7 +4,6 @@ import hashlib
 import shutil
 import sqlite3
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.privacy import cohorts
 from polyclinic.privacy.budget import Budget
-from polyclinic.privacy.ledger import Ledger
+from polyclinic.privacy.ledger import Asked, Ledger
 
 ENTRY = {
     "study": "heart-four-hospitals",
@@ -408,20 +407,32 @@ def test_a_copy_with_its_wal_holds_everything(tmp_path):
 
 
 @pytest.mark.slow
-def test_cost_of_a_commit(tmp_path, capsys):
-    ledger, rng = Ledger(tmp_path / "ledger.sqlite"), np.random.default_rng(0)
-    masks = [rng.random(100_000) < 0.5 for _ in range(500)]
-    took = []
-    for i, mask in enumerate(masks):
-        start = time.perf_counter()
-        commit(ledger, f"{i}", cohort_mask=mask, max_cohorts=500)
-        took.append(time.perf_counter() - start)
-    ledger.close()
-    start = time.perf_counter()
-    again = Ledger(tmp_path / "ledger.sqlite")
-    again.check_cohort("va", ~masks[0], 5, 1000)
-    opened = time.perf_counter() - start
-    again.close()
-    with capsys.disabled():
-        print(f"\ncommit of cohort 500 over 100,000 patients: {1e3 * np.median(took[-9:]):.0f} ms")
-        print(f"first check after opening a ledger of 500 such cohorts: {opened:.1f} s")
+@pytest.mark.parametrize(
+    ("before", "now", "code"),
+    [
+        ("abc", "", "ALONE_NOT_ALLOWED"),
+        ("abc", "ab", "MEMBERSHIP_CHANGED"),
+        ("", "abc", "SEEN_ALONE"),
+    ],
+)
+def test_one_question_has_one_audience(ledger, before, now, code):
+    commit(ledger, "one", asked=Asked("question", before))
+    refusal(code, commit, ledger, "two", asked=Asked("question", now))
+    commit(ledger, "two", asked=Asked("another", now))
+    commit(ledger, "three", asked=Asked("", now))  # noise: every audience has its own
+    commit(ledger, "four", asked=Asked("", before))
+    assert [row["times"] for row in ledger.rows()] == [4]
+
+
+def test_what_all_have_shown_may_be_added_up(ledger):
+    commit(ledger, "alone", asked=Asked("question"))
+    assert ledger.shown("question") and not ledger.shown("another")
+    commit(ledger, "total", asked=Asked("question", "abc", all_shown=True))
+    refusal("ALONE_NOT_ALLOWED", commit, ledger, "again", asked=Asked("question"))
+
+
+def test_an_audience_that_another_connection_had_counts(tmp_path):
+    one, two = (Ledger(tmp_path / "ledger.sqlite") for _ in range(2))
+    commit(one, "total", asked=Asked("question", "abc"))
+    refusal("ALONE_NOT_ALLOWED", commit, two, "alone", asked=Asked("question"))
+    assert not two.shown("question")

@@ -19,11 +19,19 @@ RULES = {
     "EFFECTIVE_SIZE": "the hospital's policy: no patient or two carry the weights of a sum; "
     "else coefficients could be chosen that show one patient",
     "LEVERAGE": "the hospital's policy: no patient decides a coefficient alone",
+    "POLICY_UNSIGNED": "a hospital refuses every plan until it has signed a policy",
+    "POLICY_CHANGED": "a hospital refuses every plan while its policy is not the one it has signed",
+    "POLICY_UNREADABLE": "a hospital refuses every plan while its version of Polyclinic cannot "
+    "read the policy that it has signed",
     "ALGORITHM_NOT_ALLOWED": "the hospital's policy lists the algorithms that may run",
     "COLUMN_NOT_ALLOWED": "the hospital's policy lists the columns that may be read for a purpose",
     "ALONE_NOT_ALLOWED": "the hospital's policy: its own sums are not seen alone, only the total",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
-    "needs three",
+    "needs three with enough patients",
+    "SEEN_ALONE": "a hospital's own sum is seen by itself or in a total, not both: the total less "
+    "what other hospitals have shown is the sum of the one that has not",
+    "HEAD_WENT_BACK": "the log of a hospital only grows: what it was once seen to hold stays in it",
+    "NOT_JUDGED": "an algorithm says how patients share in its sums; else nothing of it leaves",
     "COHORT_TOO_CLOSE": "two cohorts that differ by a few patients show these patients' values",
     "TOO_MANY_COHORTS": "many cohorts together can single out a patient",
     "MEMBERSHIP_CHANGED": "all totals of one analysis are over the same hospitals: two totals, "
@@ -54,20 +62,31 @@ RULES = {
     "CANNOT_WRITE": "nothing leaves a hospital before its journal holds it",
 }
 NEXT = {
+    "SEEN_ALONE": "ask for the hospitals' own sums again, or for another cohort or other columns",
+    "HEAD_WENT_BACK": "compare the logs: `polyclinic site audit verify` at every hospital",
+    "NOT_JUDGED": 'give the task an `exposure`; see "Add an algorithm" in the documentation',
     "TOO_FEW_PATIENTS": "leave the hospital out, widen the cohort, or use fewer groups",
     "CELL_TOO_SMALL": "merge rare levels in the codebook, or use coarser bins",
-    "COLLECT_NOT_ALLOWED": "ask the hospital to allow it, or switch off results per hospital",
+    "COLLECT_NOT_ALLOWED": "ask the hospital to allow it, or leave results per hospital out: "
+    "show_sites = false",
     "SUBSET_TOO_SMALL": "widen the cohort, or drop its condition",
-    "LEVEL_TOO_SMALL": 'secure_sums = "auto" counts the hospitals together; or merge rare levels '
-    "in the codebook, or use fewer columns",
+    "LEVEL_TOO_SMALL": "merge rare levels in the codebook, or use fewer columns; three or more "
+    'hospitals are counted together (secure_sums = "auto")',
     "TOO_MANY_LEVELS": "merge levels in the codebook",
-    "SATURATED": 'secure_sums = "auto" counts the hospitals together; or use fewer columns',
+    "SATURATED": "use fewer columns; three or more hospitals are counted together "
+    '(secure_sums = "auto")',
     "LEVERAGE": 'secure_sums = "auto", fewer columns, or coarser ones',
+    "POLICY_UNSIGNED": "ask the hospital to read its policy and sign it: "
+    "polyclinic site policy --sign",
+    "POLICY_CHANGED": "ask the hospital to compare it with what was signed: polyclinic site policy",
+    "POLICY_UNREADABLE": "ask the hospital what is wrong with it: polyclinic site policy",
     "ALGORITHM_NOT_ALLOWED": "ask the hospital to allow it",
     "COLUMN_NOT_ALLOWED": "ask the hospital, or leave the column out",
-    "ALONE_NOT_ALLOWED": 'use secure sums: secure_sums = "auto"',
+    "ALONE_NOT_ALLOWED": 'use secure sums: secure_sums = "auto"; results per hospital: '
+    "show_sites = false",
     "TOO_FEW_SITES": "let more hospitals take part",
-    "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, or let the cohorts differ by more",
+    "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
+    "missing values in one more column make another cohort",
     "TOO_MANY_COHORTS": "use the cohorts that were released before",
     "MEMBERSHIP_CHANGED": "go on with the same hospitals, or ask something else",
     "BUDGET_SPENT": "ask with a smaller epsilon, or ask the hospital for more budget",

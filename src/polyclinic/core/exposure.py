@@ -134,6 +134,18 @@ class Exposing(Protocol):
         ...
 
 
+class Unaided:
+    """Base of an `Exposing` task for which the patients of other sites make up for nothing."""
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """None."""
+        return (), 0
+
+
 def _plus(a: Any, b: Any) -> Any:
     return b if a is None else a + b
 

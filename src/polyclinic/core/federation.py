@@ -20,6 +20,7 @@ from polyclinic.core.task import lookup
 
 Cohort = Mapping[str, Any]
 HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
+MAY = "MAY"  # the kind of message that asks whether a site would release its answer alone
 Ask = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
 
 
@@ -52,13 +53,14 @@ class Engine(Protocol):
 class Summed:
     """What sites released, added up, in ring form; `hidden` counts sites, `bytes` is by site.
 
-    seen  as in `Total`
+    seen, opened_by  as in `Total`
     """
 
     words: Mapping[str, Any]
     hidden: Mapping[str, Any]
     bytes: Mapping[str, int]
     seen: str = "this site"
+    opened_by: int = 0
 
 
 class Summing(Protocol):
@@ -149,12 +151,15 @@ class Federation:
         """The total of a plan over all sites. Raises Refused, or what the summing raises."""
         total = self._total(plan)
         if self._heads is not None:
-            self._exchange()
+            self._exchange(plan)
         return total
 
-    def _exchange(self) -> None:
+    def _exchange(self, plan: Plan) -> None:
         message = codec.encode({"kind": HEADS, "heads": self._heads})
-        for site, reply in self.transport.ask(dict.fromkeys(self.sites, message)).items():
+        replies = self.transport.ask(dict.fromkeys(self.sites, message))
+        if codes := codes_of(replies):
+            raise refused_by(codes, plan)
+        for site, reply in replies.items():
             head = codec.decode(reply).get("head", "")
             if self._heads is not None and isinstance(head, str) and head:
                 self._heads[site] = head
@@ -178,6 +183,7 @@ class Federation:
             hidden=_shape(leaves, summed.hidden),
             bytes=summed.bytes,
             seen=summed.seen,
+            opened_by=summed.opened_by,
         )
 
 
@@ -280,6 +286,19 @@ def _shape(leaves: Sequence[Leaf], hidden: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def codes_of(replies: Mapping[str, bytes]) -> dict[str, str]:
+    """The codes of the sites that refused, in order."""
+    found = {}
+    for site, reply in replies.items():
+        try:
+            fields = codec.decode(reply)
+        except codec.CodecError:
+            fields = {"code": "BAD_MESSAGE"}
+        if isinstance(fields, dict) and "code" in fields:
+            found[site] = str(fields["code"])
+    return found
+
+
 def refused_by(codes: Mapping[str, str], plan: Plan) -> Refused:
     """The error for codes that crossed borders; the words are this side's own."""
     site, code = next(iter(codes.items()))
@@ -292,6 +311,6 @@ def refused_by(codes: Mapping[str, str], plan: Plan) -> Refused:
         next=NEXT.get(code, ""),
         site=site,
         step=plan.step,
-        kept="nothing of this round left a hospital; earlier rounds are kept",
+        kept="what was released before is kept, with its place in the hospitals' ledgers",
         refusals=codes,
     )

@@ -63,6 +63,11 @@ class Plan:
         return self.once("content_hash", lambda: codec.digest(self.content()))
 
     @property
+    def question(self) -> str:
+        """The content whatever becomes of the answers: a sum, or one answer per site."""
+        return self.once("question", lambda: codec.digest({**self.content(), "combine": "any"}))
+
+    @property
     def round_hash(self) -> str:
         place = {"content": self.content_hash, "round": self.round, "parent": self.parent}
         return self.once("round_hash", lambda: codec.digest(place))

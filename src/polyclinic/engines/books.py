@@ -10,12 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from polyclinic.core import codec
-from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.contribution import Release
-from polyclinic.core.errors import Refused
 from polyclinic.core.exposure import Members
 from polyclinic.core.plan import Plan
-from polyclinic.privacy.ledger import Ledger, Mask
+from polyclinic.privacy.ledger import Asked, Ledger, Mask
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity, MemoryJournal
 from polyclinic.privacy.secure.journal import Journal
@@ -40,6 +38,8 @@ class Books:
     journal   its steps in secure sums
     log       what was decided, for auditors; None: not kept
     dataset   name of its data in the ledger: cohorts of one data set are compared
+    budget    name under which the privacy spent on the data is kept, in all their versions;
+              "": that of the data set
     """
 
     identity: Identity
@@ -47,6 +47,7 @@ class Books:
     journal: Journal
     log: Log | None = None
     dataset: str = "data"
+    budget: str = ""
     _known: set[tuple[str, bytes]] = field(default_factory=set, repr=False)
 
     @staticmethod
@@ -73,6 +74,7 @@ class Books:
         key: str,
         release: Release,
         *,
+        asked: Asked,
         policy: Policy,
         members: Iterable[Members],
         population: int,
@@ -83,18 +85,18 @@ class Books:
 
         Raises
         ------
-        Refused : COHORT_TOO_CLOSE, TOO_MANY_COHORTS, MEMBERSHIP_CHANGED, BUDGET_SPENT.
+        Refused : what `Ledger.commit` raises.
         """
-        self._check_members(key)
         # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
-        compared = () if spend else members
-        cohorts = self._cohorts(compared, population, policy.min_patients)
+        compared = () if spend and policy.budget else members
+        cohorts = self._cohorts(compared, population)
         data = codec.encode({"words": release.words, "hidden": release.hidden})
         kept = self.ledger.commit(
             key,
             data,
             entry=entry,
-            dataset=self.dataset,
+            asked=asked,
+            dataset=self.budget or self.dataset,
             cohorts=[(name, mask) for name, mask, _ in cohorts],
             k=policy.min_difference,
             max_cohorts=policy.max_cohorts,
@@ -104,26 +106,19 @@ class Books:
         self._known.update((name, digest) for name, _, digest in cohorts)
         return _opened(kept)
 
-    def _check_members(self, key: str) -> None:
-        """Two totals of one content over different sites show the site that is in one of them."""
-        base, _, members = key.partition("+")
-        if members and set(self.ledger.members_of(base)) - {members}:
-            code = "MEMBERSHIP_CHANGED"
-            raise Refused(
-                "the same sum was released over other hospitals",
-                code=code,
-                rule=RULES[code],
-                next=NEXT[code],
-            )
+    def check(self, members: Iterable[Members], population: int, policy: Policy) -> None:
+        """Whether sums over these patients may leave, too. Raises what the commit would raise."""
+        for name, mask, _ in self._cohorts(members, population):
+            self.ledger.check_cohort(name, mask, policy.min_difference, policy.max_cohorts)
 
     def _cohorts(
-        self, members: Iterable[Members], population: int, least: int
+        self, members: Iterable[Members], population: int
     ) -> list[tuple[str, Mask, bytes]]:
         """Data set, patients and their digest, of each column; those not yet in the ledger."""
         found = {}
         for one in members:
-            if len(one.patients) < least:
-                continue  # hidden or refused: nothing of them leaves
+            if not len(one.patients):
+                continue
             mask = np.zeros(population, dtype=bool)
             mask[one.patients] = True
             digest = hashlib.sha256(np.packbits(mask).tobytes()).digest()

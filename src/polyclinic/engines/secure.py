@@ -13,11 +13,13 @@ from typing import Any
 from polyclinic.core import codec
 from polyclinic.core.errors import Refused
 from polyclinic.core.exposure import Exposing
-from polyclinic.core.federation import Ask, ClearSums, Summed, refused_by
+from polyclinic.core.federation import MAY, Ask, ClearSums, Summed, Summing, codes_of, refused_by
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 from polyclinic.privacy import disclosure, vector
+from polyclinic.privacy.gate import MIN_SECURE
+from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.secure import Opened, Roster, SecureCoordinator, SiteRefused, drive
 from polyclinic.privacy.secure.encoding import PROFILES
 
@@ -66,7 +68,7 @@ class SecureSums:
         try:
             return self._ask(_values(plan), plan, size, sites, ask)
         except Refused as error:
-            if set(error.refusals.values()) <= disclosure.SHARED:
+            if noise_of(plan) is None and set(error.refusals.values()) <= disclosure.SHARED:
                 return None
             raise
 
@@ -119,13 +121,16 @@ class AutoSums:
         return bool(self.refusals)
 
     def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
-        """The sum. Raises Refused, or a SecureSumError."""
-        if not self.secure:
-            try:
-                return self._clear.total(plan, leaves, sites, ask)
-            except Refused as error:
-                known = set(error.refusals.values()) <= disclosure.ALONE
-                if not known or len(sites) < 3:
-                    raise
-                self.refusals = error.refusals
-        return self._secure.total(plan, leaves, sites, ask)
+        """The sum. Raises Refused, or a SecureSumError.
+
+        All are asked first whether they would release alone: where one would not, none does, or
+        its sum would be the total less theirs.
+        """
+        if not self.secure and len(sites) >= MIN_SECURE:
+            message = codec.encode({"kind": MAY, "plan": plan.to_data()})
+            codes = codes_of(ask(dict.fromkeys(sites, message)))
+            if codes and not set(codes.values()) <= disclosure.ALONE:
+                raise refused_by(codes, plan)
+            self.refusals = codes
+        summing: Summing = self._secure if self.secure else self._clear
+        return summing.total(plan, leaves, sites, ask)

@@ -6,9 +6,8 @@ message is a plan, answered with a release, or a step of a secure sum.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from polyclinic.core import codec, ring
 from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.exposure import Exposing, Exposure, Members
-from polyclinic.core.federation import HEADS, Cohort
+from polyclinic.core.federation import HEADS, MAY, Cohort
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -26,11 +25,14 @@ from polyclinic.core.task import lookup
 from polyclinic.engines.books import Books, Kept
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
+from polyclinic.privacy.disclosure import Selection
 from polyclinic.privacy.gate import Audience, Gate
+from polyclinic.privacy.ledger import Asked
 from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
 from polyclinic.privacy.secure.keyring import threshold_of
 
+SHARE = "share"
 Rows = Callable[[Cohort | None], ThreadWorkers]
 
 
@@ -85,45 +87,60 @@ class Site:
         try:
             value = codec.decode(message)
             if isinstance(value, dict) and "kind" in value:
+                if value["kind"] == MAY:
+                    plan = Plan.from_data(value.get("plan"))
+                    return self._may(plan)
                 return self._heads(value) if value["kind"] == HEADS else self._secure(message)
             plan = Plan.from_data(value)
             return self._release(plan, Audience(self._n_sites)).to_bytes()
         except PolyclinicError as error:
-            self._refused(error, plan)
-            return codec.encode({"code": error.code})
+            return self._code(error, plan)
         except Exception as error:  # whatever it was, no more than a code may cross the border
             self.log.append(error)
             return codec.encode({"code": "SITE_FAILED"})
 
+    def _code(self, error: PolyclinicError, plan: Plan | None) -> bytes:
+        """All of a refusal that crosses the border, also where it cannot be written down."""
+        try:
+            self._refused(error, plan)
+        except Exception as worse:
+            self.log.append(worse)
+            return codec.encode({"code": "SITE_FAILED"})
+        return codec.encode({"code": error.code})
+
     def _join(self, pinned: Pinned) -> SecureSite:
-        policy = self.gate.policy
         return SecureSite(
             self.name,
             self.books.identity,
             pinned.roster,
             self.books.journal,
             run=pinned.run,
-            threshold=policy.threshold,
-            membership="fixed" if policy.when_lost == "abort" else "survivors",
+            threshold=self.gate.policy.threshold,
         )
+
+    def _may(self, plan: Plan) -> bytes:
+        """Whether this site would release its answer alone; nothing of it leaves here."""
+        audience = Audience(self._n_sites)
+        self._admit(plan, audience)
+        if noise_of(plan) is None and self.books.before(self.books.base(plan)) is None:
+            found = self._compute(plan, audience)
+            self._gated(plan, found, audience)
+            self.books.check(found.exposure.members, _population(found.rows), self.gate.policy)
+        return codec.encode({"may": True})
 
     def _release(self, plan: Plan, audience: Audience) -> Release:
         """The stored release of the same content, or a new one: computed, judged, stored."""
         self._admit(plan, audience)
+        asked = self._asked(plan, audience)
+        self.gate.check_shown(plan, self.books.ledger.shown(asked.question), audience)
         key = self._key(plan, audience)
         stored = self.books.before(key)
         if stored is None:
-            found = self._compute(plan)
-            release = self.gate.release(
-                plan,
-                found.leaves,
-                found.sum,
-                found.exposure,
-                audience,
-                found.rows.outside,
-                found.rows.population > found.rows.n_patients,
-            )
-            stored = self._stored(key, plan, release, found, audience)
+            try:
+                found = self._compute(plan, audience)
+                stored = self._stored(key, plan, found, audience)
+            except Refused as error:
+                stored = self._hidden(key, plan, audience, error)
         return self.gate.again(plan, *stored)
 
     def _admit(self, plan: Plan, audience: Audience) -> None:
@@ -131,33 +148,51 @@ class Site:
         self.gate.admit(plan, audience)
         self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
 
-    def _stored(
-        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
-    ) -> Kept:
+    def _gated(self, plan: Plan, found: _Computed, audience: Audience) -> Release:
+        return self.gate.release(
+            plan, found.leaves, found.sum, found.exposure, audience, _selection(found.rows)
+        )
+
+    def _stored(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
         """What the ledger holds for this release from now on, or from before."""
-        commit = self._commit(key, plan, release, found, audience)
+        release = self._gated(plan, found, audience)
         members = [one for one in found.exposure.members if _is_shown(one, release)]
         try:
-            stored = commit(release, members=members)
+            return self._commit(key, plan, release, found, audience, members)
         except Refused as error:
             # A subgroup that would show a few patients beside what is out is hidden like a cell.
             hidden = self.gate.withheld(plan, found.leaves) if len(members) == 1 else None
             if error.code != "COHORT_TOO_CLOSE" or hidden is None:
                 raise
-            stored = commit(hidden, members=())
-        seen = _seen_as(audience)
-        self.books.record("released", plan=plan.content_hash, step=plan.step, seen_as=seen)
-        return stored
+            return self._commit(key, plan, hidden, found, audience, ())
+
+    def _hidden(self, key: str, plan: Plan, audience: Audience, error: Refused) -> Kept:
+        """All of an answer by name hidden, so that one hospital does not end a study."""
+        leaves = lookup(plan.task, plan.version).leaves(plan)
+        hidden = self.gate.withheld(plan, leaves) if plan.combine == "collect" else None
+        if hidden is None or error.code not in disclosure.ALONE:
+            raise error
+        self._refused(error, plan)
+        return hidden.words, hidden.hidden
 
     def _commit(
-        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
-    ) -> Callable[..., Kept]:
-        """Writes a release, with the members behind it, into the ledger."""
-        return partial(
-            self.books.commit,
+        self,
+        key: str,
+        plan: Plan,
+        release: Release,
+        found: _Computed,
+        audience: Audience,
+        members: Sequence[Members],
+        kind: str = "values",
+    ) -> Kept:
+        """Writes a release, with the members behind it, into the ledger and the log."""
+        stored = self.books.commit(
             key,
+            release,
+            members=members,
+            asked=self._asked(plan, audience, kind),
             policy=self.gate.policy,
-            population=found.rows.population or found.rows.n_patients,
+            population=_population(found.rows),
             spend=self._spend(plan),
             entry={
                 "study": self._study,
@@ -169,18 +204,32 @@ class Site:
                 "seen_as": _seen_as(audience),
             },
         )
+        seen = _seen_as(audience)
+        self.books.record("released", plan=plan.content_hash, step=plan.step, seen_as=seen)
+        return stored
 
     def _spend(self, plan: Plan) -> dict[str, Any] | None:
         noise = noise_of(plan)
         return None if noise is None else noise.event
 
-    def _key(self, plan: Plan, audience: Audience) -> str:
+    def _key(self, plan: Plan, audience: Audience, kind: str = "values") -> str:
         """What is released once: the content, and over which sites only their total is seen."""
-        return self.books.base(plan) + (self._together() if audience.secure else "")
+        return f"{self.books.base(plan, kind)}+{self._members(audience)}"
 
-    def _together(self) -> str:
-        """The sites over which a total is seen."""
-        return f"+{codec.digest(list(self._pinned.roster.sites))}" if self._pinned else ""
+    def _asked(self, plan: Plan, audience: Audience, kind: str = "values") -> Asked:
+        """The question, for what was shown of it before. Noise is drawn anew for every audience."""
+        if noise_of(plan) is not None:
+            return Asked()
+        others = audience.others
+        all_shown = others is not None and others.shown >= audience.sites
+        question = codec.digest([kind, plan.question, self.books.dataset])
+        return Asked(question, self._members(audience), all_shown)
+
+    def _members(self, audience: Audience) -> str:
+        """The sites over which a total is seen; "": none, this site is seen alone."""
+        if not audience.secure or self._pinned is None:
+            return ""
+        return codec.digest(list(self._pinned.roster.sites))
 
     def _refused(self, error: PolyclinicError, plan: Plan | None) -> None:
         """Write a refusal down, in the words that only this site reads."""
@@ -191,18 +240,24 @@ class Site:
         )
         self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
 
-    def _compute(self, plan: Plan) -> _Computed:
-        """The site's own sum; kept for the further steps of the same round."""
-        last = self._last
+    def _compute(self, plan: Plan, audience: Audience) -> _Computed:
+        """The site's own sum; kept for the further steps of the same round.
+
+        Too few patients are refused before anything is computed from them.
+        """
+        rows = self._rows(plan.cohort).rows
+        self.gate.check_patients(plan, rows.n_patients, audience, _selection(rows))
+        return self._summed(plan)
+
+    def _summed(self, plan: Plan) -> _Computed:
+        last, workers = self._last, self._rows(plan.cohort)
         if last is None or last.plan.round_hash != plan.round_hash:
-            workers = self._rows(plan.cohort)
+            task = lookup(plan.task, plan.version)
+            if not isinstance(task, Exposing) and noise_of(plan) is None:
+                raise self.gate.refuse(plan, "NOT_JUDGED")
             summed = workers.sum(plan)
             last = self._last = _Computed(
-                plan,
-                lookup(plan.task, plan.version).leaves(plan),
-                summed,
-                workers.exposure(plan, summed),
-                workers.rows,
+                plan, task.leaves(plan), summed, workers.exposure(plan, summed), workers.rows
             )
         return last
 
@@ -246,15 +301,16 @@ class Site:
         """What is safe here, for a total on which other sites lean; a release like any other."""
         audience = self._audience()
         self._admit(plan, audience)
-        key = f"{self.books.base(plan, 'share')}{self._together()}"
+        key = self._key(plan, audience, SHARE)
         stored = self.books.before(key)
         if stored is None:
-            found, task = self._compute(plan), lookup(plan.task, plan.version)
+            found, task = self._summed(plan), lookup(plan.task, plan.version)
+            shown = self.books.ledger.shown(self._asked(plan, audience).question)
             slots = task.slots(plan) if isinstance(task, Exposing) else ()
-            evidence = found.sum.evidence
-            release = self.gate.share(plan, found.exposure, evidence, slots, found.rows.outside)
-            about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
-            stored = self._shared(key, about, release, found, audience)
+            release = self.gate.share(
+                plan, found.exposure, found.sum.evidence, slots, _selection(found.rows), shown
+            )
+            stored = self._shared(key, plan, release, found, audience)
         words: NDArray[np.uint64] = stored[0]["share"]
         return words
 
@@ -262,16 +318,17 @@ class Site:
         self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
     ) -> Kept:
         """What is safe, or nothing at all where the answer itself will be hidden."""
-        commit = self._commit(key, plan, release, found, audience)
+        about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
         members = found.exposure.members
         try:
-            return commit(release, members=members)
+            return self._commit(key, about, release, found, audience, members, SHARE)
         except Refused as error:
             hidden = len(members) == 1 and self.gate.withheld(plan, found.leaves)
             if error.code != "COHORT_TOO_CLOSE" or not hidden:
                 raise
             empty = {name: np.zeros_like(words) for name, words in release.words.items()}
-            return commit(self.gate.again(plan, empty, {}), members=())
+            nothing = self.gate.again(plan, empty, {})
+            return self._commit(key, about, nothing, found, audience, (), SHARE)
 
     def _totals(self, plan: Plan, record: Any) -> disclosure.Totals | None:
         """Totals over all sites, recomputed from what all of them have signed."""
@@ -290,6 +347,14 @@ class Site:
         if not isinstance(task, Exposing):
             return disclosure.totals(ring.decode(words), (), ())
         return disclosure.totals(ring.decode(words), task.slots(plan), task.candidates(plan)[0])
+
+
+def _population(rows: Partition) -> int:
+    return rows.population or rows.n_patients
+
+
+def _selection(rows: Partition) -> Selection:
+    return Selection(rows.outside, _population(rows) > rows.n_patients)
 
 
 def _is_shown(members: Members, release: Release) -> bool:

@@ -48,7 +48,10 @@ class Budget:
 
     def fits(self, events_spent: Sequence[Event], new_event: Event) -> bool:
         """Whether one more event stays within the budget. An unclear answer is a no."""
-        return self.spent([*events_spent, new_event]) <= self.epsilon
+        try:
+            return self.spent([*events_spent, new_event]) <= self.epsilon
+        except ArithmeticError:  # next to no noise: more than a number can hold
+            return False
 
     def left(self, events: Sequence[Event]) -> float:
         """Epsilon that is not spent; composition makes it a bound, not a sum to be shared out."""

@@ -25,6 +25,7 @@ from polyclinic.privacy.policy import Policy
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 MANY = "*"
+LEAD = 3  # numbers of a share before its slots: patients, whether they are enough, whether shown
 LARGEST = 2.0**50  # of a number that others can lean on; the ring holds it
 SHARED = frozenset(
     (
@@ -34,8 +35,10 @@ SHARED = frozenset(
         "TOO_MANY_LEVELS",
         "SATURATED",
         "EFFECTIVE_SIZE",
+        "SEEN_ALONE",
+        "TOO_FEW_SITES",
     )
-)  # rules that under secure sums count all sites' patients
+)  # rules that under secure sums count all sites
 ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED"}  # what only a sum that is seen alone can break
 
 
@@ -52,30 +55,64 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Selection:
+    """How the patients asked about stand to all of the site's.
+
+    outside  patients whom the condition of the cohort leaves out
+    subset   True: some of the site's patients are not among those asked about
+    """
+
+    outside: int = 0
+    subset: bool = False
+
+
+EVERYONE = Selection()
+
+
+@dataclass(frozen=True)
 class Totals:
-    """Sums over all sites of what was safe at each, as `share` gives it."""
+    """Sums over all sites of what was safe at each, as `share` gives it.
+
+    sites     that have enough patients for a sum of their own
+    shown     sites that have released the same sums before, each by itself
+    """
 
     patients: float
+    sites: int
+    shown: int
     slots: Mapping[str, float]
     columns: Mapping[str, Floats]
     weights: Floats
     squares: Floats
 
 
-def share(policy: Policy, exposure: Exposure, evidence: Evidence, slots: Sequence[str]) -> Floats:
+def share(
+    policy: Policy,
+    exposure: Exposure,
+    evidence: Evidence,
+    slots: Sequence[str],
+    selection: Selection = EVERYONE,
+    shown: bool = False,
+) -> Floats:
     """What a site adds to `Totals`, as one vector: only numbers that are safe by themselves.
 
     Patients and levels are whole multiples of the minimum, so no small count can be seen in them.
+
+    shown  True: the site has released the same sums by itself before
     """
     k = max(policy.min_patients, 1)
-    counts = levels_of(policy, exposure)
-    whole = [evidence.patients // k * k, *(counts.get(slot, 0) // k * k for slot in slots)]
+    counts = levels_of(policy, exposure, evidence.patients)
+    least = max(k, policy.min_subset) if selection.subset else k
+    enough = evidence.patients >= least
+    whole = [evidence.patients // k * k, enough, shown]
+    whole += [counts.get(slot, 0) // k * k for slot in slots]
     parts = [np.asarray(whole, dtype=np.float64)]
     for name, one in exposure.columns.items():
         good = _enough(policy, counts, name) & ~dominated(policy, one) & (one.total < LARGEST)
+        good = good & enough
         parts.append(np.atleast_1d(np.where(good, one.total, 0.0)))
     if exposure.weights is not None:
-        good = _solid(policy, exposure.weights) & (exposure.weights.squares < LARGEST)
+        good = _solid(policy, exposure.weights) & (exposure.weights.squares < LARGEST) & enough
         for sums in (exposure.weights.total, exposure.weights.squares):
             parts.append(np.atleast_1d(np.where(good, sums, 0.0)))
     return np.concatenate(parts)
@@ -84,18 +121,20 @@ def share(policy: Policy, exposure: Exposure, evidence: Evidence, slots: Sequenc
 def share_size(task: Exposing, plan: Plan) -> int:
     """Entries of the vector that `share` gives for a plan."""
     columns, candidates = task.candidates(plan)
-    return 1 + len(task.slots(plan)) + len(columns) * candidates + 2 * candidates
+    return LEAD + len(task.slots(plan)) + len(columns) * candidates + 2 * candidates
 
 
 def totals(vector: Floats, slots: Sequence[str], columns: Sequence[str]) -> Totals:
     """The inverse of `share`, for the sum over sites."""
-    m = (len(vector) - 1 - len(slots)) // (len(columns) + 2)
-    at = 1 + len(slots)
+    m = (len(vector) - LEAD - len(slots)) // (len(columns) + 2)
+    at = LEAD + len(slots)
     by_column = vector[at : at + m * len(columns)].reshape(len(columns), m)
     weights, squares = vector[at + m * len(columns) :].reshape(2, m)
     return Totals(
         float(vector[0]),
-        dict(zip(slots, vector[1:at], strict=True)),
+        int(vector[1]),
+        int(vector[2]),
+        dict(zip(slots, vector[LEAD:at], strict=True)),
         dict(zip(columns, by_column, strict=True)),
         weights,
         squares,
@@ -107,16 +146,16 @@ def judge(
     exposure: Exposure,
     evidence: Evidence,
     others: Totals | None = None,
-    subset: bool = False,
+    selection: Selection = EVERYONE,
     alone: bool = True,
 ) -> list[Finding]:
     """Rules that a contribution breaks as a whole; `others` excuses what the others make up for.
 
-    subset  True: some of the site's patients are not among those asked about
-    alone   True: the site's own sum is seen
+    alone  True: the site's own sum is seen
     """
-    found = _patients(policy, exposure, evidence, others, subset)
-    found += _levels(policy, exposure, others)
+    found = patients(policy, evidence.patients, others, selection)
+    found += _saturated(policy, exposure, evidence, others)
+    found += _levels(policy, exposure, evidence.patients, others)
     if alone and exposure.leverage > policy.max_leverage:
         note = f"one patient has a leverage of {exposure.leverage:.2f}; use fewer columns"
         found.append(Finding("LEVERAGE", note))
@@ -140,22 +179,45 @@ def isolating(policy: Policy, exposure: Exposure, others: Totals | None = None) 
     return np.asarray(bad)
 
 
-def levels_of(policy: Policy, exposure: Exposure) -> dict[str, int]:
+def levels_of(policy: Policy, exposure: Exposure, patients: int) -> dict[str, int]:
     """Patients per level and per value, by name.
 
     A column in which fewer than the minimum are off its most usual value has no more values than
-    the minimum; columns with more values are not judged value by value.
+    the minimum; columns with more values are not judged value by value. Nor is a column of
+    which so few `patients` have all different values: there their number is what is too small.
     """
     found = dict(exposure.slots)
     few = max(policy.min_patients, 2)
     for column, counts in exposure.values.items():
+        if patients <= few and _all_different(counts):
+            continue
         if MANY not in counts and len(counts) <= few:
             found |= {f"{column} = {value}": count for value, count in counts.items()}
     return found
 
 
-def _patients(
-    policy: Policy, exposure: Exposure, evidence: Evidence, others: Totals | None, subset: bool
+def _all_different(counts: Mapping[str, int]) -> bool:
+    return max(counts.values(), default=0) == 1 and not {*map(float, counts)} <= {0.0, 1.0}
+
+
+def patients(
+    policy: Policy, own: int, others: Totals | None, selection: Selection
+) -> list[Finding]:
+    """Rules about the number of patients asked about."""
+    n = own if others is None else max(own, others.patients)
+    # Where a condition leaves most out, one code stands for a few and for none: else asking for
+    # ever fewer would tell when the last one has gone. Others make up for some, never for that.
+    narrow = selection.outside > 0 and own < policy.min_patients
+    few = selection.subset and n < policy.min_subset and (n > 0 or selection.outside > 0)
+    if policy.min_subset and (narrow or few):
+        return [Finding("SUBSET_TOO_SMALL", f"{own} patients in the cohort")]
+    if 0 < n < policy.min_patients:
+        return [Finding("TOO_FEW_PATIENTS", f"{own} patients in all")]
+    return []
+
+
+def _saturated(
+    policy: Policy, exposure: Exposure, evidence: Evidence, others: Totals | None
 ) -> list[Finding]:
     n = evidence.patients if others is None else max(evidence.patients, others.patients)
     p = exposure.coefficients
@@ -163,10 +225,6 @@ def _patients(
     if 0 < n * policy.max_level_density < exposure.levels:
         note = f"a column of {exposure.levels} levels for {n:.0f} patients; merge levels"
         found.append(Finding("TOO_MANY_LEVELS", note))
-    if 0 < n < policy.min_patients:
-        found.append(Finding("TOO_FEW_PATIENTS", f"{evidence.patients} patients in all"))
-    elif subset and 0 < n < policy.min_subset:
-        found.append(Finding("SUBSET_TOO_SMALL", f"{evidence.patients} patients in the cohort"))
     if p and 0 < n < p * policy.patients_per_coefficient:
         note = f"{p} coefficients for {n:.0f} patients; use fewer columns or more patients"
         found.append(Finding("SATURATED", note))
@@ -175,16 +233,23 @@ def _patients(
     return found
 
 
-def _levels(policy: Policy, exposure: Exposure, others: Totals | None) -> list[Finding]:
+def _levels(policy: Policy, exposure: Exposure, own: int, others: Totals | None) -> list[Finding]:
     found = []
     if exposure.levels > policy.max_levels:
         found.append(Finding("TOO_MANY_LEVELS", f"a column of {exposure.levels} levels"))
-    for name, count in levels_of(policy, exposure).items():
+    for name, count in levels_of(policy, exposure, own).items():
         excused = others is not None and others.slots.get(name, 0.0) >= policy.min_patients
         if 0 < count < policy.min_patients and not excused:
-            note = f"{name}: {count} patients; merge levels in the codebook or leave the column out"
+            note = f"{_named(name)}: {count} patients; merge levels in the codebook or leave it out"
             found.append(Finding("LEVEL_TOO_SMALL", note))
     return found
+
+
+def _named(level: str) -> str:
+    """The level in words without a patient's value: only whether a column is 0 or 1 is no value."""
+    column, _, value = level.rpartition(" = ")
+    known = not column or column == "outcome" or value in ("0", "1", "0.0", "1.0")
+    return level if known else f"a value of {column}"
 
 
 def _enough(policy: Policy, counts: Mapping[str, int], name: str) -> bool:
@@ -222,4 +287,4 @@ def dominated(policy: Policy, shares: Shares, others: Floats | None = None) -> B
         bad = (two > policy.max_column_share * total) | (
             total - two < policy.min_remainder * shares.first
         )
-    return np.asarray(bad & (shares.first > 0))
+    return np.asarray((bad | ~np.isfinite(total)) & (shares.first > 0))

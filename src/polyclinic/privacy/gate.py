@@ -22,7 +22,7 @@ from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.privacy import disclosure
-from polyclinic.privacy.disclosure import Totals
+from polyclinic.privacy.disclosure import EVERYONE, Selection, Totals
 from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.suppress import cover
@@ -64,15 +64,50 @@ class Gate:
         """
         policy = self.policy
         if not policy.allows(plan.task, plan.version):
-            raise self._refuse(plan, "ALGORITHM_NOT_ALLOWED")
+            raise self.refuse(plan, "ALGORITHM_NOT_ALLOWED")
         if plan.combine == "collect" and not policy.allows_collect(plan.task):
-            raise self._refuse(plan, "COLLECT_NOT_ALLOWED")
+            raise self.refuse(plan, "COLLECT_NOT_ALLOWED")
         if not audience.secure and not policy.release_alone:
-            raise self._refuse(plan, "ALONE_NOT_ALLOWED")
+            raise self.refuse(plan, "ALONE_NOT_ALLOWED")
         if not policy.exact and noise_of(plan) is None:
-            raise self._refuse(plan, "NOISE_REQUIRED")
+            raise self.refuse(plan, "NOISE_REQUIRED")
         if audience.sites < max(policy.min_sites, MIN_SECURE if audience.secure else 1):
-            raise self._refuse(plan, "TOO_FEW_SITES")
+            raise self.refuse(plan, "TOO_FEW_SITES")
+
+    def check_patients(
+        self, plan: Plan, patients: int, audience: Audience, selection: Selection
+    ) -> None:
+        """Refuse too few patients before anything is computed from them, so that no failure on
+        the way tells about one of them.
+
+        Raises
+        ------
+        Refused : TOO_FEW_PATIENTS, SUBSET_TOO_SMALL, TOO_FEW_SITES.
+        """
+        if not self._is_judged(plan):
+            return
+        policy, others = self.policy, audience.others if audience.secure else None
+        self._check_outside(plan, selection)
+        found = disclosure.patients(policy, patients, others, selection)
+        if found:
+            raise self.refuse(plan, found[0].code, found[0].note)
+        # Where the others have nobody to ask about, the total is this site's own sum.
+        several = others is not None and others.sites >= MIN_SECURE
+        if audience.secure and not policy.release_alone and not several:
+            raise self.refuse(plan, "TOO_FEW_SITES", "too few hospitals have such patients")
+
+    def check_shown(self, plan: Plan, shown: bool, audience: Audience) -> None:
+        """Refuse a total of sums that only some of the sites have shown before by themselves.
+
+        Raises
+        ------
+        Refused : SEEN_ALONE.
+        """
+        others = audience.others
+        all_shown = others is not None and others.shown >= audience.sites
+        some_shown = shown or (others is not None and others.shown > 0)
+        if audience.secure and some_shown and not all_shown:
+            raise self.refuse(plan, "SEEN_ALONE", "the sum was shown by itself before")
 
     def check_columns(self, plan: Plan, columns: Iterable[str]) -> None:
         """Refuse a plan that names one of the site's columns that its purpose may not read.
@@ -83,7 +118,7 @@ class Gate:
         named = _words([plan.values, plan.cohort or {}]) & set(columns)
         for column in sorted(named):
             if not allowed(column, plan.purpose):
-                raise self._refuse(plan, "COLUMN_NOT_ALLOWED", column)
+                raise self.refuse(plan, "COLUMN_NOT_ALLOWED", column)
 
     def release(
         self,
@@ -92,13 +127,9 @@ class Gate:
         sum: Sum,
         exposure: Exposure = NOTHING,
         audience: Audience = Audience(),
-        outside: int = 0,
-        subset: bool = False,
+        selection: Selection = EVERYONE,
     ) -> Release:
         """Let `sum` out, with small cells hidden where the leaf says so.
-
-        outside  the site's patients whom the condition of the plan's cohort leaves out
-        subset  True: some of the site's patients are not among those asked about
 
         Raises
         ------
@@ -106,11 +137,11 @@ class Gate:
         """
         self.admit(plan, audience)
         self._check_schema(plan, leaves, sum)
-        self._judge(plan, sum.evidence, exposure, audience, outside, subset)
+        self._judge(plan, sum.evidence, exposure, audience, selection)
         others = self._others(exposure, audience)
         isolated = disclosure.isolating(self.policy, exposure, others)
         if isolated.any() and audience.secure and audience.others is None:
-            raise self._refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
+            raise self.refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
         words, hidden = {}, {}
         for leaf in leaves:
             array = sum.words[leaf.name]
@@ -120,7 +151,7 @@ class Gate:
             if leaf.small == "hide":
                 hidden[leaf.name] = small.astype(np.int64)
             elif small.any():
-                raise self._refuse(plan, "CELL_TOO_SMALL", leaf.name)
+                raise self.refuse(plan, "CELL_TOO_SMALL", leaf.name)
             if small.any():
                 array = array.copy()
                 array[small] = 0
@@ -149,20 +180,29 @@ class Gate:
         exposure: Exposure,
         evidence: Evidence,
         slots: Sequence[str],
-        outside: int,
+        selection: Selection,
+        shown: bool,
     ) -> Release:
         """What this site adds to the totals on which others may lean; safe by itself.
+
+        shown  True: the site has released the same sums by itself before
 
         Raises
         ------
         Refused : NOISE_REQUIRED where the plan asks for noise, which these totals have not;
-            SUBSET_TOO_SMALL.
+            SUBSET_TOO_SMALL where no other site can make up for it.
         """
         if noise_of(plan) is not None or not self.policy.exact:
-            raise self._refuse(plan, "NOISE_REQUIRED")
-        self._check_outside(plan, outside)
-        vector = disclosure.share(self.policy, exposure, evidence, slots)
+            raise self.refuse(plan, "NOISE_REQUIRED")
+        self._check_outside(plan, selection)
+        if selection.outside and evidence.patients < self.policy.min_patients:
+            raise self.refuse(plan, "SUBSET_TOO_SMALL", f"{evidence.patients} patients")
+        vector = disclosure.share(self.policy, exposure, evidence, slots, selection, shown)
         return Release(self.site, plan.round_hash, {"share": ring.encode(vector)}, {})
+
+    def _is_judged(self, plan: Plan) -> bool:
+        """False where noise of a limited budget hides every patient, and so any few of them."""
+        return noise_of(plan) is None or self.policy.budget is None
 
     def _others(self, exposure: Exposure, audience: Audience) -> Totals | None:
         """Totals count only where no sum of this site alone can be seen."""
@@ -174,28 +214,29 @@ class Gate:
         evidence: Evidence,
         exposure: Exposure,
         audience: Audience,
-        outside: int,
-        subset: bool,
+        selection: Selection,
     ) -> None:
         policy = self.policy
+        if not self._is_judged(plan):
+            return
         if exposure.alone and not policy.release_alone:
-            raise self._refuse(plan, "ALONE_NOT_ALLOWED", "a term of the model is this site alone")
-        self._check_outside(plan, outside)
+            raise self.refuse(plan, "ALONE_NOT_ALLOWED", "a term of the model is this site alone")
+        self._check_outside(plan, selection)
         found = disclosure.judge(
             policy,
             exposure,
             evidence,
             self._others(exposure, audience),
-            subset,
+            selection,
             not audience.secure or exposure.alone,
         )
         if found:
-            raise self._refuse(plan, found[0].code, "; ".join(one.note for one in found))
+            raise self.refuse(plan, found[0].code, "; ".join(one.note for one in found))
 
-    def _check_outside(self, plan: Plan, outside: int) -> None:
-        if 0 < outside < self.policy.min_subset:
-            note = f"the condition leaves out {outside} patients; ask for all, or for fewer"
-            raise self._refuse(plan, "SUBSET_TOO_SMALL", note)
+    def _check_outside(self, plan: Plan, selection: Selection) -> None:
+        if 0 < selection.outside < self.policy.min_subset:
+            note = f"the condition leaves out {selection.outside} patients; ask for all or fewer"
+            raise self.refuse(plan, "SUBSET_TOO_SMALL", note)
 
     def _check_schema(self, plan: Plan, leaves: Sequence[Leaf], sum: Sum) -> None:
         fits = set(sum.words) == {leaf.name for leaf in leaves} and all(
@@ -203,7 +244,7 @@ class Gate:
             for leaf in leaves
         )
         if not fits:
-            raise self._refuse(plan, "SCHEMA_MISMATCH")
+            raise self.refuse(plan, "SCHEMA_MISMATCH")
 
     def _small_cells(
         self, plan: Plan, leaf: Leaf, evidence: Evidence, exposure: Exposure
@@ -214,7 +255,7 @@ class Gate:
         if behind is None or behind.size != leaf.size:
             if evidence.patients == 0:
                 return np.zeros(leaf.size, dtype=bool)
-            raise self._refuse(plan, "SCHEMA_MISMATCH")
+            raise self.refuse(plan, "SCHEMA_MISMATCH")
         small = (behind > 0) & (behind < self.policy.min_patients)
         if leaf.name in exposure.cells:
             small = small | disclosure.dominated(self.policy, exposure.cells[leaf.name])
@@ -223,7 +264,8 @@ class Gate:
             small = cover(behind.reshape(shape), small.reshape(shape), leaf.closed, least)
         return np.asarray(small).ravel()
 
-    def _refuse(self, plan: Plan, code: str, note: str = "") -> Refused:
+    def refuse(self, plan: Plan, code: str, note: str = "") -> Refused:
+        """The error for a rule of `core.codes`; the note is for the site's own people."""
         return Refused(
             f"{self.site} refused to release {plan.step or plan.task}"
             + (f": {note}" if note else ""),

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec
+from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.privacy import cohorts
 from polyclinic.privacy.budget import Budget, grouped
@@ -38,8 +39,9 @@ CREATE TABLE releases (
     content_hash TEXT PRIMARY KEY, release BLOB NOT NULL, time TEXT NOT NULL, study TEXT NOT NULL,
     step TEXT NOT NULL, task TEXT NOT NULL, combine TEXT NOT NULL, n_sums INTEGER NOT NULL,
     patients INTEGER NOT NULL, bytes INTEGER NOT NULL, seen_as TEXT NOT NULL,
-    times INTEGER NOT NULL DEFAULT 1
+    times INTEGER NOT NULL DEFAULT 1, question TEXT NOT NULL, members TEXT NOT NULL
 ) STRICT;
+CREATE INDEX questions ON releases (question, members);
 CREATE TABLE cohorts (
     id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, n_patients INTEGER NOT NULL, bits BLOB NOT NULL,
     release TEXT NOT NULL REFERENCES releases (content_hash), UNIQUE (dataset, bits)
@@ -64,6 +66,20 @@ _TOO_CLOSE = (
     "two groups of patients that were asked about differ in none or in enough patients, "
     "and groups combined do not single out a few"
 )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question, and over which sites only its total is seen.
+
+    question   digest of what is asked, whatever becomes of the answers; "": not compared
+    members    digest of the sites; "": the answer is seen alone
+    all_shown  every one of these sites has shown its own answer before
+    """
+
+    question: str = ""
+    members: str = ""
+    all_shown: bool = False
 
 
 @dataclass
@@ -130,14 +146,10 @@ class Ledger:
         with self._guard():
             return self._again(content_hash)
 
-    def members_of(self, content_hash: str) -> list[str]:
-        """The sets of sites over which this content was released in a total, by their digest."""
+    def shown(self, question: str) -> bool:
+        """Whether the answer to a question was released to be seen alone."""
         with self._guard():
-            found = self._db.execute(
-                "SELECT content_hash FROM releases WHERE content_hash GLOB ?",
-                (f"{content_hash}+*",),
-            ).fetchall()
-            return [str(key).partition("+")[2] for (key,) in found]
+            return "" in self._members_of(question)
 
     def check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
         """Whether a sum over these patients of the data set, (n_patients,), may leave as well.
@@ -157,6 +169,7 @@ class Ledger:
         *,
         entry: Mapping[str, Any],
         dataset: str,
+        asked: Asked = Asked(),
         cohorts: Sequence[tuple[str, Mask]] = (),
         k: int | None = None,
         max_cohorts: int | None = None,
@@ -171,6 +184,7 @@ class Ledger:
         ----------
         entry : study, step, task, combine, n_sums, patients, seen_as.
         dataset : whose budget the spend is of.
+        asked : the question, compared with those before.
         cohorts : data set and patients, (n_patients,), of every sum in it; with `k` and
             `max_cohorts`.
         spend : the privacy event; None for sums without noise.
@@ -178,7 +192,8 @@ class Ledger:
 
         Raises
         ------
-        Refused : COHORT_TOO_CLOSE, TOO_MANY_COHORTS, BUDGET_SPENT.
+        Refused : ALONE_NOT_ALLOWED, SEEN_ALONE, MEMBERSHIP_CHANGED, COHORT_TOO_CLOSE,
+            TOO_MANY_COHORTS, BUDGET_SPENT.
         """
         if cohorts and (k is None or max_cohorts is None):
             raise TypeError("a cohort is checked against k and max_cohorts")
@@ -186,9 +201,10 @@ class Ledger:
             first = self._again(content_hash)
             if first is not None:
                 return first
+            self._check_audience(asked)
             if spend is not None:
                 self._check_budget(dataset, spend, budget)
-            self._store(content_hash, release, entry)
+            self._store(content_hash, release, entry, asked)
             for about, mask in cohorts:
                 self._check_cohort(about, mask, k or 0, max_cohorts or 0)
                 self._db.execute(
@@ -241,11 +257,32 @@ class Ledger:
             "SELECT study, step, task, code, note, times, time FROM refusals ORDER BY rowid"
         )
 
-    def _store(self, content_hash: str, release: bytes, entry: Mapping[str, Any]) -> None:
+    def _members_of(self, question: str) -> set[str]:
+        found = self._db.execute(
+            "SELECT DISTINCT members FROM releases WHERE question = ? AND question <> ''",
+            (question,),
+        ).fetchall()
+        return {str(members) for (members,) in found}
+
+    def _check_audience(self, asked: Asked) -> None:
+        """Two totals of one question over different sites show the site that is in one of them;
+        a total less what others have shown alone is the sum of the rest."""
+        others = self._members_of(asked.question) - {asked.members}
+        if not others or (others == {""} and asked.all_shown):
+            return
+        code = "MEMBERSHIP_CHANGED" if others - {""} else "SEEN_ALONE"
+        code = code if asked.members else "ALONE_NOT_ALLOWED"
+        what = "the same sum was released before, over other hospitals or by itself"
+        raise Refused(what, code=code, rule=RULES[code], next=NEXT[code])
+
+    def _store(
+        self, content_hash: str, release: bytes, entry: Mapping[str, Any], asked: Asked
+    ) -> None:
         texts = [str(entry[name]) for name in ("study", "step", "task", "combine", "seen_as")]
         self._db.execute(
             "INSERT INTO releases (content_hash, release, time, bytes, n_sums, patients, "
-            "study, step, task, combine, seen_as) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "study, step, task, combine, seen_as, question, members) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 content_hash,
                 _seal(release),
@@ -254,6 +291,8 @@ class Ledger:
                 int(entry["n_sums"]),
                 int(entry["patients"]),
                 *texts,
+                asked.question,
+                asked.members,
             ),
         )
 
@@ -276,7 +315,12 @@ class Ledger:
                 rule="the site's policy: at most so many different cohorts of one data set",
                 next="use a cohort that was asked about before",
             )
-        if k > 1 and (cohorts.too_close(new, seen.bits, k) or seen.exposes(new, k)):
+        # Fewer than k patients are asked about only where the others' make up for it: by itself
+        # that exposes nobody, a second such cohort may.
+        audited = np.count_nonzero(mask) >= k
+        if k > 1 and (
+            cohorts.too_close(new, seen.bits, k) or (audited and seen.exposes(new, k))
+        ):
             raise Refused(
                 "the group of patients is too close to others that were asked about",
                 code="COHORT_TOO_CLOSE",

@@ -163,18 +163,26 @@ class Sites(Described):
 
         Raises
         ------
-        EmptySite : a hospital has no patient in the cohort (unless `empty_site` is "leave_out").
+        EmptySite : a hospital has no complete row (unless `empty_site` is "leave_out"). Under a
+            condition the hospitals' gates say so themselves, of none as of a few.
         """
         cohort = cohort or self.fixed
-        counts = {site: self.rows(site, cohort).n_patients for site in self.names}
-        empty = [site for site, count in counts.items() if count == 0]
-        if empty and (self.empty_site != "leave_out" or len(empty) == len(counts)):
+        empty = self._without_patients(cohort)
+        if empty and (self.empty_site != "leave_out" or len(empty) == len(self.names)):
             raise self._empty(empty[0], cohort)
         makers = {site: self._maker(site) for site in self.names if site not in empty}
         data = None if cohort is None else cohort.to_data()
         return (engine or Embedded()).federation(
             makers, self.policies, data, books=self._books, sums=sums, about=about
         )
+
+    def _without_patients(self, cohort: Cohort | None) -> list[str]:
+        """Hospitals with nobody to ask about; under a condition those with fewer than they show."""
+        conditional = cohort is not None and bool(cohort.where)
+        if conditional and self.empty_site != "leave_out":
+            return []
+        least = {site: self.policies[site].min_subset if conditional else 1 for site in self.names}
+        return [site for site in self.names if self.rows(site, cohort).n_patients < least[site]]
 
     def _maker(self, site: str) -> Callable[[Mapping[str, Any] | None], Partition]:
         def make(cohort: Mapping[str, Any] | None) -> Partition:
