@@ -116,6 +116,7 @@ class Site:
             self.books.journal,
             run=pinned.run,
             threshold=self.gate.policy.threshold,
+            record=self.books.record,
         )
 
     def _may(self, plan: Plan) -> bytes:

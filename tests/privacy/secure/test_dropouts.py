@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from polyclinic.core import ring
-from polyclinic.privacy.secure import SecureSumError
+from polyclinic.privacy.secure import SecureSumError, drive
 from tests.privacy.secure.world import World, word
 
 STAYS, EARLY, LATE = "stays", "before the upload", "after the upload"
@@ -32,7 +32,7 @@ class Shared(World):
     here it goes on with the next index of the same batch, which the sites must bear."""
 
     def __init__(self, k, membership):
-        super().__init__(k, size=2, batch=64, membership=membership)
+        super().__init__(k, size=2, batch=16, membership=membership)
         encoded = {name: ring.encode(x) for name, x in self.values.items()}
         self.integers = {name: list(map(word, rows)) for name, rows in encoded.items()}
 
@@ -45,13 +45,22 @@ class Shared(World):
             batches.update(before)
             raise
 
+    def set_up(self):
+        """Keys, where they are used up. Nobody is lost meanwhile: that is another test's."""
+        names, batches = self.coordinator._opened or tuple(self.names), self.coordinator._batches
+        if names not in batches or batches[names].used == self.batch:
+            lost, self.lost = self.lost, {}
+            batches[names] = drive(self.coordinator._set_up(names), self.ask)
+            self.lost = lost
+        self.sent = []
+
+    def given(self):
+        """The sets of sites whose total some site has helped to open."""
+        return {tuple(found) for name in self.names if (found := self.opened(name))}
+
 
 def outcome(world, round):
-    lost, world.lost = world.lost, {}
-    if not round % 63:  # nobody is lost while keys are set up: those losses are another test's
-        world.coordinator._batches.clear()
-        world.total(10_000 + round)
-    world.lost, world.sent = lost, []
+    world.set_up()
     try:
         return world.total(round), None
     except SecureSumError as error:
@@ -62,6 +71,7 @@ def judge(world, round, pattern, last_word):
     """ "exact", or the code of the refusal; a total that is not exact fails."""
     kept, late = lose(world, pattern, last_word)
     opened, error = outcome(world, round)
+    assert world.given() <= {tuple(kept)}
     if opened is None:
         return error.code
     assert list(map(word, opened.words)) == [
@@ -80,6 +90,8 @@ def run(membership, last_word, sites=SITES):
         world = Shared(k, membership)
         for round, pattern in enumerate(patterns(k)):
             found[pattern] = judge(world, round, pattern, last_word)
+            if world.given():  # a run goes on with these sites only
+                world.begin()
     return found
 
 
@@ -109,6 +121,37 @@ def test_where_sites_are_fixed_no_total_lacks_one():
     assert [sum(len(p) == k for p in opened) for k in SITES[:3]] == [1, 5, 6]
     assert all((STAYS,) * k in opened for k in SITES[:3])
     assert set(found.values()) == {"exact", "BELOW_THRESHOLD", "MEMBERSHIP_CHANGED"}
+
+
+def enough(k):
+    """All sets of sites whose total may be opened."""
+    names = [f"s{i:02d}" for i in range(k)]
+    sets = itertools.chain(*(itertools.combinations(names, n) for n in range(k + 1)))
+    return [kept for kept in sets if len(kept) >= max(2 * k // 3 + 1, 3)]
+
+
+@pytest.mark.parametrize("k", [3, 4, 5])
+@pytest.mark.parametrize("knows", [True, False])
+def test_what_was_opened_first_says_over_which_sites_the_run_goes_on(k, knows):
+    """Every first total, then every loss; all sites start again in between. A coordinator that
+    knows of the first total asks its sites only, and one that does not is stopped by them."""
+    for first in enough(k):
+        world = Shared(k, "survivors")
+        assert judge(world, 0, [STAYS if n in first else EARLY for n in world.names], "PROOF")
+        assert world.given() == {first}
+        if not knows:
+            world.coordinator = world.new_coordinator()
+        for round, pattern in enumerate(itertools.product((STAYS, EARLY), repeat=k), 1):
+            world.sites = {name: world.site(name) for name in world.names}
+            kept, _ = lose(world, pattern, "PROOF")
+            opened, error = outcome(world, round)
+            goes_on = set(first) <= set(kept) if knows else list(first) == kept
+            assert (opened is not None) == goes_on
+            assert opened is None or opened.sites == first
+            assert error is None or error.code in ("MEMBERSHIP_CHANGED", "BELOW_THRESHOLD")
+            assert world.given() == {first}
+            if opened is not None and not knows:
+                world.coordinator = world.new_coordinator()
 
 
 @pytest.mark.parametrize("membership", ["survivors", "fixed"])

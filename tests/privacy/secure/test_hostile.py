@@ -183,12 +183,81 @@ def another_version():
         yield a.proof("s00", survivors, {**agrees, "s01": older}), "VERSION_MISMATCH"
 
 
+def a_site_left_out():
+    """A batch without one of the sites of the roster, before or after a total over all of them."""
+    a = attacker(5, "fixed")
+    for opened in (False, True):
+        if opened:
+            a.ready().opened()
+        b = Attacker(a.world, a.names[:4])
+        b.advertise()
+        for name in b.names:
+            yield b.keys(name), "MEMBERSHIP_CHANGED"
+        yield b.plan("s00", round=1), "BAD_MESSAGE"
+    c = Attacker(a.world, a.names[:3])
+    c.advertise()
+    yield c.keys("s00"), "BELOW_THRESHOLD"
+
+
+def a_batch_from_before():
+    """Keys without one site, which all have accepted while sites were allowed to drop out."""
+    a = attacker(5)
+    b = Attacker(a.world, a.names[:4]).ready()
+    a.world.settings["membership"] = "fixed"
+    a.world.sites = {name: a.world.site(name) for name in a.names}
+    for name in b.names:
+        yield b.plan(name), "MEMBERSHIP_CHANGED"
+
+
+def shrinking_survivors():
+    """A total over all sites, then one without a site: in the same batch, in another, in none that
+    knows of the first one. The coordinator does not say that the first one is known."""
+    a = attacker(5).ready()
+    _, all_sites = a.uploads()
+    agrees = a.agrees(all_sites)
+    for name in a.names:
+        a.proof(name, all_sites, agrees)
+    _, fewer = a.uploads(index=1, round=1)
+    del fewer["s04"]
+    for name in fewer:
+        yield a.agree(name, fewer, index=1, round=1), "MEMBERSHIP_CHANGED"
+    b = Attacker(a.world, a.names[:4]).ready()
+    for name in b.names:
+        yield b.plan(name, round=2), "MEMBERSHIP_CHANGED"
+        yield b.plan(name, round=0, attempt=1), "MEMBERSHIP_CHANGED"
+
+
+def growing_survivors():
+    """A total without a site, then one over all."""
+    a = attacker(5).ready()
+    _, fewer = a.uploads(a.names[:4])
+    agrees = a.agrees(fewer)
+    a.proof("s00", fewer, agrees)
+    for name in a.names[1:4]:
+        a.close(name, fewer)  # told of the total, though not asked for shares
+    _, all_sites = a.uploads(index=1, round=1)
+    for name in a.names[:4]:
+        yield a.agree(name, all_sites, index=1, round=1), "MEMBERSHIP_CHANGED"
+
+
+def a_batch_of_those_who_know_nothing():
+    """Few honest sites that have not helped with the first total, and all colluding ones."""
+    a = attacker(10).ready()
+    _, all_sites = a.uploads()
+    agrees = a.agrees(all_sites)
+    for name in a.names[:7]:
+        a.proof(name, all_sites, agrees)
+    for size in (3, 6):
+        b = Attacker(a.world, a.names[-size:])
+        b.advertise()
+        for name in b.names:
+            yield b.keys(name), "BELOW_THRESHOLD"
+
+
 def changed_membership():
     """Two totals that differ by a site."""
     a = attacker(5, "fixed").ready()
     a.opened()
-    b = Attacker(a.world, a.names[:4]).ready()
-    yield b.plan("s00", round=1), "MEMBERSHIP_CHANGED"
     yield a.plan("s00", index=1, round=1, members=a.names[:4]), "MEMBERSHIP_CHANGED"
     _, survivors = a.uploads(index=1, round=1)
     del survivors["s04"]
@@ -234,6 +303,11 @@ BEHAVIOURS = [
     another_threshold,
     forged_signature,
     another_version,
+    a_site_left_out,
+    a_batch_from_before,
+    shrinking_survivors,
+    growing_survivors,
+    a_batch_of_those_who_know_nothing,
     changed_membership,
     bad_shares,
 ]

@@ -79,7 +79,7 @@ def integers(words):
 
 @pytest.mark.parametrize("k", [3, 4, 5, 6])
 def test_fifty_payloads_are_those_of_python_integers_bit_by_bit(k):
-    rng, world = random.Random(k), Watched(k, batch=64)
+    rng, world = random.Random(k), Watched(k, batch=8)
     exact = 0
     for round in range(50):
         arrays = payload(rng)
@@ -89,6 +89,8 @@ def test_fifty_payloads_are_those_of_python_integers_bit_by_bit(k):
         lost = {rng.choice(world.names)} if k > 3 and rng.random() < 0.6 else set()
         early = rng.random() < 0.5
         world.lost = {"PLAN": lost} if early else {"SURVIVORS": lost, "PROOF": lost}
+        if lost and early:
+            world.begin()  # a total without a site is the first one of its run
         world.sent = [entry for entry in world.sent if entry[0] == "BATCH"]
         opened = world.total(round)
         wire = oracle.read_wire(world.sent)
@@ -102,6 +104,8 @@ def test_fifty_payloads_are_those_of_python_integers_bit_by_bit(k):
         assert integers(opened.words) == oracle.total(wire) == sums
         assert set(opened.sites) == set(world.names) - (lost if early else set())
         exact += check_decoded(opened, columns, [values[n] for n in opened.sites])
+        if lost and early:
+            world.begin()
     assert exact > 600
 
 

@@ -59,7 +59,7 @@ def test_every_pattern_of_losses_is_exact_or_refused(k, threshold):
         if set(early) & set(late):
             continue
         world.lost = {"PLAN": set(early), "PROOF": set(late)}
-        world.lost["SURVIVORS"] = world.lost["RESULT"] = set()
+        world.begin()
         kept = [n for n in names if n not in early]
         round += 1
         if len(kept) >= max(needed, 3) and len(kept) - len(late) >= needed:
@@ -100,22 +100,58 @@ def test_fixed_membership_refuses_a_total_without_a_site_and_goes_on_when_it_is_
     with pytest.raises(SecureSumError) as caught:
         world.total(0)
     assert (caught.value.code, caught.value.site) == ("MEMBERSHIP_CHANGED", "s03")
-    with pytest.raises(SiteRefused) as refused:
-        world.total(0, attempt=1, sites=[n for n in world.names if n != "s03"])
-    assert set(refused.value.refusals.values()) == {"MEMBERSHIP_CHANGED"}
     world.lost = {}
+    with pytest.raises(SecureSumError) as caught:
+        world.total(0, attempt=1, sites=[n for n in world.names if n != "s03"])
+    assert caught.value.code == "MEMBERSHIP_CHANGED"
     opened = world.total(0, attempt=2)
     assert ring.decode(opened.words).tolist() == exact(world.values.values())
 
 
-def test_survivors_may_be_fewer_in_the_next_round_but_one_round_has_one_set():
+def test_survivors_may_be_fewer_before_the_first_total_and_are_the_same_after_it():
     world = World(5, membership="survivors")
-    assert world.total(0).sites == tuple(world.names)
-    fewer = world.names[:4]
+    world.lost = {"PLAN": {"s00", "s01"}}
     with pytest.raises(SecureSumError) as caught:
-        world.total(0, attempt=1, sites=fewer)
-    assert caught.value.code == "U2_EQUIVOCATION"
-    assert world.total(1, sites=fewer).sites == tuple(fewer)
+        world.total(0)
+    assert caught.value.code == "BELOW_THRESHOLD"
+    world.lost = {"PLAN": {"s04"}}
+    fewer = tuple(world.names[:4])
+    assert world.total(0, attempt=1).sites == fewer
+    world.lost, world.sent = {}, []
+    assert world.total(1).sites == fewer
+    assert not any(name == "s04" for _, name, _, _ in world.sent)
+    world.lost = {"PLAN": {"s03"}}
+    with pytest.raises(SecureSumError) as caught:
+        world.total(2)
+    assert caught.value.code == "BELOW_THRESHOLD"
+    with pytest.raises(SecureSumError) as caught:
+        world.total(2, attempt=1, sites=["s00", "s01", "s02", "s04"])
+    assert caught.value.code == "MEMBERSHIP_CHANGED"
+    world.lost = {}
+    assert world.total(2, attempt=2, sites=world.names).sites == fewer
+
+
+def test_who_contributes_is_told_the_plan_and_the_sites_of_the_batch():
+    world, seen = World(5, membership="survivors"), []
+
+    def contribute(name):
+        def vector(plan):
+            seen.append((dict(plan), plan.members))
+            return World.contribute(world, name)(plan)
+
+        return vector
+
+    world.contribute = contribute
+    world.total(3, sites=world.names[1:])
+    assert seen == [({"n": 3}, tuple(world.names[1:]))] * 4
+
+
+def test_too_few_sites_of_the_roster_are_not_even_asked():
+    world = World(10, membership="survivors")
+    with pytest.raises(SecureSumError) as caught:
+        world.total(sites=world.names[:6])
+    assert caught.value.code == "BELOW_THRESHOLD"
+    assert world.sent == []
 
 
 def test_all_refusals_of_sites_are_told_with_their_codes_and_nothing_is_uploaded():

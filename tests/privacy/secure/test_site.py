@@ -15,8 +15,10 @@ from polyclinic.core.errors import InputError
 from polyclinic.privacy.secure import (
     Identity,
     MemoryJournal,
+    Roster,
     SecureSite,
     SecureSumError,
+    SiteRefused,
     SQLiteJournal,
 )
 from polyclinic.privacy.secure.envelope import Place, sign
@@ -80,10 +82,10 @@ def test_a_later_attempt_ends_the_one_before():
     survivors = stopped(world, "SURVIVORS")
     plan = world.messages("PLAN", "s00")[0][0]
     batch = codec.decode(plan)["body"]["batch"]
-    assert world.sites["s00"].state(batch, 0) == "UPLOADED"
+    assert world.state("s00", batch) == "UPLOADED"
     again = edited(edited(plan, lambda m: m.update(attempt=1)), body(index=1))
     assert code(world.deliver("s00", again)) is None
-    assert world.sites["s00"].state(batch, 0) == "CLOSED"
+    assert world.state("s00", batch) == "CLOSED"
     assert refuse(world, survivors) == "DEADLINE"
     assert refuse(world, plan) == "INDEX_REUSED"
     late = edited(edited(plan, lambda m: m.update(attempt=1)), body(index=2))
@@ -250,7 +252,7 @@ def test_keys_are_erased_when_they_are_used():
     assert site.records.row("batch", batch).value["exchange"] is None
     assert site.records.reply(batch, 0, "MASKED") is not None
     world.deliver("s00", result)
-    assert site.state(batch, 0) == "CLOSED"
+    assert world.state("s00", batch) == "CLOSED"
     assert site.records.reply(batch, 0, "MASKED") is None
     site.end()
     assert site.records.row("secret", batch, 1).value is None
@@ -378,3 +380,56 @@ def test_a_killed_site_goes_on_with_the_same_bytes(at, when, tmp_path):
     journal = SQLiteJournal(tmp_path / "journal")
     journal.close()
     assert os.path.getsize(tmp_path / "journal") > 0
+
+
+class Filed(World):
+    """A world whose journals are files."""
+
+    def __init__(self, folder, *args, **settings):
+        self.folder = folder
+        names = [f"s{i:02d}" for i in range(args[0])]
+        journals = {name: SQLiteJournal(folder / name) for name in names}
+        super().__init__(*args, journals=journals, **settings)
+
+    def restart(self, name):
+        """The site in another process: nothing is left but its file."""
+        self.journals[name].close()
+        self.journals[name] = SQLiteJournal(self.folder / name)
+        self.sites[name] = self.site(name)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_site_that_starts_again_knows_over_which_sites_a_total_was_opened(tmp_path, told):
+    """Also where the coordinator has kept the result of the first round to itself."""
+    world = Filed(tmp_path, 5, membership="survivors")
+    world.lost = {} if told else {"RESULT": set(world.names)}
+    assert world.total(0).sites == tuple(world.names)
+    for name in world.names:
+        world.restart(name)
+    world.coordinator = world.new_coordinator()
+    world.lost = {"PLAN": {"s04"}}
+    with pytest.raises(SecureSumError) as caught:
+        world.total(1)
+    assert caught.value.code == "MEMBERSHIP_CHANGED"
+    refusals = [code(reply) for kind, _, _, reply in world.sent if kind == "SURVIVORS"]
+    assert refusals[-4:] == ["MEMBERSHIP_CHANGED"] * 4
+    with pytest.raises(SiteRefused) as refused:
+        world.total(2, sites=world.names[:4])
+    assert set(refused.value.refusals.values()) == {"MEMBERSHIP_CHANGED"}
+    world.lost = {}
+    assert world.total(3).sites == tuple(world.names)
+
+
+@pytest.mark.parametrize("before", ["SURVIVORS", "RESULT"])
+def test_a_run_stays_with_its_sites_when_the_roster_has_changed(tmp_path, before):
+    """From the first upload on: other sites may have opened a total since."""
+    world = Filed(tmp_path, 5)
+    stopped(world, before)
+    fewer = world.names[:4]
+    world.roster = Roster({name: world.roster.public(name) for name in fewer})
+    for name in fewer:
+        world.restart(name)
+    world.coordinator = world.new_coordinator()
+    with pytest.raises(SiteRefused) as refused:
+        world.total(1)
+    assert refused.value.refusals == dict.fromkeys(fewer, "MEMBERSHIP_CHANGED")

@@ -60,6 +60,7 @@ def marked(profile="exact128", **settings):
 def test_no_form_of_a_sites_numbers_is_in_any_message(profile):
     world = marked(profile)
     records = [world.total(r, profile=profile).transcript for r in range(5)]
+    world.begin()
     world.lost = {"PLAN": {"s03"}}
     records.append(world.total(5, profile=profile).transcript)
     world.lost = {"PROOF": {"s01", "s02"}}

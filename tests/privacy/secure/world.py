@@ -26,16 +26,33 @@ class World:
         self.names = [f"s{i:02d}" for i in range(k)]
         self.identities = {name: Identity.generate() for name in self.names}
         self.roster = Roster({n: i.public for n, i in self.identities.items()})
-        self.journals = journals or {name: MemoryJournal() for name in self.names}
         self.settings = {"threshold": threshold, **settings}
-        self.sites = {name: self.site(name) for name in self.names}
-        self.coordinator = SecureCoordinator(self.roster, run=RUN, threshold=threshold, batch=batch)
+        self.batch = batch
+        self.begin(journals)
         self.size = size
         values = np.random.default_rng(k).normal(size=(k, size)) * 1e3
         self.values = dict(zip(self.names, values, strict=True))
         self.lost: dict[str, set[str]] = {}
         self.sent: list[tuple[str, str, bytes, bytes | None]] = []
         self.changes = {}
+
+    def begin(self, journals=None):
+        """A run in which nothing was opened yet."""
+        self.journals = journals or {name: MemoryJournal() for name in self.names}
+        self.sites = {name: self.site(name) for name in self.names}
+        self.coordinator = self.new_coordinator()
+
+    def new_coordinator(self):
+        """One that knows nothing of what was asked before."""
+        rule = self.settings["threshold"]
+        return SecureCoordinator(self.roster, run=RUN, threshold=rule, batch=self.batch)
+
+    def opened(self, name):
+        """The sites over which `name` has helped to open a total, or None."""
+        return (self.sites[name].records.row("run").value or {}).get("opened")
+
+    def state(self, name, batch, index=0):
+        return self.sites[name].records.row("index", batch, index).value["state"]
 
     def site(self, name):
         """The site after a restart: the same key and journal, nothing else."""

@@ -33,11 +33,12 @@ from polyclinic.privacy.secure.errors import SecureSumError, SiteRefused, failur
 from polyclinic.privacy.secure.identity import Roster
 from polyclinic.privacy.secure.keyring import (
     BATCH_BYTES,
-    FEWEST_SITES,
     MOST_INDICES,
     MOST_SITES,
     THRESHOLDS,
     Keyring,
+    fewest_of,
+    threshold_of,
 )
 from polyclinic.privacy.secure.opening import open_sum, read_masked, read_shares
 from polyclinic.privacy.secure.round import Round
@@ -94,6 +95,7 @@ class SecureCoordinator:
         check_run(run)
         self._roster, self._run, self._rule, self._count = roster, run, threshold, batch
         self._batches: dict[tuple[str, ...], _Batch] = {}
+        self._opened: tuple[str, ...] = ()  # over which a total was opened
 
     def total(
         self,
@@ -108,7 +110,7 @@ class SecureCoordinator:
         """The sum of all sites' vectors of `size` numbers for `plan`.
 
         Yields messages by site, and is sent the answers by site (None: lost). After a failure ask
-        again with a higher `attempt`.
+        again with a higher `attempt`. Once a total is opened, only its sites are asked.
 
         Raises
         ------
@@ -116,11 +118,7 @@ class SecureCoordinator:
         SecureSumError : every other failure, with its code and the site at fault.
         """
         profile_of(profile, size)
-        names = tuple(sorted(self._roster.sites if sites is None else set(sites)))
-        if not set(names) <= set(self._roster.sites) or len(names) > MOST_SITES:
-            raise failure("BAD_MESSAGE", "the sites are not those of the roster, or too many")
-        if len(names) < FEWEST_SITES:
-            raise failure("BELOW_THRESHOLD", f"{len(names)} sites are too few for a secure sum")
+        names = self._names(self._roster.sites if sites is None else sites)
         try:
             batch = self._batches.get(names)
             if batch is None or batch.used == batch.keyring.count:
@@ -128,11 +126,24 @@ class SecureCoordinator:
             batch.used += 1
             place = Place(self._run, round, attempt)
             about = Round(batch.keyring, place, batch.used - 1, codec.digest(plan), profile, size)
-            return (yield from _Attempt(self._roster, batch, about).run(plan))
+            opened = yield from _Attempt(self._roster, batch, about).run(plan)
         except BaseException:
             # Whatever went wrong, its keys are not used again.
             self._batches.pop(names, None)
             raise
+        self._opened = opened.sites
+        return opened
+
+    def _names(self, sites: Iterable[str]) -> tuple[str, ...]:
+        """Of `sites`, those that are asked."""
+        asked, roster = set(sites), self._roster.sites
+        if not asked <= set(roster) or len(asked) > MOST_SITES:
+            raise failure("BAD_MESSAGE", "the sites are not those of the roster, or too many")
+        if not set(self._opened) <= asked:
+            raise failure("MEMBERSHIP_CHANGED", "a total was opened over a site that is not asked")
+        if len(asked) < fewest_of(threshold_of(self._rule, len(roster))):
+            raise failure("BELOW_THRESHOLD", f"{len(asked)} sites are too few for a secure sum")
+        return self._opened or tuple(sorted(asked))
 
     def _set_up(self, names: tuple[str, ...]) -> Generator[Messages, Replies, _Batch]:
         """BATCH, KEYS and SHARES: fresh keys, which all sites must have seen alike."""

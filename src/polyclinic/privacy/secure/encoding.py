@@ -2,8 +2,9 @@
 
 ``exact128`` holds words of `polyclinic.core.ring`, (n, 2) uint64 modulo 2**128. ``fast64`` holds
 (n,) uint64 modulo 2**64 with f = 62 - ceil(log2 K) - m fraction bits, for K sites and numbers of at
-most 2**m in magnitude. In front and behind stand two constants that all members know, and a one
-for counting: after unmasking they must be exact multiples, or a mask was not removed.
+most 2**m in magnitude: half the bytes, for updates of neural networks. In front and behind stand
+two constants that all members know, and a one for counting: after unmasking they must be exact
+multiples, or a mask was not removed.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from polyclinic.privacy.secure.identity import Identity, Roster
 VERSION = 1
 DOMAIN = "polyclinic SA-1"
 MOST_BYTES = 2**30
+_MOST_ROUNDS = 2**63
 _REQUEST = {"kind", "version", "run", "round", "attempt", "body"}
 _SIGNED = _REQUEST | {"sender", "signature"}
 
@@ -196,7 +197,7 @@ def _check_shape(value: Any, names: set[str]) -> None:
         raise failure("VERSION_MISMATCH", f"a message has version {value['version']}")
     kinds: dict[str, type] = dict.fromkeys(names, str)
     fields(value, **{**kinds, "version": int, "round": int, "attempt": int, "body": dict})
-    if min(value["round"], value["attempt"]) < 0:
+    if not all(0 <= value[name] < _MOST_ROUNDS for name in ("round", "attempt")):
         raise failure("BAD_MESSAGE", "rounds and attempts count from 0")
 
 

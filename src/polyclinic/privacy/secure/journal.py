@@ -63,7 +63,9 @@ class MemoryJournal:
 
 
 class SQLiteJournal:
-    """A journal in one file that only its owner may read. Erased values are overwritten.
+    """A journal in one file that only its owner may read, for a site that is a process of its own.
+
+    Erased values are overwritten.
 
     Raises
     ------

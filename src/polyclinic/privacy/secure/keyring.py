@@ -39,6 +39,11 @@ def threshold_of(rule: str, sites: int) -> int:
     return (2 * sites // 3 if rule == "two_thirds" else sites // 2) + 1
 
 
+def fewest_of(threshold: int) -> int:
+    """The least number of sites whose total may be opened, where so many must agree."""
+    return max(threshold, FEWEST_SITES)
+
+
 @dataclass(frozen=True)
 class Secrets:
     """A site's own secrets of a batch: the sealing key, and per index masking key and self seed."""
@@ -82,7 +87,8 @@ class Keyring:
     """The public keys of one batch, all signatures checked.
 
     members     the sites of the batch, in order; site number x is members[x - 1]
-    threshold   how many of them must agree
+    threshold   how many of them must agree, of all sites of the roster: two totals over different
+                sites would need a site that agrees to both, also where their batches differ
     transcript  T: SHA-256 of all ADVERTISE messages
     exchange    by site: public sealing key
     masks       by site and index: public masking key
@@ -107,11 +113,12 @@ class Keyring:
 
         Raises
         ------
-        SecureSumError : BELOW_THRESHOLD for fewer than 3 sites or for another threshold than
-            `rule`; BAD_SIGNATURE; KEY_SUBSTITUTED for a key that stands there twice.
+        SecureSumError : BELOW_THRESHOLD for fewer sites than must agree, or for another threshold
+            than `rule`; BAD_SIGNATURE; KEY_SUBSTITUTED for a key that stands there twice.
         """
         members = tuple(sorted(adverts))
-        if len(members) < FEWEST_SITES:
+        threshold = threshold_of(rule, len(roster.sites))
+        if len(members) < fewest_of(threshold):
             raise failure("BELOW_THRESHOLD", f"{len(members)} sites are too few for a secure sum")
         if len(members) > MOST_SITES:
             raise failure("BAD_MESSAGE", f"a secure sum has at most {MOST_SITES} sites")
@@ -127,7 +134,7 @@ class Keyring:
             batch,
             count,
             members,
-            threshold_of(rule, len(members)),
+            threshold,
             bytes.fromhex(codec.digest({name: adverts[name] for name in members})),
             {name: advert.exchange for name, advert in opened.items()},
             {name: advert.masks for name, advert in opened.items()},
@@ -139,12 +146,7 @@ class Keyring:
     @property
     def fewest(self) -> int:
         """The least number of sites whose total may be opened."""
-        return max(self.threshold, FEWEST_SITES)
-
-    @property
-    def members_digest(self) -> str:
-        """SHA-256 of the names."""
-        return codec.digest(list(self.members))
+        return fewest_of(self.threshold)
 
     def number(self, site: str) -> int:
         """The point at which a site holds its shares."""

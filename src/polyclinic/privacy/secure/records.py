@@ -11,13 +11,8 @@ from typing import Any
 from polyclinic.core import codec
 from polyclinic.privacy.secure.journal import Journal
 
-PLANNED, UPLOADED, AGREED, REVEALED, CLOSED = STATES = (
-    "PLANNED",
-    "UPLOADED",
-    "AGREED",
-    "REVEALED",
-    "CLOSED",
-)
+PLANNED, UPLOADED, AGREED, REVEALED = "PLANNED", "UPLOADED", "AGREED", "REVEALED"
+CLOSED = "CLOSED"
 
 Changes = dict[tuple[Any, ...], "Mapping[str, Any] | bytes | None"]
 
@@ -38,7 +33,8 @@ class Row:
 class Records:
     """Rows of one site and run.
 
-    ("run",)                      members of the run; the index that is open
+    ("run",)                      members of the run, the index that is open, and the sites over
+                                  which a total was opened
     ("batch", batch)              stage of the set-up, own ADVERTISE message, sealing key until used
     ("adverts", batch)            the ADVERTISE messages of all sites
     ("secret", batch, index)      own secrets until the upload, shares until they are revealed

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.privacy.secure.envelope import Request, check_run, is_code, read_request, refusal
@@ -20,7 +20,7 @@ from polyclinic.privacy.secure.journal import Journal
 from polyclinic.privacy.secure.keyring import THRESHOLDS
 from polyclinic.privacy.secure.records import CLOSED, Changes, Records
 from polyclinic.privacy.secure.site_keys import SiteKeys
-from polyclinic.privacy.secure.site_rounds import Contribute, SiteRounds
+from polyclinic.privacy.secure.site_rounds import Contribute, Record, SiteRounds
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +36,13 @@ class SecureSite:
     journal : what survives a crash.
     run : name of the analysis; all messages carry it.
     threshold : "two_thirds", or "majority" where the coordinator is trusted to be only curious.
-    membership : "fixed": all totals of the run are over the same sites; "survivors": sites may
-        drop out between and within rounds.
+    membership : "fixed": all totals are over all sites of the roster; "survivors": sites may drop
+        out, down to the threshold, until a total is opened; the others are over the same sites.
     consortium : public key that has signed the roster, 32 bytes.
+    record : called as record(event, **details) to write an event down; an answer that it fails on
+        does not leave. Events: "secure_refused" (code, kind, run, round), "secure_revealed" before
+        the shares leave that open a total, "secure_closed" when the total is known (both: run,
+        round, attempt, sites; the latter the SHA-256 of the total). None: not written down.
 
     Raises
     ------
@@ -56,6 +60,7 @@ class SecureSite:
         threshold: Literal["two_thirds", "majority"] = "two_thirds",
         membership: Literal["fixed", "survivors"] = "fixed",
         consortium: bytes | None = None,
+        record: Record | None = None,
     ) -> None:
         check_run(run)
         roster = roster if isinstance(roster, Roster) else Roster.open(roster, consortium or b"")
@@ -70,9 +75,11 @@ class SecureSite:
             )
         self.name, self.run = name, run
         self.records = Records(journal, name, run)
-        self.keys = SiteKeys(name, identity, roster, self.records, run, threshold)
-        fixed = membership == "fixed"
-        self.rounds = SiteRounds(name, identity, roster, self.records, self.keys, fixed)
+        fixed, self._record = membership == "fixed", record or _unrecorded
+        self.keys = SiteKeys(name, identity, roster, self.records, run, threshold, fixed)
+        self.rounds = SiteRounds(
+            name, identity, roster, self.records, self.keys, fixed, self._record
+        )
         self._steps: Mapping[str, Callable[[Request], bytes]] = {
             "BATCH": self.keys.advertise,
             "KEYS": self.keys.share,
@@ -85,9 +92,10 @@ class SecureSite:
     def receive(self, message: bytes, contribute: Contribute) -> bytes:
         """The answer to a message of the coordinator: a signed step, or a code alone.
 
-        contribute : called with the plan of a round; returns the ring vector, or raises a
-            PolyclinicError whose code is then the answer.
+        contribute : called with the plan of a round, whose `members` are the sites of its batch;
+            returns the ring vector, or raises a PolyclinicError whose code is then the answer.
         """
+        request = None
         try:
             request = read_request(message, self.run)
             if (self.records.row("run").value or {}).get("ended"):
@@ -98,15 +106,26 @@ class SecureSite:
                 raise failure("BAD_MESSAGE", "a request of an unknown kind")
             return self._steps[request.kind](request)
         except PolyclinicError as error:
-            return refusal(error.code if is_code(error.code) else "SITE_FAILED")
+            code = error.code if is_code(error.code) else "SITE_FAILED"
         except Exception:
             _log.exception("%s: a step of the secure sum failed", self.name)
-            return refusal("SITE_FAILED")
+            code = "SITE_FAILED"
+        return refusal(self._refused(code, request))
 
-    def state(self, batch: str, index: int) -> str | None:
-        """The state of an index, None before its plan."""
-        found = self.records.row("index", batch, index).value
-        return None if found is None else str(found["state"])
+    def _refused(self, code: str, request: Request | None) -> str:
+        """Write a refusal down; its code, or another one where that cannot be done."""
+        kind = "" if request is None else request.kind
+        details: dict[str, Any] = {
+            "kind": kind if kind in (*self._steps, "PLAN") else "unknown",
+            "run": self.run,
+            "round": None if request is None else request.place.round,
+        }
+        try:
+            self._record("secure_refused", code=code, **details)
+        except Exception:
+            _log.exception("%s: a refusal could not be written down", self.name)
+            return "SITE_FAILED"
+        return code
 
     def end(self) -> None:
         """Erase all secrets of this run; nothing of it can be asked any more."""
@@ -120,3 +139,7 @@ class SecureSite:
                 ended = {"exchange": None} if kind == "batch" else {"state": CLOSED}
                 changes[name] = {**found, **ended}
         self.records.write(changes)
+
+
+def _unrecorded(event: str, /, **details: Any) -> None:
+    """Where nobody keeps a log."""

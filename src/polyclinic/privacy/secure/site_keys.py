@@ -30,10 +30,17 @@ class SiteKeys:
     """Set-up of batches at one site, and the secrets that belong to each index."""
 
     def __init__(
-        self, name: str, identity: Identity, roster: Roster, records: Records, run: str, rule: str
+        self,
+        name: str,
+        identity: Identity,
+        roster: Roster,
+        records: Records,
+        run: str,
+        rule: str,
+        fixed: bool,
     ) -> None:
         self._name, self._identity, self._roster = name, identity, roster
-        self._records, self._run, self._rule = records, run, rule
+        self._records, self._run, self._rule, self._fixed = records, run, rule, fixed
         self._keyrings: dict[str, Keyring] = {}
 
     def advertise(self, request: Request) -> bytes:
@@ -115,7 +122,10 @@ class SiteKeys:
         return self._records.row("secret", batch, index)
 
     def _open(self, batch: str, adverts: Mapping[str, Any]) -> Keyring:
-        return Keyring.open(self._roster, self._run, batch, self._rule, adverts)
+        keyring = Keyring.open(self._roster, self._run, batch, self._rule, adverts)
+        if self._fixed and keyring.members != self._roster.sites:
+            raise failure("MEMBERSHIP_CHANGED", "a batch is not for all sites of the roster")
+        return keyring
 
     def _value(self, row: Row) -> dict[str, Any]:
         if row.value is None:

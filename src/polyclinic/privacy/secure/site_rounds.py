@@ -32,11 +32,21 @@ from polyclinic.privacy.secure.records import (
 from polyclinic.privacy.secure.round import Round
 from polyclinic.privacy.secure.site_keys import SiteKeys
 
-Contribute = Callable[[Mapping[str, Any]], "np.ndarray[Any, Any]"]
+
+class RoundPlan(dict[str, Any]):
+    """The plan of a round. `members` are the sites whose vectors its total may hold."""
+
+    def __init__(self, plan: Mapping[str, Any], members: tuple[str, ...]) -> None:
+        super().__init__(plan)
+        self.members = members
+
+
+Contribute = Callable[[RoundPlan], "np.ndarray[Any, Any]"]
+Record = Callable[..., object]
 
 
 class SiteRounds:
-    """The state machine of each index at one site."""
+    """The state machine of each index at one site. `record` is told what is opened."""
 
     def __init__(
         self,
@@ -46,9 +56,11 @@ class SiteRounds:
         records: Records,
         keys: SiteKeys,
         fixed: bool,
+        record: Record,
     ) -> None:
         self._name, self._identity, self._roster = name, identity, roster
         self._records, self._keys, self._fixed = records, keys, fixed
+        self._record = record
 
     def upload(self, request: Request, contribute: Contribute) -> bytes:
         """PLAN -> MASKED."""
@@ -66,7 +78,8 @@ class SiteRounds:
         about = Round(keyring, request.place, body["index"], plan, profile, size)
         sent = self._plan(about, request.digest)
         if sent is None:
-            sent = self._mask(about, request.digest, contribute(body["plan"]))
+            words = contribute(RoundPlan(body["plan"], keyring.members))
+            sent = self._mask(about, request.digest, words)
         return sent
 
     def _plan(self, about: Round, asked: str) -> bytes | None:
@@ -78,10 +91,12 @@ class SiteRounds:
                 raise failure("INDEX_REUSED", "an index was planned before")
             return self._records.reply(*index, "MASKED")
         run, round = self._records.row("run"), self._records.row("round", place.round)
-        before = run.value or {"members": None, "open": None}
+        before = {"members": None, "open": None, "opened": None, **(run.value or {})}
         earlier = round.value or {"plan": about.plan, "attempt": -1, "survivors": None}
         if self._fixed and before["members"] not in (None, list(about.keyring.members)):
             raise failure("MEMBERSHIP_CHANGED", "the sites are not those of the first round")
+        if not set(before["opened"] or ()) <= set(about.keyring.members):
+            raise failure("MEMBERSHIP_CHANGED", "a total was opened over a site that is not asked")
         if earlier["plan"] != about.plan:
             raise failure("INDEX_REUSED", "a round stands for one plan")
         if place.attempt <= earlier["attempt"]:
@@ -141,8 +156,9 @@ class SiteRounds:
         if found["state"] != UPLOADED:
             raise failure("BAD_MESSAGE", "nothing was sent under this index")
         keyring = self._keys.keyring(batch)
-        round = self._records.row("round", request.place.round)
-        self._check_survivors(keyring, survivors, found["vector"], round.value or {})
+        run, round = self._records.row("run"), self._records.row("round", request.place.round)
+        self._check_survivors(keyring, survivors, found["vector"])
+        self._check_earlier(survivors, run.value or {}, round.value or {})
         answer = agreement_body(keyring, index, survivors)
         reply = codec.encode(sign(self._identity, self._name, "AGREE", request.place, answer))
         changes: Changes = {
@@ -150,16 +166,10 @@ class SiteRounds:
             round.name: {**(round.value or {}), "survivors": sorted(survivors)},
             ("reply", batch, index, "AGREE"): reply,
         }
-        self._write(changes, row, round)
+        self._write(changes, row, run, round)
         return reply
 
-    def _check_survivors(
-        self,
-        keyring: Keyring,
-        survivors: Mapping[str, Any],
-        own: str,
-        round: Mapping[str, Any],
-    ) -> None:
+    def _check_survivors(self, keyring: Keyring, survivors: Mapping[str, Any], own: str) -> None:
         for digest in survivors.values():
             from_hex(digest, 32)
         if not set(survivors) <= set(keyring.members):
@@ -170,8 +180,16 @@ class SiteRounds:
             raise failure("MEMBERSHIP_CHANGED", "a site was lost, and the sites are fixed")
         if len(survivors) < keyring.fewest:
             raise failure("BELOW_THRESHOLD", "too few sites have sent their vector")
-        if round.get("survivors") not in (None, sorted(survivors)):
+
+    def _check_earlier(
+        self, survivors: Mapping[str, Any], run: Mapping[str, Any], round: Mapping[str, Any]
+    ) -> None:
+        """One set of sites: in a round from the first agreement on, in a run from a total on."""
+        same_sites = (None, sorted(survivors))
+        if round.get("survivors") not in same_sites:
             raise failure("U2_EQUIVOCATION", "another set of sites was agreed upon in this round")
+        if run.get("opened") not in same_sites:
+            raise failure("MEMBERSHIP_CHANGED", "a total was opened over other sites")
 
     def reveal(self, request: Request) -> bytes:
         """PROOF -> UNMASK: only for the set that enough sites have signed."""
@@ -195,14 +213,17 @@ class SiteRounds:
         secret = self._keys.secret(batch, index)
         if secret.value is None:
             raise failure("DEADLINE", "the shares of this index are erased")
+        run = self._records.row("run")
         answer = self._shares(keyring, index, survivors, secret.value["shares"])
         reply = codec.encode(sign(self._identity, self._name, "UNMASK", request.place, answer))
         changes: Changes = {
             row.name: {**found, "state": REVEALED},
+            run.name: {**(run.value or {}), "opened": sorted(survivors)},
             secret.name: None,
             ("reply", batch, index, "UNMASK"): reply,
         }
-        self._write(changes, row, secret)
+        self._tell("secure_revealed", request, sites=sorted(survivors))
+        self._write(changes, row, run, secret)
         return reply
 
     def _shares(
@@ -231,9 +252,12 @@ class SiteRounds:
                 raise failure("BAD_MESSAGE", "there is no result before this site has agreed")
             if not same(body["survivors"], sorted(found["survivors"])):
                 raise failure("U2_EQUIVOCATION", "another set of sites was agreed upon")
+            run, sites = self._records.row("run"), sorted(found["survivors"])
             changes = self._closing(row)
             changes[row.name] = {**found, "state": CLOSED, "total": body["total"]}
-            self._write(changes, row)
+            changes[run.name] = {**(run.value or {}), "opened": sites}
+            self._tell("secure_closed", request, sites=sites, total_sha256=body["total"])
+            self._write(changes, row, run)
         answer = {"batch": batch, "index": index}
         return codec.encode(sign(self._identity, self._name, "CLOSED", request.place, answer))
 
@@ -255,6 +279,12 @@ class SiteRounds:
         erased: list[tuple[Any, ...]] = [("secret", batch, index)]
         erased += [("reply", batch, index, kind) for kind in ("MASKED", "AGREE", "UNMASK")]
         return {row.name: {**(row.value or {}), "state": CLOSED}, **dict.fromkeys(erased)}
+
+    def _tell(self, event: str, request: Request, **details: Any) -> None:
+        """Before it is done: what cannot be written down does not happen."""
+        place = request.place
+        about = {"run": place.run, "round": place.round, "attempt": place.attempt}
+        self._record(event, **about, **details)
 
     def _write(self, changes: Changes, *seen: Row) -> None:
         if not self._records.write(changes, seen):
