@@ -285,4 +285,4 @@ def test_a_log_that_went_back_ends_the_round():
             return {"a": reply}
 
     with pytest.raises(Refused, match="HEAD_WENT_BACK"):
-        Federation(Transport(), ["a"], witness=True)._exchange(moments())
+        Federation(Transport(), ["a"], witness=True)._exchange()

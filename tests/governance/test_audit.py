@@ -262,6 +262,7 @@ def test_a_damaged_log_is_not_written_to(log, identity, stranger):
         (whole.replace(b'"round":2', b'"round":7'), {"open": "LOG_DAMAGED"}),
         (whole[:-30] + b"0" * 29 + b"\n", {"open": "LOG_DAMAGED"}),
         (whole + b"x" * 200_000, {"open": "LOG_DAMAGED", "held": "LOG_DAMAGED"}),
+        (edited + b'{"torn', {"open": "LOG_DAMAGED"}),
     ):
         log.path.write_bytes(damaged)
         for way, expected in codes.items():
@@ -271,6 +272,43 @@ def test_a_damaged_log_is_not_written_to(log, identity, stranger):
                 AuditLog(log.path, identity) if way == "open" else log.append("approved")
             assert caught.value.code == expected, (way, damaged[-40:])
         assert log.path.read_bytes() == damaged
+
+
+@pytest.mark.parametrize("at", [1, 2, 15, 28, 29])
+def test_nothing_is_added_after_a_bad_line_wherever_it_is(tmp_path, identity, thirty, at):
+    path = tmp_path / "audit.jsonl"
+    lines = thirty[0].splitlines(keepends=True)
+    for changed in (lines[at].replace(b'"seq"', b'"seQ"'), b"", lines[at] * 2):
+        damaged = b"".join([*lines[:at], changed, *lines[at + 1 :]])
+        path.write_bytes(damaged)
+        if damaged == b"".join(lines[:-1]):
+            continue  # cut off at the end: only a head tells
+        with pytest.raises(InputError, match=f"at line {at}|at line {at + 1}|at line {at + 2}"):
+            AuditLog(path, identity)
+        assert path.read_bytes() == damaged
+
+
+def test_an_end_that_was_cut_off_is_found_on_opening_with_a_head(tmp_path, identity, thirty):
+    data, head = thirty
+    path = tmp_path / "audit.jsonl"
+    lines = data.splitlines(keepends=True)
+    for kept in (0, 1, LINES - 1):
+        path.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(InputError, match="LOG_DAMAGED"):
+            AuditLog(path, identity, [head])
+        assert path.read_bytes() == b"".join(lines[:kept])
+    path.write_bytes(data)
+    assert AuditLog(path, identity, [head]).append("approved") == LINES + 1
+
+
+def test_what_another_process_appends_is_checked_before_more_is_added(log, identity):
+    fill(log, 3)
+    before = log.path.read_bytes()
+    other = fill(AuditLog(log.path, identity), 3)
+    whole = other.path.read_bytes()
+    log.path.write_bytes(before + whole[len(before) :].replace(b'"round":1', b'"round":4'))
+    with pytest.raises(InputError, match="LOG_DAMAGED"):
+        log.append("approved")
 
 
 def test_a_torn_line_is_set_aside_and_told(log, identity):
@@ -442,7 +480,7 @@ def test_the_log_is_json_lines_that_other_tools_read_and_check(log):
 def test_speed(tmp_path, identity, capsys):
     log = AuditLog(tmp_path / "audit.jsonl", identity)
     started = time.perf_counter()
-    fill(log, 1_000)
+    fill(log, 200)
     appended = time.perf_counter() - started
     with open(log.path, "ab") as file:  # the rest without fsync, which the check does not need
         seq, prev = log.head()["seq"], log.head()["hash"]
@@ -454,5 +492,9 @@ def test_speed(tmp_path, identity, capsys):
     started = time.perf_counter()
     assert checked(log.path, identity) == 10_000
     verified = time.perf_counter() - started
+    started = time.perf_counter()
+    assert AuditLog(log.path, identity).head()["seq"] == 10_000
+    opened = time.perf_counter() - started
+    assert verified < 5 and opened < 5  # about 0.1 s
     with capsys.disabled():
-        print(f"\n{1_000 / appended:,.0f} events/s; 10,000 lines checked in {verified:.2f} s")
+        print(f"\n{200 / appended:,.0f} events/s; 10,000 lines checked in {verified:.2f} s")

@@ -11,8 +11,9 @@ from polyclinic.core.plan import Plan
 from polyclinic.governance import policy_file, policy_text, signing
 from polyclinic.governance.audit import entries, verify
 from polyclinic.governance.home import SiteHome
+from polyclinic.governance.witness import sites_below
 from polyclinic.privacy.gate import Audience, Gate
-from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.policy import Closed, Policy
 
 KEY = "keys/site.key"
 
@@ -239,8 +240,14 @@ def test_without_a_valid_signed_policy_every_plan_is_refused(home, make, code):
     again = SiteHome(home.folder)
     standing = again.policy()
     assert (standing.signed, standing.code) == (False, code)
-    assert standing.reason and standing.policy == policy_file.refuse_all()
+    assert standing.reason and standing.next and isinstance(standing.policy, Closed)
     assert admitted(standing.policy) == 0
+    told = {"BAD_SIGNATURE": "POLICY_CHANGED"}.get(code, code)
+    told = told if told.startswith("POLICY_") else "POLICY_UNREADABLE"
+    with pytest.raises(Refused) as caught:
+        Gate("va", standing.policy).admit(Plan("glm.scores", {}))
+    assert caught.value.code == told and caught.value.what.endswith(standing.reason)
+    assert "policy.toml" in standing.reason or code in ("KEY_EXPOSED", "NO_KEY")
     assert not standing.policy.allows_column("age", "")
 
 
@@ -256,3 +263,40 @@ def test_an_edit_counts_at_once(home):
     assert not home.policy().signed
     home.sign_policy()
     assert home.policy().signed
+
+
+def test_the_signed_policy_is_known_while_it_is_out_of_force(home):
+    assert home.signed_policy() is None
+    sign(home, Policy(epsilon=3.0))
+    home.policy_path.write_text(home.policy_path.read_text().replace("= 3.0", "= 9.0"))
+    assert not home.policy().signed
+    assert home.signed_policy() == Policy(epsilon=3.0)
+    assert home.policy_difference()[3:] == ["-epsilon = 3.0", "+epsilon = 9.0"]
+    signed_by_hand_without_a_rule(home)
+    assert home.signed_policy() is None
+
+
+def test_a_log_of_nothing_is_not_begun_anew(home):
+    home.audit.path.write_bytes(b"")
+    with pytest.raises(InputError, match="LOG_DAMAGED"):
+        SiteHome.open(home.folder)
+    assert home.audit.path.read_bytes() == b""
+
+
+def test_a_site_is_set_up_with_its_policy_in_force_or_not_at_all(tmp_path, monkeypatch):
+    home = SiteHome(tmp_path / "va").init("va", Policy(min_patients=9))
+    assert home.policy().signed and home.policy().policy == Policy(min_patients=9)
+    events = [entry["event"] for entry in entries(home.audit.path)]
+    assert events == ["log_started", "site_created", "policy_signed"]
+
+    def broken(*_):
+        assert (tmp_path / "full").exists() is False
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("polyclinic.governance.policy_file.sign", broken)
+    with pytest.raises(OSError, match="No space"):
+        SiteHome(tmp_path / "full").init("full", Policy())
+    assert [path.name for path in tmp_path.iterdir()] == ["va"]
+    (tmp_path / ".full.x").mkdir()  # as a process that was killed leaves it
+    shutil.copy(home.folder / "site.toml", tmp_path / ".full.x" / "site.toml")
+    assert list(sites_below(tmp_path)) == ["va"]

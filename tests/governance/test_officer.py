@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.governance.audit import Verified
-from polyclinic.governance.officer import ledger_data, ledger_text
+from polyclinic.governance.officer import Spent, ledger_data, ledger_text
 
 KEYS = ("study", "step", "times", "sums", "patients", "bytes", "seen_as")
 HEART = "heart-four-hospitals"
@@ -23,6 +23,7 @@ ROWS = [
 NOTE = "cp 1 (typical angina) had under 5 patients; the asker saw only the code"
 REFUSALS = [{"what": "a table by cp", "times": 1, "code": "LEVEL_TOO_SMALL", "note": NOTE}]
 WELL = Verified(20, True)
+NO_BOUND = Spent()
 TRANSCRIPT = """\
 study, step                  times   sums   patients    bytes   seen as
 heart-four-hospitals
@@ -42,11 +43,11 @@ def row(**changes):
 
 
 def test_the_ledger_reads_as_in_the_guide():
-    assert ledger_text(ROWS, REFUSALS, (0.0, 3.0), WELL) == TRANSCRIPT
+    assert ledger_text(ROWS, REFUSALS, Spent(0.0, 3.0), WELL) == TRANSCRIPT
 
 
 def test_the_data_answer_what_was_asked_what_left_and_what_is_left():
-    data = ledger_data(ROWS, REFUSALS, (0.5, 3.0), WELL)
+    data = ledger_data(ROWS, REFUSALS, Spent(0.5, 3.0), WELL)
     assert json.loads(json.dumps(data)) == data
     assert data["asked"] == {
         "studies": [HEART],
@@ -57,41 +58,47 @@ def test_the_data_answer_what_was_asked_what_left_and_what_is_left():
     assert data["left"]["numbers"] == 6 * 154 + 30 * 154 + 400 + 6
     assert data["left"]["bytes"] == 15_020 + 75_100 + 6_400 + 180
     assert data["budget"] == {"spent": 0.5, "total": 3.0, "left": 2.5}
-    assert data["log"] == {"entries": 20, "unbroken": True, "problem": "", "line": None}
+    assert data["policy"] == {"in_force": True, "code": "", "reason": ""}
+    log = {"entries": 20, "unbroken": True, "problem": "", "line": None, "witnessed": 0}
+    assert data["log"] == log
 
 
 @pytest.mark.parametrize("patients", [0, 1, 4, 5])
 def test_small_counts_and_notes_stay_with_the_officer(patients):
     rows = [row(patients=patients)]
-    own, shared = (ledger_text(rows, REFUSALS, None, WELL, share=share) for share in (False, True))
+    own, shared = (
+        ledger_text(rows, REFUSALS, NO_BOUND, WELL, share=share) for share in (False, True)
+    )
     line = own.splitlines()[2]
     assert line.split()[-6:-4] == ["154", str(patients)] or str(patients) in line.split()
     assert NOTE in own and "typical" not in shared
     hidden = 0 < patients < 5
     assert ("under 5" in shared.splitlines()[2]) == hidden
-    data = ledger_data(rows, REFUSALS, None, WELL, share=True)
+    data = ledger_data(rows, REFUSALS, NO_BOUND, WELL, share=True)
     assert data["left"]["rows"][0]["patients"] == ("under 5" if hidden else patients)
     assert "note" not in data["asked"]["refusals"][0]
-    assert ledger_data(rows, REFUSALS, None, WELL)["left"]["rows"][0]["patients"] == patients
+    assert ledger_data(rows, REFUSALS, NO_BOUND, WELL)["left"]["rows"][0]["patients"] == patients
 
 
 def test_releases_of_one_step_are_one_line():
     rows = [row(times=1, bytes=2_500, patients=count) for count in (112, 112, 108)]
     rows += [row(study="other", step="Newton round"), row(times=1, bytes=2_500)]
-    text = ledger_text(rows, [], None, WELL)
+    text = ledger_text(rows, [], NO_BOUND, WELL)
     assert "  Newton round                   4    154 108 to 140    10 kB   total of 4" in text
     assert text.count("Newton round") == 2
     assert "  12,108 up    " in ledger_text(
-        [row(patients=12_108), row(patients=14_000)], [], None, WELL
+        [row(patients=12_108), row(patients=14_000)], [], NO_BOUND, WELL
     )
 
 
 def test_numbers_beyond_their_columns_are_written_out():
-    text = ledger_text([row(patients=11_250_000), row(patients=11_350_000)], [], None, WELL)
+    text = ledger_text([row(patients=11_250_000), row(patients=11_350_000)], [], NO_BOUND, WELL)
     written = "    12 times, 154 sums, 11,250,000 up patients, 30 kB, total of 4"
     assert text.splitlines()[2:4] == ["  Newton round", written]
     refusal = {**REFUSALS[0], "times": 10**8}
-    assert "\n    100,000,000 times, LEVEL_TOO_SMALL\n" in ledger_text([], [refusal], None, WELL)
+    assert "\n    100,000,000 times, LEVEL_TOO_SMALL\n" in ledger_text(
+        [], [refusal], NO_BOUND, WELL
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,7 @@ def test_numbers_beyond_their_columns_are_written_out():
     ],
 )
 def test_bytes_are_in_thousands(size, words):
-    line = ledger_text([row(bytes=size)], [], None, WELL).splitlines()[2]
+    line = ledger_text([row(bytes=size)], [], NO_BOUND, WELL).splitlines()[2]
     assert line[:61].endswith(f"  {words}")
 
 
@@ -125,20 +132,39 @@ def test_bytes_are_in_thousands(size, words):
     ],
 )
 def test_what_is_spent_is_never_shown_too_small(spent, total, words, left):
-    assert words in ledger_text([], [], (spent, total), WELL)
-    assert ledger_data([], [], (spent, total), WELL)["budget"]["left"] == left
+    assert words in ledger_text([], [], Spent(spent, total), WELL)
+    assert ledger_data([], [], Spent(spent, total), WELL)["budget"]["left"] == left
 
 
-def test_nothing_and_no_budget_are_said():
-    text = ledger_text([], [], None, Verified(2, True))
+def test_nothing_and_no_bound_are_said():
+    text = ledger_text([], [], NO_BOUND, Verified(2, True))
     assert text.splitlines()[1:] == [
         "  nothing has left this hospital",
-        "budget   the policy states none    log   2 entries, chain unbroken",
+        "budget   epsilon 0 spent; the policy sets no bound",
+        "log   2 entries, chain unbroken",
     ]
+    text = ledger_text([], [], Spent(2.5), WELL)
+    assert "epsilon 2.5 spent; the policy sets no bound" in text
+    data = ledger_data([], [], Spent(2.5), WELL)
+    assert data["budget"] == {"spent": 2.5, "total": None, "left": None}
+
+
+@pytest.mark.parametrize(("limit", "words"), [(3.0, "0.5 of 3 spent"), (None, "0.5 spent; of how")])
+def test_a_policy_out_of_force_is_not_one_without_a_budget(limit, words):
+    out = Spent(0.5, limit, "POLICY_CHANGED", "/home/va/policy.toml: edited after it was signed")
+    lines = ledger_text([], [], out, WELL).splitlines()
+    assert lines[2].startswith("policy   ! POLICY_CHANGED, every plan is refused: /home/va/policy")
+    assert words in " ".join(lines) and "sets no bound" not in " ".join(lines)
+    shared = ledger_text([], [], out, WELL, share=True)
+    assert "POLICY_CHANGED" in shared and "/home" not in shared
+    data = ledger_data([], [], out, WELL)
+    assert data["policy"] == {"in_force": False, "code": out.code, "reason": out.reason}
+    assert data["budget"]["spent"] == 0.5 and data["budget"]["total"] == limit
+    assert ledger_data([], [], out, WELL, share=True)["policy"]["reason"] == ""
 
 
 def test_a_broken_chain_stands_out():
-    text = ledger_text([], [], (1.0, 3.0), Verified(6, False, "the line was edited", 7))
+    text = ledger_text([], [], Spent(1.0, 3.0), Verified(6, False, "the line was edited", 7))
     last = text.splitlines()[-1]
     assert last == "log      ! chain broken at line 7, 6 entries stand: the line was edited"
     assert "unbroken" not in text
@@ -146,7 +172,7 @@ def test_a_broken_chain_stands_out():
 
 def test_a_name_cannot_command_the_terminal_or_fake_a_line():
     rows = [row(study="\x1b[2Jx\nbudget   epsilon 0 of 9 spent", step="Zürich \x9b\x7f \u202e")]
-    text = ledger_text(rows, [], None, WELL)
+    text = ledger_text(rows, [], NO_BOUND, WELL)
     assert text.isascii() and all(char == "\n" or char.isprintable() for char in text)
     assert sum(line.startswith("budget") for line in text.splitlines()) == 1
     assert "Z\\u00fcrich" in text
@@ -160,7 +186,9 @@ COUNTS = st.integers(0, 10**9)
 @given(
     st.lists(st.tuples(TEXTS, TEXTS, COUNTS, COUNTS, COUNTS, st.integers(0, 10**14), TEXTS)),
     st.lists(st.tuples(TEXTS, COUNTS, TEXTS, TEXTS)),
-    st.none() | st.tuples(st.floats(0, 1e6), st.floats(0, 1e6)),
+    st.builds(
+        Spent, st.floats(0, 1e6), st.none() | st.floats(0, 1e6), st.sampled_from(["", "X"]), TEXTS
+    ),
     st.booleans(),
 )
 def test_every_ledger_fits_eighty_columns_of_ascii(rows, refusals, budget, share):

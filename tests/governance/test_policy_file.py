@@ -19,6 +19,14 @@ TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 DEFAULT = policy_file.template(Policy())
 
 
+RANGES = {
+    "delta": st.floats(0, 1, exclude_min=True, exclude_max=True),
+    **dict.fromkeys(
+        ["max_share", "max_two_shares", "max_column_share", "max_leverage"], st.floats(0, 1)
+    ),
+}
+
+
 def values(kind):
     """Any value of a field's type."""
     origin, inside = typing.get_origin(kind), typing.get_args(kind)
@@ -39,14 +47,9 @@ def values(kind):
     return plain[kind]
 
 
-def made(**fields):
-    try:
-        return Policy(**fields)
-    except InputError:  # beyond a range: not a policy
-        return None
-
-
-POLICIES = st.builds(made, **{name: values(KINDS[name]) for name in FIELDS}).filter(bool)
+POLICIES = st.builds(
+    Policy, **{name: RANGES[name] if name in RANGES else values(KINDS[name]) for name in FIELDS}
+)
 
 
 @settings(max_examples=150, deadline=None)
@@ -75,7 +78,11 @@ def test_every_rule_stands_once_below_its_words():
     assert "patients behind every number, cell and level" in DEFAULT
     content = tomllib.loads(DEFAULT)
     assert content["rules"]["min_patients"] == 5
-    assert content["budget"]["epsilon"] == "none"
+    assert content["budget"] == {"epsilon": 10.0, "delta": 1e-6}
+    comments = [line for line in lines if line.startswith("# ")]
+    assert len(set(comments)) == len(comments)
+    assert "# different cohorts that the sums of one column are about\nmax_cohorts" in DEFAULT
+    assert "None" not in DEFAULT and "False" not in DEFAULT
     assert content["allow"]["columns"] == {"*": ["*"]}
     assert set(content) == {"format", "allow", "rules", "budget"}
 
@@ -111,8 +118,12 @@ def test_a_rule_left_out_is_not_filled_in(name):
         ("min_patients = 5", 'min_patients = "5"', "WRONG_VALUE", ["min_patients"]),
         ("min_patients = 5", "min_patients = -1", "WRONG_VALUE", ["min_patients", "0 or more"]),
         ("min_patients = 5", 'min_patients = "none"', "WRONG_VALUE", ["min_patients"]),
-        ("max_share = 0.5", "max_share = nan", "WRONG_VALUE", ["max_share", "finite"]),
-        ("max_share = 0.5", "max_share = inf", "WRONG_VALUE", ["max_share", "finite"]),
+        ("max_share = 0.5", "max_share = nan", "WRONG_VALUE", ["max_share", "0 and 1"]),
+        ("max_share = 0.5", "max_share = 1.5", "WRONG_VALUE", ["max_share", "0 and 1"]),
+        ("min_effective = 10.0", "min_effective = inf", "WRONG_VALUE", ["min_eff", "finite"]),
+        ("delta = 1e-06", "delta = 0.0", "WRONG_VALUE", ["delta", "above 0"]),
+        ("epsilon = 10.0", "epsilon = nan", "WRONG_VALUE", ["epsilon", "finite"]),
+        ("exact = true", 'exact = true\nwhen_lost = "abort"', "UNKNOWN_KEY", ["when_lost"]),
         (
             'threshold = "two_thirds"',
             'threshold = "half"',
@@ -123,7 +134,7 @@ def test_a_rule_left_out_is_not_filled_in(name):
         ('algorithms = ["*"]', 'algorithms = "*"', "WRONG_VALUE", ["algorithms", "list"]),
         ('algorithms = ["*"]', "algorithms = [1]", "WRONG_VALUE", ["algorithms", "text"]),
         ('"*" = ["*"]', '"*" = "*"', "WRONG_VALUE", ["columns.*", "list"]),
-        ('epsilon = "none"', 'epsilon = "many"', "WRONG_VALUE", ["epsilon", "number"]),
+        ("epsilon = 10.0", 'epsilon = "many"', "WRONG_VALUE", ["epsilon", "number"]),
         ("format = 1", "format = 2", "WRONG_VALUE", ["format"]),
         ("format = 1", "", "WRONG_VALUE", ["format"]),
         ("format = 1", "format = true", "WRONG_VALUE", ["format"]),
@@ -138,14 +149,14 @@ def test_what_is_wrong_is_named_with_file_key_and_rule(old, new, code, words):
 
 
 def test_a_whole_number_serves_where_a_number_is_asked():
-    policy = policy_file.parse(DEFAULT.replace('epsilon = "none"', "epsilon = 3"))
+    policy = policy_file.parse(DEFAULT.replace("epsilon = 10.0", "epsilon = 3"))
     assert policy.epsilon == 3.0 and type(policy.epsilon) is float
+    assert policy_file.parse(DEFAULT.replace("epsilon = 10.0", 'epsilon = "none"')).budget is None
 
 
 def test_a_text_that_is_no_text_is_not_written():
-    for policy in (Policy(algorithms=("\ud800",)), Policy(max_share=float("nan"))):
-        with pytest.raises(InputError, match="WRONG_VALUE"):
-            policy_file.template(policy)
+    with pytest.raises(InputError, match="WRONG_VALUE"):
+        policy_file.template(Policy(algorithms=("\ud800",)))
 
 
 @pytest.fixture
@@ -192,3 +203,35 @@ def test_an_invalid_policy_cannot_be_signed(tmp_path, identity):
         policy_file.sign(tmp_path / "absent.toml", identity)
     with pytest.raises(InputError, match="NO_FILE"):
         policy_file.load(tmp_path / "absent.toml")
+
+
+def test_what_was_signed_is_known_and_compared(signed, identity, stranger):
+    text = signed.read_text()
+    assert policy_file.signed_text(signed, identity.public) == text
+    assert policy_file.difference(signed, identity.public) == []
+    signed.write_text(text.replace("min_patients = 7", "min_patients = 1"))
+    found = policy_file.difference(signed, identity.public)
+    assert found[:2] == [f"--- {signed} as it was signed", f"+++ {signed} as it is"]
+    assert found[3:] == ["-min_patients = 7", "+min_patients = 1"]
+    assert policy_file.signed_text(signed, stranger.public) is None
+    assert policy_file.difference(signed, stranger.public) == []
+    policy_file.sign(signed, identity)
+    assert policy_file.difference(signed, identity.public) == []
+
+
+def test_a_copy_that_was_changed_too_is_not_shown_as_what_was_signed(signed, identity):
+    copy = signed.with_name("policy.toml.signed")
+    for path in (signed, copy):
+        path.write_text(path.read_text().replace("min_patients = 7", "min_patients = 1"))
+    assert policy_file.signed_text(signed, identity.public) is None
+    copy.unlink()
+    assert policy_file.signed_text(signed, identity.public) is None
+
+
+def test_a_difference_cannot_command_the_terminal(signed, identity):
+    signed.write_bytes(b"\x1b[2J\xff\n" + signed.read_bytes() + b"\r")
+    found = policy_file.difference(signed, identity.public)
+    assert "+\\u001b[2J\\xff" in found and all(line.isascii() for line in found)
+    assert all(line.isprintable() for line in found)
+    signed.unlink()
+    assert "-min_patients = 7" in policy_file.difference(signed, identity.public)

@@ -124,9 +124,9 @@ def ledger(
     share: Annotated[bool, typer.Option("--share", help="No small counts, no notes.")] = False,
 ) -> None:
     """What left each hospital of a run, from the hospitals' own ledgers."""
-    from polyclinic.study.homes import homes_below, ledger_of
+    from polyclinic.study.homes import ledger_of, ledgers_below
 
-    for name, home in homes_below(run / "sites").items():
+    for name, home in ledgers_below(run).items():
         typer.echo(f"== {name}")
         typer.echo(ledger_of(home, share=share))
 

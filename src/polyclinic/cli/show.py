@@ -15,7 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from polyclinic.core.errors import PolyclinicError
-from polyclinic.report import gate, words
+from polyclinic.report import gate, noise, words
 
 PLAIN_SECONDS = 30.0
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
@@ -127,7 +127,7 @@ class View:
         for line in words.notes(results):
             self.say(line)
         self.say()
-        for line in gate.lines(results):
+        for line in [*gate.lines(results), *noise.lines(results)]:
             self.say(line)
         self.say(self.fit_line)
         self.say(words.result_table(results))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from polyclinic.cli import show
-from polyclinic.core.errors import InputError
+from polyclinic.core.errors import InputError, PolyclinicError
 
 app = typer.Typer(no_args_is_help=True, help="The hospital's own side.")
 audit = typer.Typer(no_args_is_help=True, help="The tamper-evident log.")
@@ -45,19 +45,38 @@ def policy(
     home: Home = HERE,
     sign: Annotated[bool, typer.Option("--sign", help="Sign it as it lies there.")] = False,
 ) -> None:
-    """What may be asked here; --sign puts it in force."""
+    """What may be asked here, and what was changed since it was signed; --sign puts it in force."""
     from polyclinic.governance.home import SiteHome
 
-    site = SiteHome.open(home)
+    site = SiteHome.open(home) if sign else SiteHome(home)
     if sign:
         entry = site.sign_policy()
         typer.echo(f"signed  audit entry {entry}; any edit takes it out of force")
     standing = site.policy()
     if standing.signed:
         typer.echo(f"policy  {site.policy_path} is signed and in force")
-    else:
-        typer.echo(f"policy  refuses every plan: {standing.reason}  {standing.code}")
-        typer.echo("next    polyclinic site policy --sign")
+        return
+    changed = site.policy_difference()
+    if changed:
+        typer.echo("\n".join(changed))
+    raise PolyclinicError(
+        standing.reason,
+        code=standing.code,
+        rule="this site refuses every plan until its policy is as it was signed",
+        next=_policy_next(site, standing.next, bool(changed)),
+        kept="nothing leaves this site",
+    )
+
+
+def _policy_next(site: Any, otherwise: str, known: bool) -> str:
+    """What to do about a policy that is not in force."""
+    if not known:
+        return otherwise
+    return (
+        "compare the lines above: - was signed, + is there now. To restore what was signed: "
+        f"cp {site.policy_path}.signed {site.policy_path}\n"
+        f"To put the change in force: polyclinic site policy --sign --home {site.folder}"
+    )
 
 
 @app.command()
@@ -70,19 +89,43 @@ def ledger(home: Home = HERE, share: Share = False, json: Json = False) -> None:
 
 
 @audit.command()
+def heads(
+    home: Home = HERE,
+    out: Annotated[Path | None, typer.Option("--out", help="Write them here.")] = None,
+) -> None:
+    """The signed heads of other sites' logs that are held here, for them to verify theirs with."""
+    from polyclinic.core.checkpoint import write_atomic
+    from polyclinic.study.homes import heads_of
+
+    found = heads_of(home)
+    if out is None:
+        typer.echo(found, nl=False)
+        return
+    write_atomic(out, found.encode())
+    typer.echo(f"heads   {len(found.splitlines())} sites' in {out}")
+    typer.echo("next    give them the file: polyclinic site audit verify --head FILE")
+
+
+@audit.command()
 def verify(
     home: Home = HERE,
     heads: Annotated[
         list[Path] | None,
-        typer.Option("--head", help="A signed head of this log that another site holds."),
+        typer.Option("--head", help="What `site audit heads` wrote at another site."),
     ] = None,
 ) -> None:
     """Check the log: every edit, deletion, swap and, with a head from outside, truncation."""
     from polyclinic.study.homes import verify_log
 
-    verified = verify_log(home, [path.read_bytes() for path in heads or []])
+    verified = verify_log(home, heads or [])
     if verified.ok:
         typer.echo(f"log     {verified.entries:,} entries, chain unbroken")
+        seen = verified.witnessed
+        typer.echo(
+            f"heads   other sites vouch for entries 1 to {seen:,}; only later ones could be missing"
+            if seen
+            else "heads   no other site vouches for it: entries cut off at the end are not seen"
+        )
         return
     where = "" if verified.line is None else f" at line {verified.line:,}"
     raise InputError(

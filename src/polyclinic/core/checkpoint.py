@@ -65,11 +65,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(path.parent)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
@@ -80,3 +76,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             next="free some space or choose another folder, then run again with --resume",
             kept="everything up to the round before" if path.exists() else "nothing yet",
         ) from error
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk know the names in `folder`, those of new and renamed files."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -136,8 +136,20 @@ class Federation:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        with self.transport.session():
+        """At its end the heads of the last round are handed on, too."""
+        with self.transport.session(), self._witnessed():
             yield
+
+    @contextmanager
+    def _witnessed(self) -> Iterator[None]:
+        """An exchange of heads afterwards, whatever happened; it never hides an error."""
+        try:
+            yield
+        except BaseException:
+            with suppress(Exception):
+                self._exchange()
+            raise
+        self._exchange()
 
     def memory(self) -> dict[str, Any]:
         """What the summing has learnt: which sites may not release alone."""
@@ -149,19 +161,19 @@ class Federation:
 
     def total(self, plan: Plan) -> Total:
         """The total of a plan over all sites. Raises Refused, or what the summing raises."""
-        total = self._total(plan)
-        if self._heads is not None:
-            self._exchange(plan)
-        return total
+        with self._witnessed():
+            return self._total(plan)
 
-    def _exchange(self, plan: Plan) -> None:
+    def _exchange(self) -> None:
+        if self._heads is None:
+            return
         message = codec.encode({"kind": HEADS, "heads": self._heads})
         replies = self.transport.ask(dict.fromkeys(self.sites, message))
         if codes := codes_of(replies):
-            raise refused_by(codes, plan)
+            raise refused_by(codes, Plan(HEADS, {}, "heads of the logs"))
         for site, reply in replies.items():
             head = codec.decode(reply).get("head", "")
-            if self._heads is not None and isinstance(head, str) and head:
+            if isinstance(head, str) and head:
                 self._heads[site] = head
 
     def _total(self, plan: Plan) -> Total:

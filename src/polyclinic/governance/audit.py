@@ -11,29 +11,28 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from polyclinic.core.checkpoint import sync_folder
 from polyclinic.core.errors import InputError, PolyclinicError, Stopped
 from polyclinic.governance.chain import (
-    BEFORE_FIRST,
     HEAD_RECEIVED,
     LONGEST_LINE,
+    OTHER_KEY,
     STARTED,
     Verified,
+    Walk,
     entries,
     held_heads,
-    line_hash,
-    line_signed,
-    open_head,
-    read_line,
-    sign_head,
+    lines,
     verify,
     write_line,
 )
+from polyclinic.governance.heads import Held, open_head, sign_head
 
 if TYPE_CHECKING:
     from polyclinic.privacy.secure.identity import Identity
@@ -44,7 +43,6 @@ TORN = "torn_line_moved"
 HEAD_REJECTED = "head_rejected"
 _BEGIN = b'{"details":'
 _EVENT = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_WINDOW = 2 * LONGEST_LINE + 2
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
@@ -55,18 +53,24 @@ class AuditLog:
     ----------
     path : the file; made with a first event that names the site's key when it is absent.
     identity : the site's key; it signs every line.
+    heads : signed heads of this log that are held elsewhere.
 
     Raises
     ------
-    InputError : LOG_DAMAGED when the end of the log is not as it was written, WRONG_KEY when the
-        log was started with another key.
+    InputError : LOG_DAMAGED when the log is not as it was written, from its first line on, or ends
+        before a head; WRONG_KEY when it was started with another key.
     """
 
-    def __init__(self, path: str | os.PathLike[str], identity: Identity) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        identity: Identity,
+        heads: Iterable[bytes | Held] = (),
+    ) -> None:
         self.path = Path(path)
         self._identity = identity
         self._guard = threading.Lock()
-        self._seq, self._hash, self._size = 0, BEFORE_FIRST, 0
+        self._walk, self._size = Walk(identity.public, heads), 0
         self._held: dict[str, tuple[int, str]] = {}
         self._held_until = 0
         with self._open(os.O_CREAT):
@@ -87,7 +91,7 @@ class AuditLog:
     def head(self) -> dict[str, Any]:
         """``{"seq", "hash"}`` of the last line."""
         with self._open():
-            return {"seq": self._seq, "hash": self._hash}
+            return {"seq": self._walk.seq, "hash": self._walk.hash}
 
     def signed_head(self) -> bytes:
         """The head with the site's signature, for other sites to keep."""
@@ -145,52 +149,50 @@ class AuditLog:
                 os.close(handle)
 
     def _catch_up(self, handle: int) -> None:
-        """Learn the end of the file, which another process or a crash may have moved."""
+        """Check what is new in the file: all of it at first, later what others have appended."""
         size = os.fstat(handle).st_size
         if size == self._size and size:
             return
         if size < self._size:
             raise self._damaged("is shorter than it was")
-        if not self._seq:
-            self._check_start(os.pread(handle, LONGEST_LINE, 0))
-        start = max(0, size - _WINDOW)
-        window = os.pread(handle, size - start, start)
-        whole, newline, torn = window.rpartition(b"\n")
-        if newline:
-            self._take_last(whole[whole.rfind(b"\n") + 1 :] + b"\n", size - len(torn))
-        elif start:
-            raise self._damaged("ends in bytes that are no line")
+        torn = self._read_on(handle, size)
+        if self._walk.seq or self._walk.awaited or self._walk.problem:
+            self._stands()
+        elif not torn.startswith(_BEGIN[: len(torn)]):
+            raise self._damaged("is something else")
         aside = self._torn_path()
         moved = self._set_aside(handle, aside, torn) if torn or aside.exists() else {}
-        if not self._seq:
-            _sync_folder(self.path.parent)
+        if not self._walk.seq:
+            sync_folder(self.path.parent)
             self._write(handle, STARTED, {"key": self._identity.public.hex(), **moved})
         elif moved:
             self._write(handle, TORN, moved)
 
-    def _check_start(self, begin: bytes) -> None:
-        first, newline, _ = begin.partition(b"\n")
-        if not newline:
-            if not first.startswith(_BEGIN[: len(first)]):
-                raise self._damaged("is something else")
-            return
-        record = read_line(first + newline)
-        if record is None or record["event"] != STARTED:
-            raise self._damaged("begins with a line that is not as it was written")
-        if record["details"].get("key") != self._identity.public.hex():
-            raise self._wrong_key()
+    def _read_on(self, handle: int, size: int) -> bytes:
+        """Walk through the lines that were not read yet; the rest of one that a crash tore."""
+        with os.fdopen(os.dup(handle), "rb") as file:
+            file.seek(self._size)
+            for line in lines(file):
+                if not line.endswith(b"\n") and self._size + len(line) == size:
+                    return line
+                if not self._walk.step(line):
+                    break
+                self._size += len(line)
+        return b""
 
-    def _take_last(self, line: bytes, size: int) -> None:
-        record = read_line(line)
-        if record is None or record["seq"] < max(self._seq, 1):
-            raise self._damaged("ends in a line that is not as it was written")
-        if not line_signed(record, self._identity.public):
-            raise self._damaged("ends in a line that this site's key has not signed")
-        self._seq, self._hash, self._size = record["seq"], line_hash(line), size
+    def _stands(self) -> None:
+        """Raise unless the log is as it was written, as far as it was read."""
+        self._walk.finish()
+        found = self._walk.result()
+        if found.problem == OTHER_KEY:
+            raise self._wrong_key()
+        if not found.ok:
+            where = "" if found.line is None else f", at line {found.line:,}"
+            raise self._damaged(f"is damaged{where}: {found.problem}")
 
     def _torn_path(self) -> Path:
         """Named by the line's number, which becomes that of the event that tells of it."""
-        return self.path.with_name(f"{self.path.name}.{self._seq + 1}.torn")
+        return self.path.with_name(f"{self.path.name}.{self._walk.seq + 1}.torn")
 
     def _set_aside(self, handle: int, aside: Path, torn: bytes) -> dict[str, Any]:
         """Move a torn line aside, also after a crash in the midst of it. The event comes last."""
@@ -199,7 +201,7 @@ class AuditLog:
                 file.write(torn)
                 file.flush()
                 os.fsync(file.fileno())
-            _sync_folder(aside.parent)
+            sync_folder(aside.parent)
             os.ftruncate(handle, self._size)
         except OSError as error:
             raise self._cannot(error) from error
@@ -209,11 +211,11 @@ class AuditLog:
 
     def _write(self, handle: int, event: str, details: Mapping[str, Any]) -> int:
         record = {
-            "seq": self._seq + 1,
+            "seq": self._walk.seq + 1,
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "event": event,
             "details": details,
-            "prev": self._hash,
+            "prev": self._walk.hash,
         }
         line = write_line(record, self._identity)
         if len(line) > LONGEST_LINE:
@@ -227,8 +229,9 @@ class AuditLog:
             with suppress(OSError):
                 os.ftruncate(handle, self._size)
             raise self._cannot(error) from error
-        self._seq, self._hash, self._size = self._seq + 1, line_hash(line), self._size + len(line)
-        return self._seq
+        self._walk.step(line)
+        self._size += len(line)
+        return self._walk.seq
 
     def _cannot(self, error: OSError) -> Stopped:
         return Stopped(
@@ -244,7 +247,7 @@ class AuditLog:
             f"{self.path}: the audit log {what}",
             code="LOG_DAMAGED",
             rule="a log only grows, and nothing is added to a damaged one",
-            next="find the first bad line with verify, and restore the file from a backup",
+            next="look at it: polyclinic site audit verify; then restore the file from a backup",
             kept="the damaged file is left as it is",
         )
 
@@ -279,11 +282,3 @@ def _bad_details(what: str) -> InputError:
         f"lists and tables of these, at most {LONGEST_LINE} bytes; never a value",
         next="log the hash of the value instead",
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,20 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from polyclinic.core import codec
-from polyclinic.core.errors import PolyclinicError
-from polyclinic.governance.signing import signed_by
+from polyclinic.governance.heads import Held
+from polyclinic.governance.signing import signed_by, unhex
 
 if TYPE_CHECKING:
     from polyclinic.privacy.secure.identity import Identity
 
 STARTED = "log_started"
+OTHER_KEY = "the log was started with another key"
 HEAD_RECEIVED = "head_received"
 BEFORE_FIRST = hashlib.sha256(b"").hexdigest()
 LONGEST_LINE = 65_536
-_LONGEST_HEAD = 1_024
 _LINE_DOMAIN = b"polyclinic/audit-line/1\0"
-_HEAD_DOMAIN = b"polyclinic/audit-head/1\0"
 _JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _KEYS = {"seq", "time", "event", "details", "prev", "sig"}
 
@@ -40,13 +38,15 @@ _KEYS = {"seq", "time", "event", "details", "prev", "sig"}
 class Verified:
     """What the check of a log found: how many lines stand, and the first problem.
 
-    `line` counts from 1; None when the problem is no line's (a head that does not fit, no file).
+    line       counts from 1; None when the problem is no line's (a head that does not fit, no file)
+    witnessed  the last line for which a head from outside vouches: later ones may have been cut off
     """
 
     entries: int
     ok: bool
     problem: str = ""
     line: int | None = None
+    witnessed: int = 0
 
 
 def write_line(record: Mapping[str, Any], identity: Identity) -> bytes:
@@ -70,7 +70,7 @@ def read_line(line: bytes) -> dict[str, Any] | None:
 def line_signed(record: Mapping[str, Any], public_key: bytes) -> bool:
     """Did the holder of `public_key` write this line?"""
     body = _canonical({key: value for key, value in record.items() if key != "sig"})
-    return signed_by(public_key, _unhex(record["sig"]), _LINE_DOMAIN + body)
+    return signed_by(public_key, unhex(record["sig"]), _LINE_DOMAIN + body)
 
 
 def line_hash(line: bytes) -> str:
@@ -78,37 +78,11 @@ def line_hash(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()
 
 
-def sign_head(seq: int, hash: str, identity: Identity) -> bytes:
-    """Canonical bytes that say: my log has `seq` lines and the last one has this hash."""
-    body = {"seq": seq, "hash": hash}
-    signature = identity.sign(_HEAD_DOMAIN + codec.encode(body))
-    return codec.encode({**body, "signature": signature.hex()})
-
-
-def open_head(data: bytes, public_key: bytes) -> dict[str, Any]:
-    """``{"seq", "hash"}`` of a signed head.
-
-    Raises
-    ------
-    PolyclinicError : BAD_MESSAGE when the bytes are no head, BAD_SIGNATURE when another key signed.
-    """
-    head = _parse_head(data)
-    body = {"seq": head["seq"], "hash": head["hash"]}
-    if not signed_by(public_key, _unhex(head["signature"]), _HEAD_DOMAIN + codec.encode(body)):
-        raise PolyclinicError(
-            "the head of an audit log is not signed by the key that was pinned for that site",
-            code="BAD_SIGNATURE",
-            rule="a head counts only with the signature of the site whose log it describes",
-            next="compare the site's fingerprint by telephone",
-        )
-    return body
-
-
 def entries(path: str | os.PathLike[str], start: int = 0) -> Iterator[dict[str, Any]]:
     """The readable lines of a log from byte `start` on, unchecked: `verify` checks."""
     with open(path, "rb") as file:
         file.seek(start)
-        for line in _lines(file):
+        for line in lines(file):
             record = read_line(line)
             if record is not None:
                 yield record
@@ -116,17 +90,18 @@ def entries(path: str | os.PathLike[str], start: int = 0) -> Iterator[dict[str, 
 
 def held_heads(path: str | os.PathLike[str], site: str) -> list[bytes]:
     """The signed heads of another `site` that this log holds, to check that site's log with."""
-    return [
-        bytes.fromhex(record["details"]["head"])
-        for record in entries(path)
-        if record["event"] == HEAD_RECEIVED and record["details"]["site"] == site
-    ]
+    found = []
+    for record in entries(path):
+        known = record["event"] == HEAD_RECEIVED and isinstance(record["details"], dict)
+        if known and record["details"].get("site") == site:
+            found.append(unhex(record["details"].get("head")))
+    return found
 
 
 def verify(
     path: str | os.PathLike[str],
     public_key: bytes | None = None,
-    heads: Iterable[bytes] = (),
+    heads: Iterable[bytes | Held] = (),
 ) -> Verified:
     """Check a whole log: any edited, deleted, moved, inserted or torn line is found.
 
@@ -139,36 +114,36 @@ def verify(
     """
     if not Path(path).is_file():
         return Verified(0, False, "there is no log here")
-    walk, heads = _Walk(public_key), list(heads)
-    try:
-        wanted = [_parse_head(data) for data in heads]
-    except PolyclinicError:
-        return Verified(0, False, "a head that was given is not one")
-    seen: dict[int, str] = {}
-    marks = {head["seq"] for head in wanted}
+    walk = Walk(public_key, heads)
     with open(path, "rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)  # a line that is being written now is not torn
-        for line in _lines(file):
+        for line in lines(file):
             if not walk.step(line):
-                return walk.result()
-            if walk.seq in marks:
-                seen[walk.seq] = walk.hash
+                break
     walk.finish()
-    if not walk.problem:
-        walk.problem = _heads_problem(heads, wanted, seen, walk)
     return walk.result()
 
 
-class _Walk:
-    """Goes through a log line by line; `problem` is empty while all is well."""
+class Walk:
+    """Goes through a log line by line; `problem` is empty while all is well.
 
-    def __init__(self, public_key: bytes | None) -> None:
+    `seq` and `hash` are those of the last line that stands.
+    """
+
+    def __init__(self, public_key: bytes | None, heads: Iterable[bytes | Held] = ()) -> None:
         self.key = public_key
         self.seq, self.hash = 0, BEFORE_FIRST
-        self.problem, self.line = "", None
+        self.problem = ""
+        self._line: int | None = None
         self._last: dict[str, Any] | None = None
+        self._heads = [head if isinstance(head, Held) else Held(head) for head in heads]
+        self._seen = dict.fromkeys((head.seq for head in self._heads), "")
+        self._witnessed = 0
 
-    line: int | None
+    @property
+    def awaited(self) -> bool:
+        """Do heads tell of lines, and were not compared yet?"""
+        return bool(self._heads)
 
     def step(self, line: bytes) -> bool:
         """Take the next line. False: it does not stand."""
@@ -182,27 +157,48 @@ class _Walk:
         if record["seq"] != here or record["prev"] != self.hash:
             return self._blame(record, here)
         self.seq, self.hash, self._last = here, line_hash(line), record
+        if here in self._seen:
+            self._seen[here] = self.hash
         return True
 
     def finish(self) -> None:
-        """After the last line: its signature covers everything before it."""
+        """After the last line: its signature covers all before it, and heads tell of any after."""
+        if self.problem:
+            return
         if self._last is None:
             self._fail("the log is empty", 1)
         elif not line_signed(self._last, self.key or b""):
             self._fail("the line was edited", self.seq)
+        for head in self._heads:
+            if not self.problem:
+                self._compare(head)
+        self._heads = []  # they were about the log as it was found
 
     def result(self) -> Verified:
-        stands = self.seq if self.line is None else self.line - 1
-        return Verified(stands, not self.problem, self.problem, self.line)
+        stands = self.seq if self._line is None else self._line - 1
+        return Verified(stands, not self.problem, self.problem, self._line, self._witnessed)
+
+    def _compare(self, head: Held) -> None:
+        if not head.signed_by(self.key or b""):
+            self.problem = f"{head} is not signed by this site"
+        elif head.seq > self.seq:
+            missing = head.seq - self.seq
+            self.problem = (
+                f"at least {missing} lines are missing at the end: {head} names line {head.seq}"
+            )
+        elif self._seen[head.seq] != head.hash:
+            self.problem = f"line {head.seq} is not the one that {head} names: it was rewritten"
+        else:
+            self._witnessed = max(self._witnessed, head.seq)
 
     def _take_key(self, record: Mapping[str, Any]) -> bool:
         if record["event"] != STARTED or not isinstance(record["details"], dict):
             return self._fail("the beginning of the log is missing", 1)
-        named = _unhex(record["details"].get("key"))
+        named = unhex(record["details"].get("key"))
         if self.key is None:
             self.key = named
         if self.key != named:
-            return self._fail("the log was started with another key", 1)
+            return self._fail(OTHER_KEY, 1)
         return True
 
     def _blame(self, record: Mapping[str, Any], here: int) -> bool:
@@ -215,52 +211,15 @@ class _Walk:
         return self._fail("lines were deleted, inserted or moved here", here)
 
     def _fail(self, problem: str, line: int) -> bool:
-        self.problem, self.line = problem, line
+        self.problem, self._line = problem, line
         return False
 
 
-def _heads_problem(
-    heads: list[bytes], wanted: list[dict[str, Any]], seen: Mapping[int, str], walk: _Walk
-) -> str:
-    for data, head in zip(heads, wanted, strict=True):
-        try:
-            open_head(data, walk.key or b"")
-        except PolyclinicError:
-            return "a head that was given is not signed by this site"
-        if head["seq"] > walk.seq:
-            missing = head["seq"] - walk.seq
-            return f"at least {missing} lines are missing at the end: a head names {head['seq']}"
-        if seen[head["seq"]] != head["hash"]:
-            return f"line {head['seq']} is not the one that a head names: the log was rewritten"
-    return ""
-
-
-def _parse_head(data: bytes) -> dict[str, Any]:
-    head = codec.decode(data) if len(data) <= _LONGEST_HEAD else None
-    if (
-        not isinstance(head, dict)
-        or set(head) != {"seq", "hash", "signature"}
-        or type(head["seq"]) is not int
-        or head["seq"] < 1
-        or not isinstance(head["hash"], str)
-    ):
-        raise codec.CodecError("this is no head of an audit log", code="BAD_MESSAGE")
-    return head
-
-
-def _lines(file: BinaryIO) -> Iterator[bytes]:
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines from where `file` stands; one that is too long comes in pieces."""
     while line := file.readline(LONGEST_LINE + 1):
         yield line
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
     return _JSON.encode(record).encode()
-
-
-def _unhex(text: Any) -> bytes:
-    """The bytes of lower-case hex; none for any other text, so that bytes have one spelling."""
-    try:
-        data = bytes.fromhex(text)
-    except (TypeError, ValueError):
-        return b""
-    return data if data.hex() == text else b""

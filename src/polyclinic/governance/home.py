@@ -7,6 +7,7 @@ import re
 import shutil
 import tempfile
 import tomllib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,22 +17,26 @@ from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.governance import policy_file, signing
 from polyclinic.governance.audit import AuditLog
+from polyclinic.governance.chain import Verified, verify
+from polyclinic.governance.heads import Held
+from polyclinic.governance.witness import held_beside
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure.identity import Identity
 
 FORMAT = 1
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-_KEY = "keys/site.key"
+_KEY, _POLICY = "keys/site.key", "policy.toml"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The policy that holds now; `code` and `reason` say why when it refuses everything."""
+    """The policy that holds now; the texts say why when it refuses everything, and what to do."""
 
     policy: Policy
     signed: bool
     code: str = ""
     reason: str = ""
+    next: str = ""
 
 
 class SiteHome:
@@ -47,31 +52,36 @@ class SiteHome:
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> SiteHome:
-        """The site in `folder`, checked at once: its name, its key and the end of its log."""
+        """The site in `folder`, checked at once: its name, its key and its whole log.
+
+        Who only reads makes a `SiteHome(folder)`, which shows a damaged log as well.
+        """
         home = cls(folder)
         _ = home.name, home.audit
         return home
 
-    def init(self, name: str) -> SiteHome:
-        """Set the folder up for the site `name`: a key, a log with its first events, no policy.
+    def init(self, name: str, policy: Policy | None = None) -> SiteHome:
+        """Set the folder up for the site `name`: a key, a log with its first events.
+
+        The folder is there whole, with `policy` signed where one is given, or not at all.
 
         Raises
         ------
         InputError : SITE_EXISTS when the folder is not empty, WRONG_VALUE for the name.
         """
         if not _NAME.fullmatch(name):
-            raise _error(
+            raise InputError(
                 f"{name!r} is no name of a site",
-                "WRONG_VALUE",
-                "a name has a-z, 0-9, _ and -, and at most 64 of them",
-                "choose another name",
+                code="WRONG_VALUE",
+                rule="a name has a-z, 0-9, _ and -, and at most 64 of them",
+                next="choose another name",
             )
         if self.folder.exists() and not (self.folder.is_dir() and not any(self.folder.iterdir())):
-            raise _error(
+            raise InputError(
                 f"{self.folder}: this is not an empty folder",
-                "SITE_EXISTS",
-                "a site is set up once, in a folder of its own",
-                "choose a new folder, or go on with the site that is here",
+                code="SITE_EXISTS",
+                rule="a site is set up once, in a folder of its own",
+                next="choose a new folder, or go on with the site that is here",
             )
         folder = self.folder.resolve()
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -82,6 +92,10 @@ class SiteHome:
             log.append("site_created", site=name, fingerprint=signing.fingerprint(identity.public))
             text = f'format = {FORMAT}\nname = "{name}"\n'
             write_atomic(draft / "site.toml", text.encode())
+            if policy is not None:
+                policy_file.save(draft / _POLICY, policy)
+                digest = policy_file.sign(draft / _POLICY, identity)
+                log.append("policy_signed", sha256=digest)
             os.rename(draft, folder)
         except BaseException:
             shutil.rmtree(draft, ignore_errors=True)
@@ -106,11 +120,11 @@ class SiteHome:
                 if not self.folder.is_dir()
                 else "this is no site's folder"
             )
-            raise _error(
+            raise InputError(
                 f"{self.folder}: {what}",
-                "NO_SITE",
-                "a site's folder is made once, by polyclinic site init",
-                "check the path, or set the site up first",
+                code="NO_SITE",
+                rule="a site's folder is made once, by polyclinic site init",
+                next="check the path, or set the site up first",
             )
         return name
 
@@ -122,20 +136,30 @@ class SiteHome:
     @cached_property
     def audit(self) -> AuditLog:
         """The site's log."""
-        path = self._inside("audit.jsonl")
-        if not path.is_file():
-            raise _error(
+        path = self.audit_path
+        if not path.is_file() or not path.stat().st_size:
+            raise InputError(
                 f"{path}: the audit log is missing",
-                "LOG_DAMAGED",
-                "a log only grows; a site without its log is not opened",
-                "restore the file from a backup",
+                code="LOG_DAMAGED",
+                rule="a log only grows; a site without its log is not opened",
+                next="restore the file from a backup",
             )
-        return AuditLog(path, self.identity)
+        return AuditLog(path, self.identity, held_beside(self.folder, self.name))
+
+    @property
+    def audit_path(self) -> Path:
+        """Where the log lies, for those who only read it."""
+        return self._inside("audit.jsonl")
+
+    def verify_log(self, heads: Iterable[Held] = ()) -> Verified:
+        """The check of the whole log, also with the heads that sites beside this one hold."""
+        held = held_beside(self.folder, self.name)
+        return verify(self.audit_path, self.identity.public, [*heads, *held])
 
     @property
     def policy_path(self) -> Path:
         """Where the policy lies, its signature beside it as ``.sig``."""
-        return self._inside("policy.toml")
+        return self._inside(_POLICY)
 
     @property
     def ledger_path(self) -> Path:
@@ -156,7 +180,19 @@ class SiteHome:
         try:
             return Standing(policy_file.load_signed(path, self.identity.public), signed=True)
         except InputError as error:
-            return Standing(policy_file.refuse_all(), False, error.code, error.what)
+            return Standing(policy_file.closed(error), False, error.code, error.what, error.next)
+
+    def signed_policy(self) -> Policy | None:
+        """The policy that was signed last, in force or not; None where it is not known any more."""
+        text = policy_file.signed_text(self.policy_path, self.identity.public)
+        try:
+            return None if text is None else policy_file.parse(text)
+        except InputError:
+            return None
+
+    def policy_difference(self) -> list[str]:
+        """Lines in which the policy differs from what was signed, as far as that is known."""
+        return policy_file.difference(self.policy_path, self.identity.public)
 
     def sign_policy(self) -> int:
         """Sign the policy as it lies in the folder, log its hash, and return the log's entry."""
@@ -166,7 +202,3 @@ class SiteHome:
     def _inside(self, name: str) -> Path:
         _ = self.name  # raises when this is no site's folder
         return self.folder / name
-
-
-def _error(what: str, code: str, rule: str, next: str) -> InputError:
-    return InputError(what, code=code, rule=rule, next=next)

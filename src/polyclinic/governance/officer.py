@@ -11,6 +11,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from typing import Any
 
 from polyclinic.governance.chain import Verified
+from polyclinic.privacy.dp import TOGETHER
 
 WIDTH = 80
 SMALL = 5
@@ -34,10 +35,28 @@ class _Line:
     patients: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What noisy releases have cost a data set together, and under which policy.
+
+    epsilon  spent
+    limit    what the policy allows; None: any, or not known
+    code     why no policy is in force; "": one is
+    reason   the same in words, for this site's own eyes
+    delta    at which epsilon is meant
+    """
+
+    epsilon: float = 0.0
+    limit: float | None = None
+    code: str = ""
+    reason: str = ""
+    delta: float = 0.0
+
+
 def ledger_text(
     rows: Sequence[Mapping[str, Any]],
     refusals: Sequence[Mapping[str, Any]],
-    budget: tuple[float, float] | None,
+    budget: Spent,
     audit: Verified,
     *,
     share: bool = False,
@@ -48,13 +67,13 @@ def ledger_text(
     ----------
     rows : study, step, times, sums, patients, bytes, seen_as of each release.
     refusals : what (or step), times, code, and note, which is for this site's own eyes.
-    budget : epsilon spent and in total; None when the policy states none.
-    audit : the check of the log.
+    budget : the privacy spent, and what the policy allows.
+    audit : the check of the log, with the heads that others hold.
     share : a copy to send: counts of patients under 5 and the notes are left out.
     """
     lines = _merged(rows)
     seen = [line.seen_as for line in lines] + [str(one["code"]) for one in refusals]
-    table = _Table(max([16, *(len(_ascii(text)) for text in seen)]))
+    table = _Table(max([16, *(len(plain(text)) for text in seen)]))
     table.add("study, step", ("times", "sums", "patients", "bytes"), "seen as")
     study = None
     for line in lines:
@@ -71,54 +90,66 @@ def ledger_text(
         table.add(f"  {_asked(one)}", (f"{one['times']:,}", "-", "-", "-"), str(one["code"]))
         if one.get("note") and not share:
             table.wrap(str(one["note"]), "     ")
-    return "\n".join([*table.lines, *_closing(budget, audit)]) + "\n"
+    return "\n".join([*table.lines, *_closing(budget, audit, share)]) + "\n"
 
 
 def ledger_data(
     rows: Sequence[Mapping[str, Any]],
     refusals: Sequence[Mapping[str, Any]],
-    budget: tuple[float, float] | None,
+    budget: Spent,
     audit: Verified,
     *,
     share: bool = False,
 ) -> dict[str, Any]:
-    """The ledger for machines: ``asked``, ``left``, ``budget`` and ``log``; arguments as above."""
+    """For machines: ``asked``, ``left``, ``budget``, ``policy``, ``log``; arguments as above."""
     lines = _merged(rows)
-    left = [
-        {
-            "study": line.study,
-            "step": line.step,
-            "times": line.times,
-            "sums": line.sums,
-            "patients": _count(min(line.patients), share),
-            "patients_most": _count(max(line.patients), share),
-            "bytes": line.bytes,
-            "seen_as": line.seen_as,
-        }
-        for line in lines
-    ]
-    keys = ("times", "code") if share else ("times", "code", "note")
     return {
-        "asked": {
-            "studies": list(dict.fromkeys(line.study for line in lines)),
-            "released": sum(line.times for line in lines),
-            "refused": sum(int(one["times"]) for one in refusals),
-            "refusals": [
-                {"what": _asked(one), **{key: one.get(key) for key in keys}} for one in refusals
-            ],
-        },
+        "asked": _asked_data(lines, refusals, share),
         "left": {
-            "rows": left,
+            "rows": [_left_data(line, share) for line in lines],
             "numbers": sum(line.times * line.sums for line in lines),
             "bytes": sum(line.bytes for line in lines),
         },
-        "budget": None if budget is None else _budget_data(*budget),
+        "budget": _budget_data(budget),
+        "policy": {
+            "in_force": not budget.code,
+            "code": budget.code,
+            "reason": "" if share else budget.reason,
+        },
         "log": {
             "entries": audit.entries,
             "unbroken": audit.ok,
             "problem": audit.problem,
             "line": audit.line,
+            "witnessed": audit.witnessed,
         },
+    }
+
+
+def _left_data(line: _Line, share: bool) -> dict[str, Any]:
+    return {
+        "study": line.study,
+        "step": line.step,
+        "times": line.times,
+        "sums": line.sums,
+        "patients": _count(min(line.patients), share),
+        "patients_most": _count(max(line.patients), share),
+        "bytes": line.bytes,
+        "seen_as": line.seen_as,
+    }
+
+
+def _asked_data(
+    lines: Sequence[_Line], refusals: Sequence[Mapping[str, Any]], share: bool
+) -> dict[str, Any]:
+    keys = ("times", "code") if share else ("times", "code", "note")
+    return {
+        "studies": list(dict.fromkeys(line.study for line in lines)),
+        "released": sum(line.times for line in lines),
+        "refused": sum(int(one["times"]) for one in refusals),
+        "refusals": [
+            {"what": _asked(one), **{key: one.get(key) for key in keys}} for one in refusals
+        ],
     }
 
 
@@ -134,7 +165,7 @@ class _Table:
         indent = "  " if label.startswith("  ") else ""
         *above, label = self._wrapped(label, indent, self.label)
         cells = "".join(f"{text:>{width}}" for text, width in zip(numbers, _WIDTHS, strict=True))
-        text = f"{label:<{self.label}}{cells}   {_ascii(last)}"
+        text = f"{label:<{self.label}}{cells}   {plain(last)}"
         fits = all(len(text) < width for text, width in zip(numbers, _WIDTHS, strict=True))
         if fits and len(text) <= WIDTH:
             self.lines += [*above, text]
@@ -149,7 +180,7 @@ class _Table:
     @staticmethod
     def _wrapped(text: str, indent: str, width: int) -> list[str]:
         found = textwrap.wrap(
-            _ascii(text).strip(), width, initial_indent=indent, subsequent_indent=indent + "  "
+            plain(text).strip(), width, initial_indent=indent, subsequent_indent=indent + "  "
         )
         return found or [indent]
 
@@ -170,34 +201,45 @@ def _asked(refusal: Mapping[str, Any]) -> str:
     return str(refusal.get("what") or refusal["step"])
 
 
-def _closing(budget: tuple[float, float] | None, audit: Verified) -> list[str]:
-    if budget is None:
-        spent = "budget   the policy states none"
-    else:
-        data = _budget_data(*budget)
+def _closing(budget: Spent, audit: Verified, share: bool) -> list[str]:
+    data = _budget_data(budget)
+    if data["total"] is not None:
         spent = f"budget   epsilon {data['spent']:g} of {data['total']:g} spent"
+    elif budget.code:
+        spent = f"budget   epsilon {data['spent']:g} spent; of how much, no policy says"
+    else:
+        spent = f"budget   epsilon {data['spent']:g} spent; the policy sets no bound"
+    further = []
+    if budget.epsilon and budget.delta:
+        further = _noted("", f"at delta {budget.delta:g}; {TOGETHER}")
+    above = []
+    if budget.code:
+        reason = "" if share or not budget.reason else f": {budget.reason}"
+        above = _noted("policy", f"! {budget.code}, every plan is refused{reason}")
     if audit.ok:
         log = f"log   {audit.entries:,} entries, chain unbroken"
         both = f"{spent}    {log}"
-        return [both] if len(both) <= WIDTH else [spent, log]
+        if further or len(both) > WIDTH:
+            return [*above, spent, *further, log]
+        return [*above, both]
     where = "" if audit.line is None else f" at line {audit.line:,}"
     broken = f"! chain broken{where}, {audit.entries:,} entries stand: {audit.problem}"
-    return [
-        spent,
-        *textwrap.wrap(
-            _ascii(broken), WIDTH, initial_indent="log      ", subsequent_indent="         "
-        ),
-    ]
+    return [*above, spent, *further, *_noted("log", broken)]
 
 
-def _budget_data(spent: float, total: float) -> dict[str, float]:
+def _noted(label: str, text: str) -> list[str]:
+    first, further = f"{label:<9}", " " * 9
+    return textwrap.wrap(plain(text), WIDTH, initial_indent=first, subsequent_indent=further)
+
+
+def _budget_data(budget: Spent) -> dict[str, float | None]:
     """Three decimals, rounded against the spender: what is spent up, what is left down."""
-    left = Decimal(repr(float(total))) - Decimal(repr(float(spent)))
-    return {
-        "spent": _rounded(Decimal(repr(float(spent))), ROUND_CEILING),
-        "total": float(total),
-        "left": max(0.0, _rounded(left, ROUND_FLOOR)),
-    }
+    spent = Decimal(repr(float(budget.epsilon)))
+    found: dict[str, float | None] = {"spent": _rounded(spent, ROUND_CEILING)}
+    if budget.limit is None:
+        return {**found, "total": None, "left": None}
+    left = _rounded(Decimal(repr(float(budget.limit))) - spent, ROUND_FLOOR)
+    return {**found, "total": float(budget.limit), "left": max(0.0, left)}
 
 
 def _rounded(value: Decimal, how: str) -> float:
@@ -229,7 +271,7 @@ def _bytes_text(size: int) -> str:
     )
 
 
-def _ascii(text: str) -> str:
+def plain(text: str) -> str:
     """`text` without what a terminal could take as a command: names come from other machines."""
     escaped = json.dumps(str(text), ensure_ascii=True)[1:-1].replace("\\\\", "\\")
     return escaped.replace('\\"', '"').replace("\x7f", "?")

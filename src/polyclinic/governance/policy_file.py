@@ -1,10 +1,11 @@
-"""A site's policy as a file, and the signature beside it.
+"""A site's policy as a file, and beside it the signature and the text that was signed.
 
-The signature covers every byte; without it nothing is allowed.
+The signature covers every byte; without it nothing is allowed. The text is there to compare with.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import os
 import re
@@ -14,16 +15,38 @@ from typing import TYPE_CHECKING
 
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError
-from polyclinic.governance.policy_text import REFUSES, parse, refuse_all, template, wrong
+from polyclinic.governance.officer import plain
+from polyclinic.governance.policy_text import REFUSES, parse, template, wrong
 from polyclinic.governance.signing import fingerprint, signed_by
-from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.policy import Closed, Policy
 
 if TYPE_CHECKING:
     from polyclinic.privacy.secure.identity import Identity
 
-__all__ = ["load", "load_signed", "parse", "refuse_all", "save", "sign", "template"]
+__all__ = [
+    "closed",
+    "difference",
+    "load",
+    "load_signed",
+    "parse",
+    "save",
+    "sign",
+    "signed_text",
+    "template",
+]
 
 _DOMAIN = b"polyclinic/policy/1\0"
+_NEXT = {
+    "POLICY_UNSIGNED": "read the policy, then sign it: polyclinic site policy --sign",
+    "POLICY_CHANGED": "compare it with what was signed: polyclinic site policy; then restore that, "
+    "or sign this",
+    "BAD_SIGNATURE": "read the policy and find out who changed it; then restore it, or sign it",
+}
+_TOLD = {  # what the asker is told of a policy that is not in force
+    "POLICY_UNSIGNED": "POLICY_UNSIGNED",
+    "POLICY_CHANGED": "POLICY_CHANGED",
+    "BAD_SIGNATURE": "POLICY_CHANGED",
+}
 
 
 def load(path: str | os.PathLike[str]) -> Policy:
@@ -37,7 +60,7 @@ def save(path: str | os.PathLike[str], policy: Policy) -> None:
 
 
 def sign(path: str | os.PathLike[str], identity: Identity) -> str:
-    """Sign the file, when it holds a valid policy, and return its SHA-256."""
+    """Sign the file, when it holds a valid policy, keep a copy of it, and return its SHA-256."""
     data = _bytes(Path(path))
     parse(_decoded(data, path), str(path))
     digest = hashlib.sha256(data).hexdigest()
@@ -46,8 +69,39 @@ def sign(path: str | os.PathLike[str], identity: Identity) -> str:
         f'sha256 = "{digest}"\n'
         f'signature = "{identity.sign(_DOMAIN + data).hex()}"\n'
     )
+    write_atomic(_copy_path(path), data)
     write_atomic(_signature_path(path), text.encode())
     return digest
+
+
+def signed_text(path: str | os.PathLike[str], public_key: bytes) -> str | None:
+    """The text that was signed last, from the copy; None where the signature does not cover it."""
+    try:
+        data = _bytes(_copy_path(path))
+        signature = _read_signature(_signature_path(path))
+    except InputError:
+        return None
+    covered = signed_by(public_key, bytes.fromhex(signature["signature"]), _DOMAIN + data)
+    return data.decode() if covered else None
+
+
+def difference(path: str | os.PathLike[str], public_key: bytes) -> list[str]:
+    """Lines in which the policy differs from what was signed: ``-`` signed, ``+`` now.
+
+    Empty where nothing differs, and where what was signed is not known any more.
+    """
+    before, path = signed_text(path, public_key), Path(path)
+    if before is None:
+        return []
+    now = path.read_bytes().decode(errors="backslashreplace") if path.is_file() else ""
+    names = f"{path} as it was signed", f"{path} as it is"
+    found = difflib.unified_diff(before.split("\n"), now.split("\n"), *names, "", "", 0, "")
+    return [plain(line) for line in found]
+
+
+def closed(error: InputError) -> Closed:
+    """The policy of a site whose own is not in force, for the reason that `load_signed` gave."""
+    return Closed(code=_TOLD.get(error.code, "POLICY_UNREADABLE"), reason=error.what)
 
 
 def load_signed(path: str | os.PathLike[str], public_key: bytes) -> Policy:
@@ -76,6 +130,10 @@ def load_signed(path: str | os.PathLike[str], public_key: bytes) -> Policy:
 
 def _signature_path(path: str | os.PathLike[str]) -> Path:
     return Path(f"{os.fspath(path)}.sig")
+
+
+def _copy_path(path: str | os.PathLike[str]) -> Path:
+    return Path(f"{os.fspath(path)}.signed")
 
 
 def _read_signature(path: Path) -> dict[str, str]:
@@ -114,6 +172,6 @@ def _unsafe(what: str, code: str) -> InputError:
         what,
         code=code,
         rule=REFUSES,
-        next="read the policy and sign it: polyclinic site policy",
+        next=_NEXT[code],
         kept="nothing left a hospital",
     )

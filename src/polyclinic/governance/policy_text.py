@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import inspect
 import json
-import math
 import re
 import textwrap
 import tomllib
@@ -32,11 +31,6 @@ TABLES = {
 REFUSES = "this site refuses every plan until a policy is signed"
 
 
-def refuse_all() -> Policy:
-    """The policy of a site without a policy: no algorithm, no column, no answer of its own."""
-    return Policy(algorithms=(), columns={}, collect=(), release_alone=False)
-
-
 def template(policy: Policy) -> str:
     """`policy` as TOML, each key below its rule in words. The same policy gives the same text."""
     words = _words()
@@ -46,16 +40,12 @@ def template(policy: Policy) -> str:
         later: list[str] = []
         for field, _ in _fields(table):
             value = getattr(policy, field.name)
-            comment = textwrap.wrap(words.get(field.name, field.name.replace("_", " ")), 88)
-            lines = [f"# {line}" for line in comment]
+            lines = [f"# {line}" for line in textwrap.wrap(words.get(field.name, field.name), 88)]
             if isinstance(value, Mapping):
                 later += ["", *lines, f"[{table}.{field.name}]"]
-                later += [
-                    f"{_text(key)} = {_toml(item, f'{field.name}.{key}')}"
-                    for key, item in value.items()
-                ]
+                later += [f"{_text(key)} = {_toml(item)}" for key, item in value.items()]
             else:
-                parts += [*lines, f"{field.name} = {_toml(value, field.name)}"]
+                parts += [*lines, f"{field.name} = {_toml(value)}"]
         parts += later
     return "\n".join(parts) + "\n"
 
@@ -130,9 +120,7 @@ def _take(value: Any, kind: Any, where: str) -> Any:
 
 def _take_plain(value: Any, kind: Any, where: str) -> Any:
     if kind is float and type(value) in (int, float):
-        if math.isfinite(value):
-            return float(value)
-        raise wrong(f"{where} is not finite", "a number is finite")
+        return value
     if type(value) is kind and kind in _IN_WORDS:
         return value
     raise wrong(f"{where} has a value of the wrong kind", _IN_WORDS.get(kind, "another kind"))
@@ -147,18 +135,10 @@ _IN_WORDS = {
 
 
 def _build(values: Mapping[str, Any], where: str) -> Policy:
-    """The policy; a value out of its range is named with its key."""
-    for name, value in values.items():
-        try:
-            dataclasses.replace(refuse_all(), **{name: value})
-        except ValueError as error:
-            rule = getattr(error, "rule", "") or str(error)
-            raise wrong(f"{where}: {name} has a value that is not allowed", rule) from None
     try:
         return Policy(**values)
-    except ValueError as error:
-        rule = getattr(error, "rule", "") or str(error)
-        raise wrong(f"{where}: {getattr(error, 'what', error)}", rule) from None
+    except InputError as error:  # it names the rule and its range
+        raise wrong(f"{where}: {error.what.removeprefix('policy: ')}", error.rule) from None
 
 
 def _known(keys: Mapping[str, Any], allowed: list[str], where: str, table: str) -> None:
@@ -175,33 +155,34 @@ def _known(keys: Mapping[str, Any], allowed: list[str], where: str, table: str) 
 
 
 def _words() -> dict[str, str]:
-    """Each field's rule, from the docstring of Policy: ``name, name   words``."""
+    """Each rule in words, from the docstring of Policy: ``name   words``."""
     found: dict[str, str] = {}
-    names: list[str] = []
+    name = ""
     for line in inspect.cleandoc(Policy.__doc__ or "").splitlines():
-        start = re.match(r"(\w+(?:, \w+)*) {2,}(\S.*)", line)
+        start = re.match(r"(\w+) {2,}(\S.*)", line)
         if start:
-            names = start[1].split(", ")
-            found |= dict.fromkeys(names, start[2])
-        elif names and line.startswith(" "):
-            found |= {name: f"{found[name]} {line.strip()}" for name in names}
+            name, found[start[1]] = start[1], start[2]
+        elif name and line.startswith(" "):
+            found[name] += f" {line.strip()}"
         else:
-            names = []
-    return {name: text.replace("``", "") for name, text in found.items()}
+            name = ""
+    return {name: _as_in_toml(text) for name, text in found.items()}
 
 
-def _toml(value: Any, name: str) -> str:
+def _as_in_toml(text: str) -> str:
+    return text.replace("``", "").replace("None:", f'"{NO_NUMBER}":').replace("False:", "false:")
+
+
+def _toml(value: Any) -> str:
     if value is None:
         return _text(NO_NUMBER)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and not math.isfinite(value):
-        raise wrong(f"policy: {name} is not finite", "a number is finite")
     if isinstance(value, (int, float)):
         return repr(value)
     if isinstance(value, str):
         return _text(value)
-    return "[" + ", ".join(_toml(item, name) for item in value) + "]"
+    return "[" + ", ".join(map(_toml, value)) + "]"
 
 
 def _text(value: str) -> str:

@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -106,6 +107,15 @@ def signed_by(public: bytes, signature: bytes, data: bytes) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def unhex(text: Any) -> bytes:
+    """The bytes of lower-case hex; none for any other text, so that bytes have one spelling."""
+    try:
+        data = bytes.fromhex(text)
+    except (TypeError, ValueError):
+        return b""
+    return data if data.hex() == text else b""
 
 
 def _check_folder(path: Path) -> None:

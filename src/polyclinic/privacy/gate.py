@@ -24,7 +24,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.privacy import disclosure
 from polyclinic.privacy.disclosure import EVERYONE, Selection, Totals
 from polyclinic.privacy.noisy import noise_of
-from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.policy import Closed, Policy
 from polyclinic.privacy.suppress import cover
 
 MIN_SECURE = 3  # of two sites each knows the other's part of a sum
@@ -60,9 +60,12 @@ class Gate:
 
         Raises
         ------
-        Refused : ALGORITHM_NOT_ALLOWED, COLLECT_NOT_ALLOWED, TOO_FEW_SITES, ALONE_NOT_ALLOWED.
+        Refused : ALGORITHM_NOT_ALLOWED, COLLECT_NOT_ALLOWED, TOO_FEW_SITES, ALONE_NOT_ALLOWED,
+            NOISE_REQUIRED, and of a site without a policy in force POLICY_... with the reason.
         """
         policy = self.policy
+        if isinstance(policy, Closed):
+            raise self.refuse(plan, policy.code, policy.reason)
         if not policy.allows(plan.task, plan.version):
             raise self.refuse(plan, "ALGORITHM_NOT_ALLOWED")
         if plan.combine == "collect" and not policy.allows_collect(plan.task):

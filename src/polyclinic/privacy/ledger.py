@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec
+from polyclinic.core.checkpoint import sync_folder
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.privacy import cohorts
@@ -318,9 +319,7 @@ class Ledger:
         # Fewer than k patients are asked about only where the others' make up for it: by itself
         # that exposes nobody, a second such cohort may.
         audited = np.count_nonzero(mask) >= k
-        if k > 1 and (
-            cohorts.too_close(new, seen.bits, k) or (audited and seen.exposes(new, k))
-        ):
+        if k > 1 and (cohorts.too_close(new, seen.bits, k) or (audited and seen.exposes(new, k))):
             raise Refused(
                 "the group of patients is too close to others that were asked about",
                 code="COHORT_TOO_CLOSE",
@@ -447,11 +446,7 @@ def _create(path: Path) -> None:
             os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def _check(path: Path) -> None:

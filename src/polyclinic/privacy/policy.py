@@ -5,15 +5,30 @@ The numbers' defaults are those of the disclosure control of DataSHIELD and ACRO
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
-from typing import Literal
+from numbers import Integral, Real
+from typing import Any, Literal
 
 from polyclinic.core.errors import InputError
 from polyclinic.privacy.budget import Budget
 
 EVERYTHING: tuple[str, ...] = ("*",)
+THRESHOLDS = ("two_thirds", "majority")
+
+_Range = tuple[str, Callable[[float], bool]]
+_WHOLE: _Range = "a whole number of 0 or more", lambda number: 0 <= number <= sys.float_info.max
+_NUMBER: _Range = "a finite number of 0 or more", _WHOLE[1]
+_SHARE: _Range = "a number between 0 and 1", lambda number: 0 <= number <= 1
+_RANGES: dict[str, _Range] = {
+    "max_share": _SHARE,
+    "max_two_shares": _SHARE,
+    "max_column_share": _SHARE,
+    "max_leverage": _SHARE,
+    "delta": ("a number above 0 and below 1", lambda number: 0 < number < 1),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,21 +43,26 @@ class Policy:
     min_patients     patients behind every number, cell and level
     min_subset       patients in a cohort and, when it has one, in its complement
     min_difference   patients by which two cohorts differ, when they differ at all
-    max_cohorts      different cohorts of one data set
+    max_cohorts      different cohorts that the sums of one column are about
     min_node         patients in a leaf node of a tree
-    patients_per_coefficient, min_residual   a model of p coefficients needs p times the first, and
-                     p plus the second, patients
+    patients_per_coefficient   a model of p coefficients needs p times as many patients
+    min_residual     a model of p coefficients needs p and so many more patients
     min_effective    effective number of patients behind a weighted sum, (sum w)^2 / sum w^2
-    max_share, max_two_shares   largest parts of one patient and of two in the weights
-    max_column_share, min_remainder   in the sum of a column two patients hold no more than this,
-                     and the others together at least this part of the largest
+    max_share        largest part of one patient in the weights of a sum
+    max_two_shares   largest part of two patients together in the weights of a sum
+    max_column_share   largest part of two patients together in the sum of a column
+    min_remainder    in a column's sum, what all but two patients hold, as a part of the largest
     max_leverage     largest leverage of a patient in a model matrix
-    max_levels, max_level_density   levels of a column, and levels per patient
+    max_levels       levels that a column may have
+    max_level_density   levels of a column per patient
     exact            False: no sums without noise
-    epsilon, delta   budget of differential privacy per data set; epsilon None: any
+    epsilon          budget of a data set: what its noisy releases cost together; None: no bound
+    delta            the delta at which that epsilon is meant
     threshold        sites that open a secure sum: "two_thirds", or "majority" (semi-honest)
-    when_lost        secure sum without a lost site: "abort", or "restart_without" it while nothing
-                     of the analysis was released
+
+    Raises
+    ------
+    InputError : WRONG_VALUE, with the rule's name.
     """
 
     algorithms: tuple[str, ...] = EVERYTHING
@@ -66,20 +86,14 @@ class Policy:
     max_levels: int = 40
     max_level_density: float = 0.1
     exact: bool = True
-    epsilon: float | None = None
+    epsilon: float | None = 10.0
     delta: float = 1e-6
     threshold: Literal["two_thirds", "majority"] = "two_thirds"
-    when_lost: Literal["abort", "restart_without"] = "abort"
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and value < 0:
-                raise InputError(
-                    f"policy: {name} = {value}",
-                    code="WRONG_VALUE",
-                    rule="the numbers of a policy are 0 or more",
-                    next="correct it",
-                )
+        for one in fields(Policy):
+            checked = _checked(one.name, str(one.type), getattr(self, one.name))
+            object.__setattr__(self, one.name, checked)
 
     @property
     def budget(self) -> Budget | None:
@@ -102,6 +116,22 @@ class Policy:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Closed(Policy):
+    """Of a site without a policy in force: it refuses every plan, and says why.
+
+    code     POLICY_UNSIGNED, POLICY_CHANGED or POLICY_UNREADABLE: what the asker is told
+    reason   the file and what is wrong with it, for the site's own people
+    """
+
+    algorithms: tuple[str, ...] = ()
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    collect: tuple[str, ...] = ()
+    release_alone: bool = False
+    code: str = "POLICY_UNSIGNED"
+    reason: str = "there is no policy"
+
+
 def open_policy(min_patients: int = 1) -> Policy:
     """No rule but a minimum of patients: for data that are free, and for tests of sums."""
     return Policy(
@@ -120,8 +150,60 @@ def open_policy(min_patients: int = 1) -> Policy:
         max_leverage=1.0,
         max_levels=10**9,
         max_level_density=float(10**9),
+        epsilon=None,
     )
 
 
 def _matches(name: str, allowed: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in allowed)
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    """`value` as the rule `name` holds it, or the reason why it cannot."""
+    if name == "columns":
+        return _columns(value)
+    if kind.startswith("tuple"):
+        return _names(name, value)
+    if name == "threshold":
+        if isinstance(value, str) and value in THRESHOLDS:
+            return value
+        raise _wrong(name, value, f"one of {', '.join(THRESHOLDS)}")
+    if kind == "bool":
+        if isinstance(value, bool):
+            return value
+        raise _wrong(name, value, "true or false")
+    if name == "epsilon" and value is None:
+        return None
+    return _number(name, kind, value)
+
+
+def _number(name: str, kind: str, value: Any) -> int | float:
+    """A number of its kind and in its range, which NaN never is."""
+    wanted = Integral if kind == "int" else Real
+    words, fits = _RANGES.get(name, _WHOLE if kind == "int" else _NUMBER)
+    right = isinstance(value, wanted) and not isinstance(value, bool)
+    if not right or not fits(value):
+        raise _wrong(name, value, words)
+    return int(value) if kind == "int" else float(value)
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, (tuple, list)) and all(isinstance(item, str) for item in value):
+        return tuple(value)
+    raise _wrong(name, value, 'a tuple of names, for example ("glm.*",); an empty one: nothing')
+
+
+def _columns(value: Any) -> dict[str, tuple[str, ...]]:
+    if isinstance(value, Mapping) and all(isinstance(purpose, str) for purpose in value):
+        return {purpose: _names(f"columns[{purpose!r}]", names) for purpose, names in value.items()}
+    raise _wrong("columns", value, 'names by purpose, for example {"*": ("age", "sex")}')
+
+
+def _wrong(name: str, value: Any, rule: str) -> InputError:
+    shown = repr(value)
+    return InputError(
+        f"policy: {name} = {shown if len(shown) <= 60 else shown[:57] + '...'}",
+        code="WRONG_VALUE",
+        rule=f"{name} is {rule}",
+        next=f"correct {name}",
+    )

@@ -5,7 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
@@ -14,7 +21,7 @@ from polyclinic.privacy.dp import DifferentialPrivacy
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class About(_Section):
@@ -84,7 +91,7 @@ class PrivacySection(_Section):
 
     secure_sums: Literal["auto"] | bool = "auto"
     epsilon: Annotated[float | None, Field(gt=0)] = None
-    delta: Annotated[float | None, Field(gt=0, lt=1)] = None
+    delta: Annotated[float | None, Field(gt=0, lt=1, validate_default=True)] = None
     min_patients: Annotated[int, Field(ge=1)] = 5
     show_sites: bool = True
 
@@ -95,11 +102,19 @@ class PrivacySection(_Section):
             return None
         return DifferentialPrivacy(self.epsilon, self.delta)
 
-    @model_validator(mode="after")
-    def _whole_guarantee(self) -> PrivacySection:
-        if (self.epsilon is None) != (self.delta is None):
-            raise ValueError("epsilon and delta belong together")
-        return self
+    @field_validator("secure_sums", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if value == "auto" or isinstance(value, bool):
+            return value
+        raise ValueError('true, false or "auto"')
+
+    @field_validator("delta")
+    @classmethod
+    def _whole_guarantee(cls, delta: float | None, others: ValidationInfo) -> float | None:
+        if "epsilon" in others.data and (others.data["epsilon"] is None) != (delta is None):
+            raise ValueError("epsilon and delta belong together: give both, or neither")
+        return delta
 
 
 class EngineSection(_Section):
@@ -141,16 +156,21 @@ class Study(_Section):
     solver: SolverSection = SolverSection()
     privacy: PrivacySection = PrivacySection()
     engine: EngineSection = EngineSection()
-    evaluation: EvaluationSection = EvaluationSection()
+    evaluation: Annotated[EvaluationSection, Field(validate_default=True)] = EvaluationSection()
     output: OutputSection = OutputSection()
 
-    @model_validator(mode="after")
-    def _folds_would_spend(self) -> Study:
-        if self.privacy.epsilon is not None and self.evaluation.validate_ != "none":
+    @field_validator("evaluation")
+    @classmethod
+    def _folds_would_spend(
+        cls, evaluation: EvaluationSection, others: ValidationInfo
+    ) -> EvaluationSection:
+        privacy = others.data.get("privacy")
+        if privacy is not None and privacy.noise is not None and evaluation.validate_ != "none":
             raise ValueError(
-                'every fold of a cross-validation would spend epsilon again: validate = "none"'
+                "every fold of a cross-validation would spend epsilon again: "
+                '[evaluation] validate = "none"'
             )
-        return self
+        return evaluation
 
     @property
     def hash(self) -> str:

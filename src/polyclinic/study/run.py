@@ -231,10 +231,13 @@ def _prepare(folder: Path, study: Study, resume: bool) -> None:
         if not resume:
             if not (folder / "metrics.json").exists():
                 raise InputError(
-                    f"{folder} holds a run that was stopped",
+                    f"{folder} holds a run that was stopped"
+                    + ("" if same else ", of another study or of this one before it was changed"),
                     code="RUN_EXISTS",
                     rule="what was computed is not thrown away",
-                    next="--resume goes on with it; --out names another folder",
+                    next="--resume goes on with it; --out names another folder"
+                    if same
+                    else "--out names a new folder; or restore the study file, then --resume",
                     kept=f"everything in {folder}",
                 )
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)

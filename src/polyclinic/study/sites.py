@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from polyclinic.core.errors import EmptySite
+from polyclinic.core.errors import EmptySite, InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
@@ -18,6 +19,7 @@ from polyclinic.data.cohort import Cohort
 from polyclinic.data.table import Table
 from polyclinic.engines.books import Books
 from polyclinic.engines.embedded import About, Embedded, Sums
+from polyclinic.privacy.budget import Budget
 from polyclinic.privacy.policy import Policy
 from polyclinic.study.describe import Described
 
@@ -64,7 +66,8 @@ class Sites(Described):
         """
         from polyclinic.study.homes import open_homes
 
-        books, policies = open_homes(Path(folder), self._tables, self.policies)
+        name = self.codebook.name
+        books, policies = open_homes(Path(folder), self._tables, self.policies, name)
         return Sites(
             self._tables,
             self.codebook,
@@ -107,11 +110,26 @@ class Sites(Described):
         )
 
     def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Sites:
-        """The same hospitals under another policy."""
+        """The same hospitals under another policy; one that a mapping leaves out keeps its own.
+
+        Raises
+        ------
+        InputError : UNKNOWN_SITE, WRONG_VALUE; POLICY_SIGNED at a site that has signed its policy.
+        """
+        given = _policies(policy, self._tables, self.policies)
+        for site in self._tables:
+            if self._books[site].log is not None and given[site] != self.policies[site]:
+                raise InputError(
+                    f"{site} has a signed policy in its folder",
+                    code="POLICY_SIGNED",
+                    rule="in a hospital's folder the policy counts that it has signed itself",
+                    next="give the policy before at_home, or edit policy.toml in the folder and "
+                    "sign it: polyclinic site policy --sign",
+                )
         return Sites(
             self._tables,
             self.codebook,
-            policy=policy,
+            policy=given,
             fixed=self.fixed,
             empty_site=self.empty_site,
             source=self.source,
@@ -243,14 +261,13 @@ class Sites(Described):
                 counts = [*behind.get(row["step"], []), row["patients"]]
                 behind[row["step"]] = [min(counts), max(counts)]
             refused = [[row["step"], row["code"]] for row in books.ledger.refusals()]
-            limit = self.policies[site].budget
-            spent = None
-            if limit is not None:
-                spent = [limit.spent(books.ledger.spent(books.dataset)), limit.epsilon]
+            policy = self.policies[site]
+            events = books.ledger.spent(books.budget or books.dataset)
+            spent = Budget(policy.epsilon or 0.0, policy.delta).spent(events)
             found[site] = {
                 "patients": behind,
                 "refused": [list(one) for one in dict.fromkeys(map(tuple, refused))],
-                "budget": spent,
+                "budget": [spent, policy.epsilon, policy.delta],
             }
         return found
 
@@ -282,8 +299,32 @@ class Sites(Described):
 
 
 def _policies(
-    policy: Policy | Mapping[str, Policy] | None, sites: Mapping[str, Any]
+    policy: Policy | Mapping[str, Policy] | None,
+    sites: Mapping[str, Any],
+    before: Mapping[str, Policy] | None = None,
 ) -> dict[str, Policy]:
-    if isinstance(policy, Mapping):
-        return {site: policy.get(site, Policy()) for site in sites}
-    return dict.fromkeys(sites, policy or Policy())
+    """The policy of each site; one that a mapping leaves out has that of `before`, or the default.
+
+    Raises
+    ------
+    InputError : UNKNOWN_SITE, WRONG_VALUE.
+    """
+    if not isinstance(policy, Mapping):
+        policy = dict.fromkeys(sites, Policy() if policy is None else policy)
+    for site, given in policy.items():
+        if site not in sites:
+            close = difflib.get_close_matches(str(site).lower(), list(sites), 1, 0.5)
+            raise InputError(
+                f"policy: there is no hospital {site!r}",
+                code="UNKNOWN_SITE",
+                rule=f"hospitals: {', '.join(sites)}",
+                next=f'did you mean "{close[0]}"?' if close else "correct the name",
+            )
+        if not isinstance(given, Policy):
+            raise InputError(
+                f"policy: that of {site} is a {type(given).__name__}",
+                code="WRONG_VALUE",
+                rule=f"a policy is a Policy, one for all or by hospital: {', '.join(sites)}",
+                next="write pc.Policy(min_patients=10), or the rules that are wanted",
+            )
+    return {site: policy.get(site, (before or {}).get(site, Policy())) for site in sites}
