@@ -132,3 +132,13 @@ def narrowed(sums: str) -> dict[float, str]:
 def test_nobody_left_looks_like_a_few_left(sums: str) -> None:
     codes = narrowed(sums)
     assert codes[345.0] == codes[400.0] == codes[413.0] == codes[500.0] == "SUBSET_TOO_SMALL"
+
+
+def test_a_question_to_each_hospital_is_not_added_up() -> None:
+    """The total of one hospital's answer and of nothing is that answer."""
+    asked = {"columns": [{"name": "sex", "levels": 2}], "by": None}
+    values = {"task": "descriptive.levels", "version": 1, "sites": {"a": asked, "": None}}
+    plan = Plan("descriptive.each_site", values)
+    for sums in ("clear", "secure"):
+        with pytest.raises(pc.PolyclinicError, match="BAD_MESSAGE"):
+            ask(hospitals(), plan, sums)

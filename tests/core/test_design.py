@@ -89,6 +89,16 @@ def test_a_design_travels_as_data():
     np.testing.assert_array_equal(back.matrix(COLUMNS), DESIGN.matrix(COLUMNS))
 
 
+@pytest.mark.parametrize("names", [("a", "a"), ("(loss)", "a"), ("a", "(residual of) a")])
+def test_terms_have_names_of_their_own(names):
+    data = Design(tuple(Term(name, (Factor("value", "age"),)) for name in names)).to_data()
+    with pytest.raises(InputError) as caught:
+        Design.from_data(data)
+    assert caught.value.code == "BAD_MESSAGE"
+    data["terms"] = data["terms"][:1]
+    assert names[0] == "(loss)" or Design.from_data(data).names == names[:1]
+
+
 def test_an_array_design_returns_the_array_itself():
     x = np.arange(6.0).reshape(3, 2)
     design = Design((Term("x0", (), 1.0), Term("x1", (), 1.0)))

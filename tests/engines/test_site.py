@@ -213,9 +213,13 @@ def test_whether_it_would_answer_is_what_it_then_does():
 
 def test_a_cohort_that_is_too_close_is_told_beforehand():
     keep = books()
-    answer(site(keep=keep), moments())
+    both = moments(values={**moments().values, "columns": ["x", "y"], **wide()})
+    answer(site(keep=keep), both)
     close = site(keep=keep, mask=np.arange(40) > 0)
-    assert may(close, moments(cohort={"where": "1"})) == {"code": "COHORT_TOO_CLOSE"}
+    cohort = {"where": "1"}
+    asked = replace(both, cohort=cohort, _derived={})
+    assert may(close, asked) == {"code": "COHORT_TOO_CLOSE"}
+    assert may(close, moments(cohort=cohort)) == {"may": True}  # it would be hidden like a cell
 
 
 def test_an_answer_by_name_is_hidden_where_it_would_be_refused():

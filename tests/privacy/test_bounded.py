@@ -45,6 +45,28 @@ def test_no_patient_moves_the_sum_by_more_than_the_sensitivity(cohort, clip) -> 
         assert whole.clipped - rest.clipped in (0, 1)
 
 
+@given(cohorts(), CLIPS)
+@example((np.full((1, 7), 1 / 7), np.zeros(1, dtype=np.int64)), 1.0)  # rounds up seven times
+def test_nor_in_the_sum_of_absolute_values(cohort, clip) -> None:
+    rows, patients = cohort
+    bounded = BoundedSum(clip, "l1")
+    whole = bounded.of(rows, patients)
+    for patient in np.unique(patients):
+        rest = bounded.of(rows[patients != patient], patients[patients != patient])
+        moved = zip(whole.total, rest.total, strict=True)
+        change = sum(abs(Fraction(float(a)) - Fraction(float(b))) for a, b in moved)
+        assert change <= Fraction(bounded.sensitivity)
+
+
+def test_which_patients_are_shortened_in_each_norm() -> None:
+    rows = np.array([[0.6, 0.6], [0.5, -0.5], [3.0, 4.0]])
+    assert BoundedSum(1.0).of(rows).clipped == 1
+    found = BoundedSum(1.0, "l1").of(rows)
+    assert found.clipped == 2
+    expected = [0.5 + 0.5 + 3 / 7, 0.5 - 0.5 + 4 / 7]
+    np.testing.assert_allclose(found.total, expected, atol=1e-8)
+
+
 @given(cohorts(), CLIPS, st.randoms(use_true_random=False))
 def test_the_sum_depends_on_no_order_and_no_split(cohort, clip, shuffler) -> None:
     rows, patients = cohort

@@ -32,12 +32,6 @@ def test_delta_is_between_zero_and_one(delta) -> None:
     assert caught.value.code == "BAD_PRIVACY" and caught.value.next
 
 
-def test_when_a_hospital_is_lost() -> None:
-    assert SecureSum() == SecureSum("abort") != SecureSum("restart_without")
-    with pytest.raises(InputError, match="BAD_PRIVACY"):
-        SecureSum("ignore")
-
-
 @pytest.mark.parametrize("value", [DP, SECURE])
 def test_values_cannot_be_changed(value) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):

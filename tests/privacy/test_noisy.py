@@ -65,6 +65,17 @@ def test_a_leaf_without_a_bound_is_not_released_with_noise():
             noise_of(NOISY).variance(leaf, [leaf])
 
 
+@pytest.mark.parametrize(("mechanism", "norm"), [("gaussian", "l1"), ("laplace", "l2")])
+def test_noise_of_the_other_norm_is_not_added(mechanism, norm):
+    plan = Plan("toy.sum", {"noise": {"multiplier": 2.0, "mechanism": mechanism}})
+    mixed = (Leaf("a", (3,), bound=1.0, norm=noise_of(plan).norm), Leaf("b", bound=1.0, norm=norm))
+    with pytest.raises(PolyclinicError, match=f"b is bounded in the {norm.upper()} norm") as found:
+        noise(plan, mixed)
+    assert found.value.code == "NOT_BOUNDED"
+    with pytest.raises(PolyclinicError, match="NOT_BOUNDED"):
+        noise_of(plan).variance(mixed[1], mixed)
+
+
 def test_a_policy_without_exact_sums():
     with pytest.raises(Refused, match="NOISE_REQUIRED"):
         noise(plan=Plan("toy.sum", {}), policy=Policy(exact=False))
@@ -79,7 +90,7 @@ def test_a_multiplier_that_is_none(asked):
 
 def test_laplace_noise_for_counts():
     size = 2000
-    leaves = (Leaf("a", (size,), bound=2.0), Leaf("b", (size,), bound=1.0))
+    leaves = (Leaf("a", (size,), bound=2.0, norm="l1"), Leaf("b", (size,), bound=1.0, norm="l1"))
     plan = Plan("toy.sum", {"noise": {"multiplier": 1.5, "mechanism": "laplace"}})
     scale = 1.5 * 3.0  # one patient can change both leaves
     for audience in (Audience(), Audience(sites=7, secure=True, threshold=5)):

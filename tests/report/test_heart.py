@@ -150,4 +150,4 @@ def test_small_decisions_are_not_shown(heart: dict) -> None:
     line = heart["evaluation"]["all"]["confusion"][0]
     line |= {"fn": 3}
     assert tables.thresholds(heart)[0]["found"] == "not shown"
-    assert tables.thresholds(heart)[1]["found"] == "83 (79 to 86)"
+    assert tables.thresholds(heart)[1]["found"] == "82 (79 to 86)"

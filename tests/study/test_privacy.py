@@ -8,8 +8,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 import polyclinic as pc
+from polyclinic.study.homes import ledger_of
+from polyclinic.study.predict import predict_file
 
 DP = pc.DifferentialPrivacy(epsilon=3.0, delta=1e-6)
 SITES = ("a", "b", "c", "d")
@@ -60,6 +63,19 @@ def test_the_budget_of_a_site_is_one_for_all_fits(sites):
     assert all(2.9 < ledger["budget"][0] <= 4.0 for ledger in ledgers.values())
 
 
+@pytest.mark.parametrize(("limit", "said"), [(10.0, "of 10 spent"), (None, "spent; the policy")])
+def test_a_ledger_shows_what_was_spent_also_without_a_bound(sites, tmp_path, limit, said):
+    home = sites.with_policy(pc.Policy(epsilon=limit)).at_home(tmp_path)
+    for formula in ("score ~ x", "score ~ x + z"):
+        pc.LinearRegression().fit(home, formula, privacy=DP)
+    text = " ".join(ledger_of(tmp_path / "a").split())
+    spent = home.ledgers()["a"]["budget"]
+    assert spent[1:] == [limit, 1e-6]
+    assert 3.0 < spent[0] < 2 * DP.epsilon - 0.5  # of two fits together, less than their sum
+    assert said in text
+    assert "at delta 1e-06; several releases with noise cost less together than the sum" in text
+
+
 def test_where_no_exact_sum_is_allowed(sites):
     sites = sites.with_policy({"a": pc.Policy(exact=False)})
     with pytest.raises(pc.Refused, match="NOISE_REQUIRED"):
@@ -75,6 +91,106 @@ def test_a_fit_asks_for_nothing_exact(sites):
     for books in sites._books.values():
         assert len(books.ledger.spent(books.dataset)) == len(model.rounds_) == 5
         assert not books.ledger.refusals()
+
+
+def asked(sites):
+    """Every step that any hospital has released sums for."""
+    return {row["step"] for books in sites._books.values() for row in books.ledger.rows()}
+
+
+def test_measures_are_those_of_the_noisy_model_and_no_fold_is_fitted(sites):
+    model = pc.LogisticRegression().fit(sites, "sick ~ x + z", privacy=DP)
+    coef = model.coef_.tobytes()
+    found = model.evaluate(thresholds=(0.3,))
+    assert found.measures["how"] == "same patients" and found.measures["folds"] == 0
+    assert {step for step in asked(sites) if "Newton" in step} == {"noisy Newton round"}
+    assert not [step for step in asked(sites) if "validation" in step or "alone" in step]
+    assert all(len(books.ledger.spent(books.dataset)) == 5 for books in sites._books.values())
+    data = frame()
+    risk = 1 / (1 + np.exp(-(model.intercept_ + data[["x", "z"]] @ model.coef_.ravel())))
+    area = found.measures["all"]["auroc"]["value"]
+    assert area == pytest.approx(roc_auc_score(data["sick"], risk), abs=1e-3)
+    brier = float(((risk - data["sick"]) ** 2).mean())
+    assert found.measures["all"]["brier"] == pytest.approx(brier, rel=1e-6)
+    said = " ".join(repr(found).split())
+    assert "same patients" in said
+    assert "measures are of the model with noise; they are exact sums, which this guarantee" in said
+    assert model.coef_.tobytes() == coef
+
+
+@pytest.mark.parametrize("privacy", [DP, [DP, pc.SecureSum()]])
+def test_a_report_fits_nothing_again(sites, tmp_path, privacy):
+    model = pc.LinearRegression().fit(sites, "score ~ x + z", privacy=privacy)
+    text = model.report(tmp_path / "report.html").read_text()
+    assert not [step for step in asked(sites) if "validation" in step]
+    assert "the measures of the model are exact sums, which this guarantee does not cover" in text
+    assert all(len(books.ledger.spent(books.dataset)) == 1 for books in sites._books.values())
+
+
+def test_a_cross_validation_with_noise_is_refused(sites):
+    model = pc.LogisticRegression().fit(sites, "sick ~ x", privacy=DP)
+    before = asked(sites)
+    with pytest.raises(pc.InputError, match="every fold would be another fit") as found:
+        model.evaluate(validate="cross-validation")
+    assert found.value.code == "NO_PRIVATE_VERSION" and "same patients" in found.value.next
+    assert asked(sites) == before
+    exact = pc.LogisticRegression().fit(sites, "sick ~ x")
+    assert exact.evaluate(folds=3).measures["how"] == "cross-validation"
+    assert "note" not in exact.evaluate(validate="none").measures
+
+
+def test_other_hospitals_judge_a_noisy_model_as_it_is(sites):
+    model = pc.LogisticRegression().fit(sites, "sick ~ x", privacy=DP)
+    others = pc.split(frame().assign(h="new " + frame()["h"]), by="h")
+    found = model.evaluate(others)
+    assert found.measures["how"] == "other hospitals" and found.measures["all"]["n"] == 4000
+
+
+def test_the_faces_of_a_noisy_model_say_so(sites):
+    model = pc.LogisticRegression().fit(sites, "sick ~ x", privacy=DP)
+    text = " ".join(str(model).split())
+    assert text.startswith("Logistic regression about ")
+    for said in (
+        "Noise was added.",
+        "epsilon 3, delta 1e-06",
+        "is shortened, that is, counts less than 1, so that nobody can move a sum by more",
+        "evaluate() and report() show beside the coefficients are exact sums, which this guarantee",
+    ):
+        assert said in text and said in model._repr_html_()
+    assert "noise of epsilon 3" in repr(model)
+    exact = pc.LogisticRegression().fit(sites, "sick ~ x")
+    assert "about" not in str(exact) and "oise" not in str(exact) + repr(exact)
+
+
+def test_noise_that_is_too_large_says_what_usual_is(sites):
+    weak = pc.DifferentialPrivacy(0.002, 1e-6)
+    with pytest.warns(match=r"usual = \[low, high\], between which nearly all patients lie"):
+        pc.LogisticRegression().fit(sites, "sick ~ x + z", privacy=weak)
+
+
+@pytest.mark.parametrize(
+    ("kind", "formula", "privacy"),
+    [
+        ("LogisticRegression", "sick ~ x + z", [DP, pc.SecureSum()]),
+        ("LinearRegression", "score ~ x + z", DP),
+        ("PoissonRegression", "sick ~ x", DP),
+    ],
+)
+def test_a_saved_noisy_model_is_the_same(sites, tmp_path, kind, formula, privacy):
+    model = getattr(pc, kind)(l2=0.5).fit(sites, formula, privacy=privacy)
+    model.save(tmp_path / "model.pcm")
+    again = pc.load(tmp_path / "model.pcm")
+    rows = frame()[["x", "z"]].head(50)
+    assert again.predict(rows).tobytes() == model.predict(rows).tobytes()
+    pd.testing.assert_frame_equal(again.summary(), model.summary(), check_exact=True)
+    assert again.covariance().tobytes() == model.covariance().tobytes()
+    noise = model.result_.noise_covariance
+    assert again.result_.noise_covariance.tobytes() == noise.tobytes() and noise[0, 0] > 0
+    assert str(again) == str(model) and repr(again) == repr(model)
+    with pytest.raises(pc.InputError, match="NO_PRIVATE_VERSION"):
+        again.evaluate(validate="cross-validation")
+    again.save(tmp_path / "again.pcm")
+    assert (tmp_path / "again.pcm").read_bytes() == (tmp_path / "model.pcm").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +266,16 @@ def test_a_study_under_differential_privacy(tmp_path, data_dir):
         done = pc.run(tmp_path / "study.toml")
     assert "epsilon 6" in done.results["study"]["guarantee"]
     assert "epsilon 6" in done.report.read_text()
+    loaded = pc.load(done.folder)
+    assert loaded.coef_.tobytes() == done.model.coef_.tobytes()
+    patients = [(63.0, 1.0, 0.0), (40.0, 0.0, 1.0)]
+    lines = [f"{age:g},{sex:g},?,?,?,?,?,?,{exang:g},?,?,?,?,?" for age, sex, exang in patients]
+    (tmp_path / "new.csv").write_text("\n".join(lines) + "\n")
+    predicted = predict_file(done.folder, tmp_path / "new.csv")["risk"]
+    linear = done.model.intercept_ + np.array(patients) @ done.model.coef_.ravel()
+    np.testing.assert_allclose(predicted, 1 / (1 + np.exp(-linear)))
     metrics = json.loads((done.folder / "metrics.json").read_text())
+    assert metrics["model"]["patients"] == sum(s["patients"] for s in metrics["data"]["sites"])
     assert metrics["model"]["deviance"] is None or metrics["model"]["deviance"] >= 0
     # Asked again, the hospitals' ledgers give the same noise.
     with warnings.catch_warnings():

@@ -96,10 +96,12 @@ class Release:
 class Total:
     """The opened sum over sites. Made by `open_total` for a federation or a trust domain only.
 
-    values   by leaf name: float64 or int64 arrays (0-d for scalars)
-    hidden   by leaf name: how many sites hid each entry (only leaves with small cells)
-    by_site  the sites' own arrays, for plans that collect
-    seen     who could see a site's part: "this site" alone, or only a "total of" so many
+    values     by leaf name: float64 or int64 arrays (0-d for scalars)
+    hidden     by leaf name: how many sites hid each entry (only leaves with small cells)
+    by_site    the sites' own arrays, for plans that collect
+    seen       who could see a site's part: "this site" alone, or only a "total of" so many
+    opened_by  sites that could open the secure sum; 0: each site's part was seen
+    shared     numbers in the secure sum of what is safe at each site, which was opened before
     """
 
     values: Mapping[str, Array]
@@ -108,6 +110,8 @@ class Total:
     by_site: Mapping[str, Total] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     seen: str = "this site"
+    opened_by: int = 0
+    shared: int = 0
 
     def __getitem__(self, name: str) -> Array:
         return self.values[name]

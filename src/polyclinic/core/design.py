@@ -21,6 +21,7 @@ from polyclinic.core.spline import bspline_basis, natural_basis
 Floats = NDArray[np.float64]
 
 _FUNCTIONS = {"log": np.log, "log1p": np.log1p, "exp": np.exp, "sqrt": np.sqrt, "abs": np.abs}
+OWN = "("  # how names begin of sums that belong to no term
 KINDS = ("value", "level", "missing", "power", "affine", "bspline", "natural", "site", *_FUNCTIONS)
 
 
@@ -172,6 +173,15 @@ class Design:
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> Design:
+        """Raises InputError (BAD_MESSAGE) where a term's name could stand for another sum."""
+        names = [str(t["name"]) for t in data["terms"]]
+        if len(set(names)) < len(names) or any(name.startswith(OWN) for name in names):
+            raise InputError(
+                "two terms have one name, or a name that is not theirs",
+                code="BAD_MESSAGE",
+                rule=f"every term has a name of its own, which does not begin with {OWN!r}",
+                next="rename the term",
+            )
         return Design(
             terms=tuple(
                 Term(

@@ -53,7 +53,7 @@ class Engine(Protocol):
 class Summed:
     """What sites released, added up, in ring form; `hidden` counts sites, `bytes` is by site.
 
-    seen, opened_by  as in `Total`
+    seen, opened_by, shared  as in `Total`
     """
 
     words: Mapping[str, Any]
@@ -61,6 +61,7 @@ class Summed:
     bytes: Mapping[str, int]
     seen: str = "this site"
     opened_by: int = 0
+    shared: int = 0
 
 
 class Summing(Protocol):
@@ -196,6 +197,7 @@ class Federation:
             bytes=summed.bytes,
             seen=summed.seen,
             opened_by=summed.opened_by,
+            shared=summed.shared,
         )
 
 
@@ -298,14 +300,16 @@ def _shape(leaves: Sequence[Leaf], hidden: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def codes_of(replies: Mapping[str, bytes]) -> dict[str, str]:
+def codes_of(replies: Mapping[str, bytes | None]) -> dict[str, str]:
     """The codes of the sites that refused, in order."""
     found = {}
     for site, reply in replies.items():
-        try:
-            fields = codec.decode(reply)
-        except codec.CodecError:
-            fields = {"code": "BAD_MESSAGE"}
+        fields: Any = {"code": "SITE_LOST"}
+        if reply is not None:
+            try:
+                fields = codec.decode(reply)
+            except codec.CodecError:
+                fields = {"code": "BAD_MESSAGE"}
         if isinstance(fields, dict) and "code" in fields:
             found[site] = str(fields["code"])
     return found

@@ -17,8 +17,9 @@ class Leaf:
     ring     "exact128": float64 summed in the 128-bit ring; "int64": integers
     scale    power of two of the ring's unit; from declared bounds, never from data
     unit     of the numbers, where they have one
-    bound    norm that one patient's part of the array cannot exceed, where the task clips: L2, or
-             L1 where the plan asks for Laplace noise; None: not bounded
+    bound    norm that one patient's part of the array cannot exceed, where the task clips; None:
+             not bounded
+    norm     which norm that is: "l2" for Gaussian noise, "l1" for Laplace noise
     support  who stands behind an entry: all "patients" of the contribution, per entry ("cells"), or
              as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
@@ -35,6 +36,7 @@ class Leaf:
     scale: int = 0
     unit: str = ""
     bound: float | None = None
+    norm: Literal["l2", "l1"] = "l2"
     support: Literal["patients", "cells", "weights"] = "patients"
     small: Literal["refuse", "hide"] = "refuse"
     closed: tuple[Literal["first", "last", "groups"], ...] = ()

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyclinic.core import codec
-from polyclinic.core.errors import Refused
 from polyclinic.core.exposure import Exposing
 from polyclinic.core.federation import MAY, Ask, ClearSums, Summed, Summing, codes_of, refused_by
 from polyclinic.core.leaf import Leaf
@@ -22,6 +21,7 @@ from polyclinic.privacy.gate import MIN_SECURE
 from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.secure import Opened, Roster, SecureCoordinator, SiteRefused, drive
 from polyclinic.privacy.secure.encoding import PROFILES
+from polyclinic.privacy.secure.keyring import threshold_of
 
 
 class SecureSums:
@@ -39,6 +39,7 @@ class SecureSums:
     def __init__(self, roster: Roster, run: str, threshold: str = "two_thirds") -> None:
         self.roster, self.run = roster, run
         self.refusals: dict[str, str] = {}
+        self._threshold = threshold
         self._coordinator = SecureCoordinator(roster, run=run, threshold=threshold)
         self._round = 0
         self._leaning = False  # a site has needed the others before
@@ -54,32 +55,32 @@ class SecureSums:
     def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
         """The sum. Raises Refused, or a SecureSumError."""
         size = vector.length(leaves)
-        opened = None if self._leaning else self._unaided(plan, size, sites, ask)
-        if opened is None:
-            self._leaning = True
-            record = self._share(plan, sites, ask)
-            opened = self._ask({**_values(plan), "record": record}, plan, size, sites, ask)
+        if not self._leaning:
+            self._leaning = self._must_lean(plan, sites, ask)
+        about, shared = _values(plan), 0
+        if self._leaning:
+            about["record"], shared = self._share(plan, sites, ask)
+        opened = self._ask(about, plan, size, sites, ask)
         words, hidden = vector.split(leaves, opened.words)
         sizes = dict.fromkeys(sites, PROFILES["exact128"].bytes(size))
-        return Summed(words, hidden, sizes, f"total of {len(sites)}")
+        least = threshold_of(self._threshold, len(self.roster.sites))
+        return Summed(words, hidden, sizes, f"total of {len(sites)}", least, shared)
 
-    def _unaided(self, plan: Plan, size: int, sites: Sequence[str], ask: Ask) -> Opened | None:
-        """The total, or None where a site has to lean on the others."""
-        try:
-            return self._ask(_values(plan), plan, size, sites, ask)
-        except Refused as error:
-            if noise_of(plan) is None and set(error.refusals.values()) <= disclosure.SHARED:
-                return None
-            raise
+    def _must_lean(self, plan: Plan, sites: Sequence[str], ask: Ask) -> bool:
+        """Whether a site breaks a rule by itself for which the others can make up."""
+        codes = refusals_of(plan, sites, ask, secure=True)
+        if codes and (noise_of(plan) is not None or not set(codes.values()) <= disclosure.SHARED):
+            raise refused_by(codes, plan)
+        return bool(codes)
 
-    def _share(self, plan: Plan, sites: Sequence[str], ask: Ask) -> Mapping[str, Any]:
-        """The signed record of the sum of what is safe at each site."""
+    def _share(self, plan: Plan, sites: Sequence[str], ask: Ask) -> tuple[Mapping[str, Any], int]:
+        """The signed record of the sum of what is safe at each site, and how many numbers it is."""
         task = lookup(plan.task, plan.version)
         size = disclosure.share_size(task, plan) if isinstance(task, Exposing) else 1
         about = {"what": "share", "plan": plan.to_data()}
         opened = self._ask(about, plan, size, sites, ask)
         record: Mapping[str, Any] = codec.decode(opened.transcript)
-        return record
+        return record, size
 
     def _ask(
         self, about: Mapping[str, Any], plan: Plan, size: int, sites: Sequence[str], ask: Ask
@@ -90,6 +91,12 @@ class SecureSums:
             return drive(steps, ask)
         except SiteRefused as error:
             raise refused_by(error.refusals, plan) from None
+
+
+def refusals_of(plan: Plan, sites: Sequence[str], ask: Ask, secure: bool) -> dict[str, str]:
+    """The codes of the sites that would not answer, alone or in a total; nothing else leaves."""
+    message = codec.encode({"kind": MAY, "secure": secure, "plan": plan.to_data()})
+    return codes_of(ask(dict.fromkeys(sites, message)))
 
 
 def _values(plan: Plan) -> dict[str, Any]:
@@ -127,8 +134,7 @@ class AutoSums:
         its sum would be the total less theirs.
         """
         if not self.secure and len(sites) >= MIN_SECURE:
-            message = codec.encode({"kind": MAY, "plan": plan.to_data()})
-            codes = codes_of(ask(dict.fromkeys(sites, message)))
+            codes = refusals_of(plan, sites, ask, secure=False)
             if codes and not set(codes.values()) <= disclosure.ALONE:
                 raise refused_by(codes, plan)
             self.refusals = codes

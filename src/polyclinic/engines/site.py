@@ -89,7 +89,7 @@ class Site:
             if isinstance(value, dict) and "kind" in value:
                 if value["kind"] == MAY:
                     plan = Plan.from_data(value.get("plan"))
-                    return self._may(plan)
+                    return self._may(plan, value.get("secure") is True)
                 return self._heads(value) if value["kind"] == HEADS else self._secure(message)
             plan = Plan.from_data(value)
             return self._release(plan, Audience(self._n_sites)).to_bytes()
@@ -119,14 +119,21 @@ class Site:
             record=self.books.record,
         )
 
-    def _may(self, plan: Plan) -> bytes:
-        """Whether this site would release its answer alone; nothing of it leaves here."""
-        audience = Audience(self._n_sites)
+    def _may(self, plan: Plan, secure: bool) -> bytes:
+        """Whether this site would answer alone, or in a total without leaning on the others.
+
+        Nothing of the answer leaves here.
+        """
+        audience = self._audience() if secure else Audience(self._n_sites)
         self._admit(plan, audience)
-        if noise_of(plan) is None and self.books.before(self.books.base(plan)) is None:
+        if noise_of(plan) is None:
+            shown = self.books.ledger.shown(self._asked(plan, audience).question)
+            self.gate.check_shown(plan, shown, audience)
             found = self._compute(plan, audience)
-            self._gated(plan, found, audience)
-            self.books.check(found.exposure.members, _population(found.rows), self.gate.policy)
+            release = self._gated(plan, found, audience)
+            members = [one for one in found.exposure.members if _is_shown(one, release)]
+            if len(members) > 1 or not self.gate.withheld(plan, found.leaves):
+                self.books.check(members, _population(found.rows), self.gate.policy)
         return codec.encode({"may": True})
 
     def _release(self, plan: Plan, audience: Audience) -> Release:
@@ -320,7 +327,8 @@ class Site:
     ) -> Kept:
         """What is safe, or nothing at all where the answer itself will be hidden."""
         about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
-        members = found.exposure.members
+        # Of cells nothing is shared, only of all patients together.
+        members = [one for one in found.exposure.members if one.cell is None]
         try:
             return self._commit(key, about, release, found, audience, members, SHARE)
         except Refused as error:

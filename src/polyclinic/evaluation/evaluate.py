@@ -13,9 +13,10 @@ from polyclinic.core.contribution import Total
 from polyclinic.core.design import exponent
 from polyclinic.core.plan import Plan
 from polyclinic.evaluation import metrics
-from polyclinic.evaluation.own import ROC_POINTS, STATISTICS
+from polyclinic.evaluation.own import MEANS, ROC_POINTS, STATISTICS
 
 Outcome = Literal["binary", "classes", "number"]
+LOSSES = ("brier", "log_loss")
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class Evaluation:
     def update(self, state: State, plan: Plan, total: Total) -> State:
         name = next(name for name, _ in self._parts() if name not in state["done"])
         if plan.combine == "collect":
-            kept: Any = {site: dict(found.values) for site, found in total.by_site.items()}
+            kept: Any = {site: _answer(found) for site, found in total.by_site.items()}
         else:
             kept = dict(total.values)
             if "n" in total.hidden:
                 kept["hidden_sites"] = int(total.hidden["n"])
+                kept["hidden_losses"] = int(np.max(total.hidden.get("losses", 0)))
         return {"done": {**state["done"], name: kept}}
 
     def progress(self, state: State) -> Mapping[str, float]:
@@ -74,6 +76,8 @@ class Evaluation:
             "sites": self._sites(done),
             "subgroups": self._subgroups(done),
             "alone": {},
+            "not_shown": [site for site, found in done.get("sites", {}).items() if _hidden(found)],
+            "merged": _merged(done),
         }
         if self.full is not None:
             result["apparent"] = self._measures(done["apparent"])
@@ -81,7 +85,8 @@ class Evaluation:
             result["prevalence"] = _prevalence(result["all"])
             result["heterogeneity"] = _between(result["sites"])
         for site, found in done.get("alone", {}).items():
-            result["alone"][site] = float(found["auroc"]) if int(found["fitted"]) else None
+            fitted = not _hidden(found) and int(found["fitted"])
+            result["alone"][site] = float(found["auroc"]) if fitted else None
         return result
 
     def _parts(self) -> list[tuple[str, Plan]]:
@@ -117,7 +122,7 @@ class Evaluation:
                 ("sites", self._plan(task, "each hospital's own measures", combine="collect"))
             )
         if self.alone_spec is not None and self.outcome == "binary":
-            values = {"spec": self.alone_spec, "folds": self.folds}
+            values = {"spec": self.alone_spec, "folds": self.folds, "least": self.least}
             parts.append(
                 (
                     "alone",
@@ -159,19 +164,47 @@ class Evaluation:
 
     def _sites(self, done: Mapping[str, Any]) -> dict[str, Any]:
         measure = _own if self.outcome == "binary" else self._measures
-        return {site: measure(found) for site, found in done.get("sites", {}).items()}
+        answers = done.get("sites", {})
+        return {site: measure(found) for site, found in answers.items() if not _hidden(found)}
 
     def _subgroups(self, done: Mapping[str, Any]) -> dict[str, Any]:
         return {
             label: {
                 words: {
-                    **self._measures(done[f"{column}={level}"]),
-                    "hidden_sites": done[f"{column}={level}"]["hidden_sites"],
+                    **_without_losses(self._measures(sums), sums),
+                    "hidden_sites": sums["hidden_sites"],
                 }
-                for level, words in enumerate(levels)
+                for words, sums in zip(levels, _of_levels(done, column, len(levels)), strict=True)
             }
             for column, label, levels in self.subgroups
         }
+
+
+def _answer(found: Total) -> dict[str, Any]:
+    """What a site answered by name; nothing where it hid all."""
+    hidden = any(np.any(flags) for flags in found.hidden.values())
+    return {"hidden": True} if hidden else dict(found.values)
+
+
+def _of_levels(done: Mapping[str, Any], column: str, many: int) -> list[Mapping[str, Any]]:
+    return [done[f"{column}={level}"] for level in range(many)]
+
+
+def _hidden(found: Mapping[str, Any]) -> bool:
+    return bool(found.get("hidden", False))
+
+
+def _merged(done: Mapping[str, Any]) -> dict[str, int]:
+    """Levels that a site merged with another before it scored its own patients."""
+    counts = {site: int(found.get("merged", 0)) for site, found in done.get("sites", {}).items()}
+    return {site: many for site, many in counts.items() if many}
+
+
+def _without_losses(measures: dict[str, Any], sums: Mapping[str, Any]) -> dict[str, Any]:
+    """The losses of all only: where a site hid its own, they are of too few."""
+    if sums["hidden_losses"] == sums["hidden_sites"]:
+        return measures
+    return {**measures, **{name: None for name in LOSSES if name in measures}}
 
 
 def _binary(sums: Mapping[str, Any], thresholds: tuple[float, ...]) -> dict[str, Any]:
@@ -211,6 +244,7 @@ def _own(found: Mapping[str, Any]) -> dict[str, Any]:
         name: float(v) if d else None
         for name, v, d in zip(STATISTICS, found["statistics"], found["defined"], strict=True)
     }
+    value |= {name: float(v) if n else None for name, v in zip(MEANS, found["means"], strict=True)}
     grid = np.linspace(0, 1, ROC_POINTS)
     curve = [{"fpr": float(f), "tpr": float(t)} for f, t in zip(grid, found["roc"], strict=True)]
     return {

@@ -1,12 +1,16 @@
 """What a hospital computes for itself alone and answers by name (combine = "collect").
 
-What leaves the site: its own AUROC with standard error, mean predicted risk, Brier score, log loss,
-calibration slope and intercept, 21 points of its ROC curve; on request the AUROC of a model fitted
-on its own rows only. A policy must allow these by name.
+What leaves the site: its own AUROC with standard error, calibration slope and intercept, 21 points
+of its ROC curve; mean predicted risk, Brier score and log loss to hundredths; on request the AUROC
+of a model fitted on its own rows only. A policy must allow these by name.
+Levels of a category that few of the site's patients have are merged into the one whose
+effect in the model is nearest before anything is scored; how many is said. Where the gate still
+refuses, all arrays are hidden.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,24 +18,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
+from polyclinic.evaluation import exposure as judged
 from polyclinic.evaluation import metrics
-from polyclinic.evaluation.scores import FLOOR, scored
+from polyclinic.evaluation.exposure import FLOOR
+from polyclinic.evaluation.groups import group_size
+from polyclinic.evaluation.rows import effects, merged, predictors_of, scored
 from polyclinic.models.glm.alone import fit_alone
 from polyclinic.models.predictor import predictor_from
 
 Floats = NDArray[np.float64]
 ROC_POINTS = 21
+MEANS = ("predicted", "brier", "log_loss")
 STATISTICS = (
     "auroc",
     "auroc_se",
-    "predicted",
-    "brier",
-    "log_loss",
     "auprc",
     "slope",
     "slope_lower",
@@ -51,15 +58,32 @@ class OwnTask:
     grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        _check_by_name(plan)
         return (
-            Leaf("n", (), "count", "int64", unit="rows"),
-            Leaf("events", (), "count", "int64", unit="rows"),
-            Leaf("defined", (len(STATISTICS),), "flag", "int64"),
-            Leaf("statistics", (len(STATISTICS),), "statistic"),
-            Leaf("roc", (ROC_POINTS,), "statistic"),
+            Leaf("n", (), "count", "int64", unit="rows", small="hide"),
+            Leaf("events", (), "count", "int64", unit="rows", small="hide"),
+            Leaf("merged", (), "count", "int64", unit="levels", small="hide"),
+            Leaf("means", (len(MEANS),), "mean", small="hide"),
+            Leaf("defined", (len(STATISTICS),), "flag", "int64", small="hide"),
+            Leaf("statistics", (len(STATISTICS),), "statistic", small="hide"),
+            Leaf("roc", (ROC_POINTS,), "statistic", small="hide"),
         )
 
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Values of the predictors' terms, outcomes and folds."""
+        return judged.slots(plan)
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """Names of the sums, and one candidate."""
+        return judged.candidates(plan)
+
+    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
+        """The patients who are scored, after levels were merged."""
+        return judged.exposure(plan, self._merged(plan, partition)[0], alone=True)
+
     def local(self, plan: Plan, partition: Partition) -> Contribution:
+        _check_by_name(plan)
+        partition, many = self._merged(plan, partition)
         rows = scored(plan, partition)
         p, y = rows.predicted, rows.outcome
         found = _statistics(p, y)
@@ -68,12 +92,42 @@ class OwnTask:
             {
                 "n": len(y),
                 "events": int(y.sum()),
+                "merged": many,
+                "means": _means(p, y),
                 "defined": np.array([v is not None for v in values], dtype=np.int64),
                 "statistics": np.array([0.0 if v is None else v for v in values]),
                 "roc": _curve(p, y),
             },
             Evidence(rows.patients),
         )
+
+    def _merged(self, plan: Plan, partition: Partition) -> tuple[Partition, int]:
+        predictors, where = predictors_of(plan), plan.values.get("where") or {}
+        kept = (predictors[0].design.response, where.get("column"))
+        designs = [predictor.design for predictor in predictors]
+        least = group_size(plan.values["least"])
+        return merged(designs, partition, least, kept, effects(predictors))
+
+
+def _check_by_name(plan: Plan) -> None:
+    if plan.combine != "collect":
+        raise PolyclinicError(
+            f"{plan.task} is not added up",
+            code="BAD_MESSAGE",
+            rule="what a hospital computes for itself is asked by name: combine = collect",
+        )
+
+
+def _means(p: Floats, y: Floats) -> Floats:
+    """Mean risk, Brier score and log loss, to hundredths.
+
+    They are sums in disguise: exact ones of all hospitals but one, taken from a secure total, would
+    be the sum of that one.
+    """
+    if len(y) == 0:
+        return np.zeros(len(MEANS))
+    chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
+    return np.round([p.mean(), ((p - y) ** 2).mean(), -np.log(chance).mean()], 2)
 
 
 def _statistics(p: Floats, y: Floats) -> dict[str, float | None]:
@@ -82,13 +136,9 @@ def _statistics(p: Floats, y: Floats) -> dict[str, float | None]:
     histogram = metrics.exact_histogram(p, y)
     area, error = metrics.auroc(histogram)
     lines = metrics.calibration(metrics.log_odds(p), np.ones_like(y), y)
-    chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
     found: dict[str, Any] = {
         "auroc": area,
         "auroc_se": error,
-        "predicted": float(p.mean()),
-        "brier": float(((p - y) ** 2).mean()),
-        "log_loss": float(-np.log(chance).mean()),
         "auprc": metrics.average_precision(histogram),
     }
     for name, line in lines.items():
@@ -119,20 +169,50 @@ class AloneTask:
     grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        return (Leaf("fitted", (), "flag", "int64"), Leaf("auroc", (), "statistic"))
+        _check_by_name(plan)
+        return (
+            Leaf("fitted", (), "flag", "int64", small="hide"),
+            Leaf("merged", (), "count", "int64", unit="levels", small="hide"),
+            Leaf("auroc", (), "statistic", small="hide"),
+        )
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Values of the model's terms, outcomes and folds."""
+        return judged.slots(plan)
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """Names of the model's terms, and one candidate."""
+        return judged.candidates(plan)
+
+    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
+        """The patients on whom the model is fitted, after levels were merged."""
+        return judged.exposure(plan, self._merged(plan, partition)[0], alone=True)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
+        _check_by_name(plan)
         spec, folds = plan.values["spec"], plan.values["folds"]
-        area = None
-        try:
-            p = np.zeros(partition.n_rows)
-            for fold in range(folds):
-                predictor = predictor_from(fit_alone(spec, partition, fold, folds))
-                at = partition.keys % folds == fold
-                p[at] = predictor.predict(partition)[at]
-            y = predictor.outcome(partition)
-            area, _ = metrics.auroc(metrics.exact_histogram(p, y))
-        except PolyclinicError:
-            pass  # one class in a fold: this hospital cannot have a model of its own
-        values = {"fitted": int(area is not None), "auroc": 0.0 if area is None else area}
+        partition, many = self._merged(plan, partition)
+        area = _auroc(spec, partition, folds) if folds > 1 else None
+        values = {
+            "fitted": int(area is not None),
+            "merged": many,
+            "auroc": 0.0 if area is None else area,
+        }
         return Contribution(values, Evidence(partition.n_patients))
+
+    def _merged(self, plan: Plan, partition: Partition) -> tuple[Partition, int]:
+        design = Design.from_data(plan.values["spec"]["design"])
+        return merged([design], partition, group_size(plan.values["least"]), [design.response])
+
+
+def _auroc(spec: Mapping[str, Any], partition: Partition, folds: int) -> float | None:
+    """Of the risks by models fitted without the patient; None where there is no such model."""
+    p = np.zeros(partition.n_rows)
+    try:
+        for fold in range(folds):
+            predictor = predictor_from(fit_alone(spec, partition, fold, folds))
+            at = partition.keys % folds == fold
+            p[at] = predictor.predict(partition)[at]
+    except (PolyclinicError, ValueError, ArithmeticError):
+        return None  # one class in a fold: this hospital cannot have a model of its own
+    return metrics.auroc(metrics.exact_histogram(p, predictor.outcome(partition)))[0]

@@ -8,14 +8,16 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 from polyclinic.privacy.noisy import noise_of
-from polyclinic.privacy.secure.keyring import threshold_of
+
+BLOCK_CELLS = 1 << 21  # numbers that are computed at once
+UNDECLARED = 2.0**20  # what stands for a bound where the codebook gives none
 
 
 def noise_variance(total: Total, leaf: Leaf, plan: Plan) -> float:
     """Variance of the noise in each entry of `leaf` in the total of `plan`.
 
-    Seen alone, each of K hospitals has added all of sigma^2. In a secure sum each adds sigma^2 / t
-    with t = floor(2K/3) + 1, and all K answered; Laplace noise is added whole by everyone.
+    Seen alone, each of K hospitals has added all of sigma^2. In a secure sum each adds sigma^2 / t,
+    where t are those that could open it; Laplace noise is added whole by everyone.
 
     Raises
     ------
@@ -30,6 +32,5 @@ def noise_variance(total: Total, leaf: Leaf, plan: Plan) -> float:
             next="fit over sites, made with pc.read or pc.split",
         )
     leaves = lookup(plan.task, plan.version).leaves(plan)
-    secure = total.seen.startswith("total of")
-    times = noise.share_of(sites, threshold_of("two_thirds", sites)) if secure else float(sites)
+    times = noise.share_of(sites, total.opened_by) if total.opened_by else float(sites)
     return times * noise.variance(leaf, leaves)

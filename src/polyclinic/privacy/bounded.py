@@ -1,7 +1,7 @@
 """Sums over patients in which no patient counts for more than a declared amount.
 
-Each patient's rows are added up, the patient's vector is shortened to L2 norm `clip_norm` where it
-is longer, rounded to a multiple of `quantum`, and the multiples are added as integers.
+Each patient's rows are added up, the patient's vector is shortened to norm `clip_norm` where it is
+longer, rounded to a multiple of `quantum`, and the multiples are added as integers.
 Integers make the bound hold to the last bit: in floating-point sums one patient can move the
 rounding of all others (Casacuberta et al., "Widespread Underestimation of Sensitivity in
 Differentially Private Libraries", CCS 2022). The sums are float64 without rounding, also after
@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,9 +46,13 @@ class Bounded:
 
 @dataclass(frozen=True)
 class BoundedSum:
-    """A sum over patients, each of L2 norm `clip_norm` at most (2**-30 to 2**40)."""
+    """A sum over patients, each of norm `clip_norm` at most (2**-30 to 2**40).
+
+    norm  "l2": the root of the sum of squares; "l1": the sum of absolute values
+    """
 
     clip_norm: float
+    norm: Literal["l2", "l1"] = "l2"
 
     def __post_init__(self) -> None:
         if not SMALLEST_CLIP <= self.clip_norm <= LARGEST_CLIP:
@@ -61,7 +65,7 @@ class BoundedSum:
 
     @property
     def sensitivity(self) -> float:
-        """Largest L2 change of the sum when one patient is added or removed."""
+        """Largest change of the sum, in its norm, when one patient is added or removed."""
         return self.clip_norm
 
     @property
@@ -104,15 +108,18 @@ class BoundedSum:
         """Each patient's vector in quanta, of norm clip_norm at most, and how many were longer."""
         largest = np.abs(vectors).max(axis=1, initial=0.0)
         unit = vectors / np.where(largest > 0, largest, 1.0)[:, None]  # squares do not overflow
-        norm = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+        norm = np.abs(unit).sum(axis=1)
+        if self.norm == "l2":
+            norm = np.sqrt(np.einsum("ij,ij->i", unit, unit))
         with np.errstate(over="ignore"):
             longer = largest * norm > self.clip_norm
         short = vectors.copy()
         short[longer] = unit[longer] * (self.clip_norm / norm[longer])[:, None]
         quanta = np.rint(short / self.quantum).astype(np.int64)
-        limit = math.floor(Fraction(self.clip_norm / self.quantum) ** 2)
+        power = 2 if self.norm == "l2" else 1
+        limit = math.floor(Fraction(self.clip_norm / self.quantum) ** power)
         # Rounding may have left a vector too long; the sum of squares is near 2**60 at most.
-        while (over := (quanta * quanta).sum(axis=1) > limit).any():
+        while (over := (np.abs(quanta) ** power).sum(axis=1) > limit).any():
             quanta[over] -= np.sign(quanta[over])
         return quanta, int(np.count_nonzero(longer))
 

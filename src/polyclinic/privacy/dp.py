@@ -9,6 +9,8 @@ from typing import Any
 from polyclinic.core.errors import InputError
 from polyclinic.privacy.noise import check_guarantee
 
+TOGETHER = "several releases with noise cost less together than the sum of their epsilons"
+
 
 @dataclass(frozen=True)
 class DifferentialPrivacy:

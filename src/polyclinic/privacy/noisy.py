@@ -1,8 +1,8 @@
 """Noise on a release: how much follows from what the task declares, and is typed in nowhere else.
 
 A plan that asks for noise says its mechanism and the noise multiplier z alone. Every leaf declares
-what one patient can change in it (`Leaf.bound`): an L2 norm for Gaussian noise, an L1 norm for
-Laplace noise.
+what one patient can change in it (`Leaf.bound`) and in which norm: L2 for Gaussian noise, L1 for
+Laplace noise. Noise is not added to a leaf that is bounded in the other norm.
 
     gaussian   with L leaves each gets sigma = z * bound * sqrt(L), so that all of them together are
                one Gaussian mechanism of multiplier z
@@ -14,15 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.privacy.noise import add_laplace, add_noise, grid_of, rounded_sensitivity
 
 KEY = "noise"  # of the plan's values: {"multiplier": z}, with "mechanism": "laplace" for that
-MECHANISMS = ("gaussian", "laplace")
+NORMS: dict[str, Literal["l2", "l1"]] = {"gaussian": "l2", "laplace": "l1"}  # by mechanism
 LAPLACE_STEPS = 1024  # accounted for as on this grid; the real one is finer and costs less
 
 
@@ -32,6 +32,11 @@ class Noise:
 
     mechanism: str
     multiplier: float
+
+    @property
+    def norm(self) -> Literal["l2", "l1"]:
+        """The norm in which it needs one patient's part of every leaf to be bounded."""
+        return NORMS[self.mechanism]
 
     @property
     def event(self) -> dict[str, Any]:
@@ -61,19 +66,30 @@ class Noise:
                 found[leaf.name] = add_laplace(words[leaf.name], scale, grid_of(scale), leaf.scale)
                 continue
             sigma = self._sigma(leaf, len(leaves))
-            grid = grid_of(self.multiplier * _bound(leaf) * math.sqrt(len(leaves)))
+            grid = grid_of(self.multiplier * self._bound(leaf) * math.sqrt(len(leaves)))
             found[leaf.name] = add_noise(words[leaf.name], sigma, grid, share, leaf.scale)
         return found
 
     def _sigma(self, leaf: Leaf, leaves: int) -> float:
-        exact = self.multiplier * _bound(leaf) * math.sqrt(leaves)
-        rounded = rounded_sensitivity(_bound(leaf), leaf.size, grid_of(exact))
+        bound = self._bound(leaf)
+        exact = self.multiplier * bound * math.sqrt(leaves)
+        rounded = rounded_sensitivity(bound, leaf.size, grid_of(exact))
         return self.multiplier * rounded * math.sqrt(leaves)
 
     def _scale(self, leaves: Sequence[Leaf]) -> float:
-        exact = self.multiplier * sum(_bound(leaf) for leaf in leaves)
+        exact = self.multiplier * sum(self._bound(leaf) for leaf in leaves)
         step = math.ldexp(1.0, grid_of(exact))  # rounding moves every entry by less than one
         return exact + self.multiplier * step * sum(leaf.size for leaf in leaves)
+
+    def _bound(self, leaf: Leaf) -> float:
+        if leaf.bound is None or leaf.ring != "exact128":
+            raise _not_bounded(f"{leaf.name} is not bounded per patient")
+        if leaf.norm != self.norm:
+            raise _not_bounded(
+                f"{leaf.name} is bounded in the {leaf.norm.upper()} norm, and {self.mechanism} "
+                f"noise needs the {self.norm.upper()} norm"
+            )
+        return leaf.bound
 
 
 def noise_of(plan: Plan) -> Noise | None:
@@ -83,7 +99,7 @@ def noise_of(plan: Plan) -> Noise | None:
         return None
     if isinstance(asked, Mapping) and set(asked) <= {"multiplier", "mechanism"}:
         value, mechanism = asked.get("multiplier"), asked.get("mechanism", "gaussian")
-        if isinstance(value, float) and 0 < value < math.inf and mechanism in MECHANISMS:
+        if isinstance(value, float) and 0 < value < math.inf and mechanism in NORMS:
             return Noise(mechanism, value)
     raise PolyclinicError(
         "the plan's noise is not one",
@@ -92,12 +108,24 @@ def noise_of(plan: Plan) -> Noise | None:
     )
 
 
-def _bound(leaf: Leaf) -> float:
-    if leaf.bound is None or leaf.ring != "exact128":
-        raise PolyclinicError(
-            f"{leaf.name} is not bounded per patient",
-            code="NOT_BOUNDED",
-            rule="noise needs a bound on what one patient can change",
-            next="ask for an algorithm that has one",
+def noise_required(plan: Plan) -> Noise:
+    """The noise of a plan that is nothing without it. Raises NOISE_REQUIRED, or as `noise_of`."""
+    noise = noise_of(plan)
+    if noise is None:
+        raise Refused(
+            f"{plan.task} was asked for without noise",
+            code="NOISE_REQUIRED",
+            rule="an algorithm under differential privacy computes nothing for a plan without "
+            "noise: its sums have no other guard",
+            next="ask with privacy = DifferentialPrivacy(epsilon, delta)",
         )
-    return leaf.bound
+    return noise
+
+
+def _not_bounded(what: str) -> PolyclinicError:
+    return PolyclinicError(
+        what,
+        code="NOT_BOUNDED",
+        rule="noise needs a bound, in its own norm, on what one patient can change",
+        next="ask for an algorithm that has one",
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyclinic.report.words import fold, plural
@@ -17,6 +17,7 @@ WHY = {
     "LEVERAGE": "one patient decides a coefficient",
     "ALONE_NOT_ALLOWED": "its policy",
 }
+ALONE = "this site"  # who sees a release
 NUMBERS = [
     "no",
     "one",
@@ -40,13 +41,20 @@ def lines(results: Mapping[str, Any]) -> list[str]:
     if gate["sums"] == "clear":
         return []
     total = NUMBERS[hospitals] if hospitals < len(NUMBERS) else str(hospitals)
-    text = f"secure sums: only the total of the {total} is ever seen"
+    text = f"secure sums: only the total of the {total} is seen"
+    if alone := seen_alone(results["left"]):
+        text += f", but of each hospital itself: {'; '.join(alone)}"
     if not gate["refusals"]:
-        return [f"gate   {text}"]
+        return [fold(f"gate   {text}", indent=" " * 7)]
     return [
         fold(f"gate   {refusals(gate['refusals'])}", indent=" " * 7),
-        f"       going on with {text}",
+        fold(f"       going on with {text}", indent=" " * 7),
     ]
+
+
+def seen_alone(left: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The steps in which a hospital's own sums were seen."""
+    return list(dict.fromkeys(line["step"] for line in left if line["seen"] == ALONE))
 
 
 def refusals(codes: Mapping[str, str]) -> str:

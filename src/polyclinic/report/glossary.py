@@ -71,6 +71,14 @@ RISK = (
         "The part of the differences between hospitals that chance does not explain.",
     ),
 )
+NOISE = (
+    (
+        "Epsilon, delta",
+        "How well noise hides a single patient: no finding is more than e to the power of epsilon "
+        "times as likely with a patient's data as without them, up to an extra chance of delta. "
+        "Smaller is better hidden.",
+    ),
+)
 NUMBER = (
     ("R2", "The share of the differences between patients that the model explains; 1 is all."),
     ("Mean error", "By how much a prediction is off on average, in the unit of the outcome."),
@@ -86,6 +94,7 @@ def glossary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     found = (results.get("evaluation") or {}).get("all") or {}
     words = [RATIO[kind]] if kind in RATIOS else []
     words += ALWAYS
+    words += NOISE if results["model"].get("noise") else ()
     if "auroc" in found:
         words += RISK
     elif "accuracy" in found:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.core.checkpoint import write_atomic
-from polyclinic.report import sentences, tables, tripod, words
+from polyclinic.privacy.dp import TOGETHER
+from polyclinic.report import noise, sentences, tables, tripod, words
 from polyclinic.report.figures import FIGURES
 from polyclinic.report.glossary import glossary
 from polyclinic.report.terms import RATIOS, compared_with
@@ -82,6 +83,8 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "tripod": tripod.items(results),
         "glossary": glossary(results),
         "say": sentences,
+        "noise": noise,
+        "together": TOGETHER,
         "words": words,
     }
 
@@ -103,7 +106,9 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The three figures of the first screen: (figure, words)."""
     model, data = results["model"], results["data"]
     found = (results.get("evaluation") or {}).get("all") or {}
-    shown = [(f"{model['patients']:,}", f"patients in {words.plural(model['sites'], 'hospital')}")]
+    sure = "" if noise.is_counted(results) else "about "
+    who = f"patients in {words.plural(model['sites'], 'hospital')}"
+    shown = [(f"{sure}{model['patients']:,}", who)]
     if (found.get("auroc") or {}).get("value") is not None:
         observed, predicted = (
             words.percent(found[k], found["n"]) for k in ("observed", "predicted")

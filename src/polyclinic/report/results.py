@@ -62,8 +62,19 @@ class TermPart(TypedDict):
     upper: float | None
 
 
+class NoisePart(TypedDict):
+    """Noise in the sums behind the coefficients.
+
+    counted  n, patients and events are exact; else they come from the noisy sums
+    """
+
+    epsilon: float
+    delta: float
+    counted: bool
+
+
 class ModelPart(TypedDict):
-    """The fitted model."""
+    """The fitted model. `noise` is absent where the sums are exact."""
 
     kind: str
     family: str
@@ -82,6 +93,7 @@ class ModelPart(TypedDict):
     l1: float
     l2: float
     warnings: list[str]
+    noise: NotRequired[NoisePart]
 
 
 class Interval(TypedDict):
@@ -132,6 +144,8 @@ class EvaluationPart(TypedDict):
     sites: dict[str, Measures]
     subgroups: dict[str, dict[str, Measures]]
     alone: dict[str, float | None]
+    not_shown: NotRequired[list[str]]  # hospitals of which too few would be seen
+    merged: NotRequired[dict[str, int]]  # levels of few patients scored as another, by hospital
     prevalence: Measures
     heterogeneity: NotRequired[dict[str, float | None]]
     apparent: NotRequired[Measures]
@@ -168,12 +182,12 @@ class LedgerPart(TypedDict):
 
     patients  fewest and most patients behind a step
     refused   step and code of every refusal
-    budget    epsilon spent, and in all; None when its policy states none
+    budget    epsilon spent, in all (None: no bound), and the delta at which both are meant
     """
 
     patients: dict[str, list[int]]
     refused: list[list[str]]
-    budget: list[float] | None
+    budget: list[float | None]
 
 
 class Results(TypedDict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from polyclinic.report import noise
 from polyclinic.report.terms import RATIOS, effect, effect_places, is_intercept, steps
 from polyclinic.report.words import (
     LEAST,
@@ -25,8 +26,8 @@ def answer(results: Results) -> list[str]:
     """The study's answer in two sentences."""
     model, found = results["model"], (results.get("evaluation") or {}).get("all") or {}
     outcome = results["data"]["outcome_label"]
-    who = f"{plural(model['patients'], 'patient')} of {plural(model['sites'], 'hospital')}"
-    rests = f"It rests on {who}, and is the model that pooling their records would have given."
+    who = f"{noise.patients(results)} of {plural(model['sites'], 'hospital')}"
+    rests = f"It rests on {who}{noise.rests(results)}"
     area = (found.get("auroc") or {}).get("value")
     if area is not None:
         first = (
@@ -70,6 +71,9 @@ def lights(results: Results) -> list[dict[str, str]]:
         lines.append(
             {"state": state, "sign": sign, "hospital": name, "text": text or _works(group)}
         )
+    for name in (results.get("evaluation") or {}).get("not_shown") or []:
+        text = "not shown: its own numbers may not be seen alone"
+        lines.append({"state": "look", "sign": "look", "hospital": name, "text": text})
     return lines
 
 
@@ -103,10 +107,13 @@ def who(results: Results) -> str:
     outs = [count for site in sites for count in site["left_out"].values()]
     least = sum(count for count in outs if count is not None)
     few = sum(count is None for count in outs)
-    text = plural(model["patients"], "patient")
+    text = noise.patients(results)
     if model["events"] is not None:
         text += f", {model['events']:,} of them with {results['data']['outcome_label']},"
-    text += " were studied; "
+    text += " were studied"
+    if not sites:
+        return f"{text}; no hospital shows how many it left out."
+    text += "; "
     if few:
         return text + f"{least + few:,} to {least + few * (LEAST - 1):,} were left out."
     return text + (f"{least:,} were left out." if least else "none was left out.")
@@ -117,7 +124,8 @@ def matters(results: Results) -> str:
     kind, outcome = results["model"]["kind"], results["data"]["outcome_label"]
     terms = [t for t in results["model"]["terms"] if not is_intercept(t) and t["p"] is not None]
     if not terms:
-        return "The model has no standard errors (an L1 penalty), so no term can be called clear."
+        why = "an L1 penalty" if noise.of(results) is None else "the noise is too large"
+        return f"The model has no standard errors ({why}), so no term can be called clear."
     clear = sorted((t for t in terms if t["p"] < 0.05), key=lambda t: -abs(t["z"]))
     if not clear:
         return f"No measurement is clearly associated with {outcome}."
@@ -245,9 +253,8 @@ def computed(results: Results) -> str:
     """How it was computed."""
     model = results["model"]
     done = "The fit converged" if model["converged"] else "The fit did not converge"
-    who = plural(model["patients"], "patient")
-    rounds = plural(model["rounds"], "round")
-    return f"{done} after {rounds}; every number is about the same {who}."
+    rounds = plural(model["rounds"], "noisy round" if noise.of(results) else "round")
+    return f"{done} after {rounds}; every number is about the same {noise.patients(results)}."
 
 
 def left(results: Results) -> str:

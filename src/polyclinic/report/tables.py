@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyclinic.report import gate, words
+from polyclinic.report import gate, noise, words
 from polyclinic.report.suppress import LEAST, shown_events
 from polyclinic.report.table_one import table_rows
 from polyclinic.report.terms import RATIOS, effect, effect_places, step_words, unit_words, with_unit
@@ -52,7 +52,11 @@ def table_one(results: Results) -> Row | None:
     levels = {n: e["levels"] for n, e in results["labels"].items()}
     heads, rows = table_rows(results["table_one"], labels, levels)
     events = _events(results)
-    if events and heads == [*(s["name"] for s in results["data"]["sites"]), "all"]:
+    if (
+        events
+        and noise.is_counted(results)
+        and heads == [*(s["name"] for s in results["data"]["sites"]), "all"]
+    ):
         sizes = [*(s["patients"] for s in results["data"]["sites"]), results["model"]["patients"]]
         cells = [
             text if text == NOT_SHOWN else f"{text} ({words.percent(_number(text) / n, n)})"
@@ -122,7 +126,7 @@ def _of_100(share: Mapping[str, Any], part: int | None, rest: int | None) -> str
 
 
 def measures(results: Results) -> Row:
-    """{"heads", "rows"}: performance by hospital, subgroup, all, and the baselines."""
+    """{"heads", "rows", "notes"}: performance by hospital, subgroup, all, and the baselines."""
     evaluation = results["evaluation"]
     groups = list(evaluation["sites"].items())
     for label, levels in evaluation["subgroups"].items():
@@ -133,11 +137,21 @@ def measures(results: Results) -> Row:
     if evaluation.get("prevalence"):
         groups.append(("the same prediction for all", evaluation["prevalence"]))
     columns = _columns(evaluation["all"])
-    rows = [
+    rows: list[Row] = [
         {"name": name, "total": name == "all", "cells": [cell(group) for _, cell in columns]}
         for name, group in groups
     ]
-    return {"heads": [head for head, _ in columns], "rows": rows}
+    hidden = [
+        {"name": name, "total": False, "cells": [NOT_SHOWN] * len(columns)}
+        for name in evaluation.get("not_shown") or []
+    ]
+    at = len(evaluation["sites"])
+    notes = (words.own_not_shown(evaluation), words.levels_merged(evaluation))
+    return {
+        "heads": [head for head, _ in columns],
+        "rows": rows[:at] + hidden + rows[at:],
+        "notes": [text for text in notes if text],
+    }
 
 
 def _columns(every: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
@@ -217,12 +231,15 @@ def refused(results: Results) -> list[str]:
 
 
 def budgets(results: Results) -> list[str]:
-    """What is left of each hospital's budget of differential privacy."""
-    return [
-        f"{site}: epsilon {ledger['budget'][0]:.3g} of {ledger['budget'][1]:g} spent"
-        for site, ledger in results["gate"]["ledger"].items()
-        if ledger["budget"] is not None
-    ]
+    """What noise has cost each hospital's data, and of how much; empty where there was none."""
+    lines = []
+    for site, ledger in results["gate"]["ledger"].items():
+        spent, limit, delta = [*(ledger["budget"] or [0.0]), None, None][:3]
+        if spent:
+            of = "" if limit is None else f" of {limit:g}"
+            at = "" if delta is None else f" (delta {delta:g})"
+            lines.append(f"{site}: epsilon {spent:.3g}{of} spent{at}")
+    return lines
 
 
 def _behind(row: Row, ledgers: Mapping[str, Any]) -> str:

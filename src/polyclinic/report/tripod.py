@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from polyclinic.report import sentences
+from polyclinic.report import noise, sentences
 from polyclinic.report.words import KINDS, between, fixed, judged
 
 AUTHORS = "for the authors"
@@ -32,6 +32,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         or "rows without a value were left out"
     )
     sites = ", ".join(site["name"] for site in data["sites"])
+    how = f"with noise ({noise.level(results)})" if noise.of(results) else "exact"
     filled = {
         1: ("Title", study["title"]),
         2: ("Abstract", "section 1"),
@@ -44,14 +45,14 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         9: ("Predictors", study["formula"].split("~")[-1].strip()),
         10: (
             "Sample size",
-            f"{model['patients']:,} patients"
+            noise.patients(results)
             + (f", {model['events']:,} events" if model["events"] is not None else ""),
         ),
         11: ("Missing data", missing),
         12: (
             "Analytical methods",
             f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, "
-            f"l2 {model['l2']:g}, exact over all hospitals; {study['guarantee']}",
+            f"l2 {model['l2']:g}, {how} over all hospitals; {study['guarantee']}",
         ),
         13: ("Class imbalance", AUTHORS),
         14: ("Fairness", "subgroups in section 7" if found.get("subgroups") else AUTHORS),
@@ -74,7 +75,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         ),
         19: ("Patient and public involvement", AUTHORS),
         20: ("Participants (results)", "section 2"),
-        21: ("Model development (results)", f"{model['patients']:,} patients at every step"),
+        21: ("Model development (results)", f"{noise.patients(results)} at every step"),
         22: ("Model specification", "all coefficients in section 3"),
         23: ("Model performance", performance),
         24: ("Model updating", AUTHORS),

@@ -13,6 +13,7 @@ from typing import Any
 
 LEAST = 5
 NOT_SHOWN = f"not shown (fewer than {LEAST})"
+NOT_SEEN = "not shown"
 KINDS = {
     "logistic": "Logistic regression",
     "linear": "Linear regression",
@@ -20,6 +21,7 @@ KINDS = {
     "gamma": "Gamma regression",
 }
 WIDTH = 80
+ROUNDS = ("Newton round", "noisy Newton round", "noisy products")
 
 
 def decimals(se: float | None) -> int:
@@ -100,10 +102,19 @@ def plural(n: int, one: str, many: str | None = None) -> str:
 
 
 def header(
-    kind: str, patients: int, events: int | None, event_word: str, sites: int, rounds: int
+    kind: str,
+    patients: int,
+    events: int | None,
+    event_word: str,
+    sites: int,
+    rounds: int,
+    noisy: bool = False,
 ) -> str:
-    """The line above a coefficient table; folded where it would pass 80 columns."""
-    who = plural(patients, "patient")
+    """The line above a coefficient table; folded where it would pass 80 columns.
+
+    noisy  the counts are known with noise only
+    """
+    who = ("about " if noisy else "") + plural(patients, "patient")
     if events is not None:
         who += f", {events:,} with {event_word}"
     if sites:
@@ -160,6 +171,7 @@ def result_table(results: Mapping[str, Any]) -> str:
         data["outcome"],
         model["sites"],
         model["rounds"],
+        not model.get("noise", {}).get("counted", True),
     )
     lines = [coefficient_table(model["terms"], head)]
     lines += [fold(f"! {text}") for text in model["warnings"]]
@@ -233,9 +245,15 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
     if found["how"] == "same patients":
         how += ": too good to be true elsewhere"
     groups = {**found["sites"], "all": found["all"]}
+    hidden = found.get("not_shown") or []
+    foot = [
+        line
+        for text in (own_not_shown(found), levels_merged(found))
+        for line in textwrap.wrap(text, WIDTH)
+    ]
     if "auroc" in found["all"]:
-        return "\n".join([how, *_risk_lines(groups)])
-    width = _width(list(groups), 20)
+        return "\n".join([how, *_risk_lines(groups, hidden), *foot])
+    width = _width([*groups, *hidden], 20)
     if "accuracy" in found["all"]:
         lines = [f"{'hospital':<{width}}{'patients':>8}{'accuracy':>11}{'log loss':>11}"]
         for name, group in groups.items():
@@ -245,7 +263,7 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
                 f"{group['n']:>8,}{fixed(group.get('accuracy'), 3):>11}"
                 f"{fixed(group.get('log_loss'), 3):>11}",
             )
-        return "\n".join([how, *lines])
+        return "\n".join([how, *_with(lines, hidden, width), *foot])
     lines = [
         f"{'hospital':<{width}}{'patients':>8}{'R2':>9}{'mean error':>13}{'observed':>11}"
         f"{'predicted':>11}"
@@ -259,11 +277,37 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
             f"{short(group.get('observed')):>11}"
             f"{short(group.get('predicted')):>11}",
         )
-    return "\n".join([how, *lines])
+    return "\n".join([how, *_with(lines, hidden, width), *foot])
 
 
-def _risk_lines(groups: Mapping[str, Any]) -> list[str]:
-    width = _width(list(groups), 15)
+def own_not_shown(evaluation: Mapping[str, Any]) -> str:
+    """Which hospitals' own measures are not shown, and why; "" where all are."""
+    names = evaluation.get("not_shown") or []
+    if not names:
+        return ""
+    return f"{', '.join(names)}: not shown, its own numbers may not be seen alone."
+
+
+def levels_merged(evaluation: Mapping[str, Any]) -> str:
+    """Which hospitals merged rare levels before they were scored; "" where none did."""
+    merged = evaluation.get("merged") or {}
+    if not merged:
+        return ""
+    counts = ", ".join(f"{name} {count}" for name, count in merged.items())
+    return (
+        "Levels that few patients of a hospital have were scored there as the next one "
+        f"(levels merged: {counts})."
+    )
+
+
+def _with(lines: list[str], hidden: Sequence[str], width: int) -> list[str]:
+    """A table with the hospitals that are not shown before its last line."""
+    more = [line for name in hidden for line in _row(name, width, NOT_SEEN)]
+    return [*lines[:-1], *more, lines[-1]]
+
+
+def _risk_lines(groups: Mapping[str, Any], hidden: Sequence[str]) -> list[str]:
+    width = _width([*groups, *hidden], 15)
     lines = [
         f"{'':<{width}}{'':<12}{'95 % interval':<14}{'observed':>11}{'predicted':>12}",
         f"{'hospital':<{width}}{'AUROC':>8}    {'of the AUROC':<14}{'of 100':>11}{'of 100':>12}",
@@ -280,7 +324,7 @@ def _risk_lines(groups: Mapping[str, Any]) -> list[str]:
             f"{value:>8}    {between(area):<14}{observed:>11}"
             f"{percent(group.get('predicted'), n):>12}" + (f"  ! {mark}" if mark else ""),
         )
-    return lines
+    return _with(lines, hidden, width)
 
 
 def hides_events(group: Mapping[str, Any]) -> bool:
@@ -302,7 +346,7 @@ def warning_mark(group: Mapping[str, Any]) -> str:
 
 def left_line(results: Mapping[str, Any]) -> str:
     """How much left a hospital in a round of the fit."""
-    rounds = [line for line in results["left"] if line["step"] == "Newton round"]
+    rounds = [line for line in results["left"] if line["step"] in ROUNDS]
     rounds = rounds or [line for line in results["left"] if line["leaf"] in ("gradient", "loss")]
     if not rounds:
         return "left   sums only, no rows"
@@ -312,7 +356,8 @@ def left_line(results: Mapping[str, Any]) -> str:
         if line["site"] == rounds[0]["site"] and line["step"] == rounds[0]["step"]
     ]
     numbers = sum(line["numbers"] for line in first)
-    return f"left   {numbers} sums a round and hospital, no rows"
+    sums = "noisy sums" if rounds[0]["step"].startswith("noisy") else "sums"
+    return f"left   {numbers} {sums} a round and hospital, no rows"
 
 
 def short(value: float | None) -> str:

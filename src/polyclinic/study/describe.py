@@ -205,8 +205,3 @@ class Described:
         heads, rows = table_rows(table, labels, levels)
         names = [("  " if row["level"] else "") + row["name"] for row in rows]
         return pd.DataFrame([row["cells"] for row in rows], index=names, columns=heads)
-
-    def table_one_of(self, data: FormulaData) -> dict[str, Any]:
-        """Table 1 of a model's rows and columns, as the report takes it."""
-        found: dict[str, Any] = fit(table_one_algorithm(data), data.federation).model
-        return found

@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 NOISE = (
     "the noise is larger than what the data say in some direction: there are no standard errors; "
-    "use a larger epsilon, fewer terms, or tighter ranges in the codebook (`usual`)"
+    "use a larger epsilon, or fewer terms; or write in the codebook for each number "
+    "usual = [low, high], between which nearly all patients lie: noise is measured against it"
 )
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 

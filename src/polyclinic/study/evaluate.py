@@ -35,14 +35,19 @@ class Evaluated:
     @property
     def table(self) -> pd.DataFrame:
         """One line per hospital and one for all: n, events, auroc, lower, upper, slope, intercept,
-        or n, r2, mae, rmse for a number as outcome."""
-        groups = {**self.measures.get("sites", {}), "all": self.measures["all"]}
-        return pd.DataFrame([_line(name, found) for name, found in groups.items()]).set_index(
-            "hospital"
-        )
+        or n, r2, mae, rmse for a number as outcome. A hospital that is not seen alone has a
+        line without numbers."""
+        lines = [_line(name, found) for name, found in self.measures.get("sites", {}).items()]
+        hidden: list[dict[str, Any]] = [
+            {"hospital": name} for name in self.measures.get("not_shown", [])
+        ]
+        lines += [*hidden, _line("all", self.measures["all"])]
+        frame = pd.DataFrame(lines).set_index("hospital")
+        return frame.astype({"n": "Int64"}) if hidden else frame
 
     def __repr__(self) -> str:
-        return f"Evaluated({self.measures['how']})\n{self.table.to_string()}"
+        note = f"\n{self.measures['note']}" if "note" in self.measures else ""
+        return f"Evaluated({self.measures['how']})\n{self.table.to_string()}{note}"
 
     def _repr_html_(self) -> str:
         return str(self.table.to_html(escape=True))

@@ -11,14 +11,18 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
-from polyclinic.report import words
+from polyclinic.report import noise, words
 
 if TYPE_CHECKING:
     from polyclinic.report.svg import Figure
     from polyclinic.study.evaluate import Evaluated
     from polyclinic.study.sites import Sites
 
-NOISY_COUNTS = "The counts in the first line are noisy, and of rows that were shortened."
+NOISY = (
+    f"The counts in the first line come from the same noisy sums. {noise.SHORTENED}. "
+    f"What evaluate() and report() show beside the coefficients are {noise.NOT_COVERED}."
+)
+MEASURES = f"The measures are of the model with noise; they are {noise.NOT_COVERED}."
 KINDS = {
     "LogisticRegression": "logistic",
     "LinearRegression": "linear",
@@ -35,10 +39,13 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             return str(super().__repr__(N_CHAR_MAX))
         changed = super().__repr__(N_CHAR_MAX)
         moments = self.result_.scale.moments
-        parts = [words.plural(moments.patients, "patient")]
+        about = "" if self._privacy is None else "about "
+        parts = [about + words.plural(moments.patients, "patient")]
         if self._data is not None:
             parts.append(words.plural(len(self._data.federation.sites), "hospital"))
         parts.append(words.plural(self.n_iter_, "round"))
+        if self._privacy is not None:
+            parts.append(f"noise of epsilon {self._privacy.epsilon:g}")
         return f"{changed}, fitted: {', '.join(parts)}"
 
     def __str__(self) -> str:
@@ -46,8 +53,7 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             return repr(self)
         lines = [self._header(), words.coefficient_table(self._terms())]
         if self._privacy is not None:
-            text = f"privacy {self._privacy.guarantee()} {NOISY_COUNTS}"
-            lines.append(words.fold(text, indent=" " * 8))
+            lines.append(words.fold(f"privacy {self._noise()}", indent=" " * 8))
         lines += [f"! {text}" for text, _ in self.warnings_()]
         return "\n".join(lines)
 
@@ -63,8 +69,17 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         )
         sites = len(self._data.federation.sites) if self._data is not None else 0
         return words.header(
-            KINDS[type(self).__name__], moments.patients, events, event, sites, self.n_iter_
+            KINDS[type(self).__name__],
+            moments.patients,
+            events,
+            event,
+            sites,
+            self.n_iter_,
+            self._privacy is not None,
         )
+
+    def _noise(self) -> str:
+        return f"Noise was added. {self._privacy.guarantee()} {NOISY}"
 
     def _terms(self) -> list[dict[str, Any]]:
         table = self.summary()
@@ -94,6 +109,8 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             for t in self._terms()
         )
         notes = "".join(f"<p>! {html.escape(text)}</p>" for text, _ in self.warnings_())
+        if self._privacy is not None:
+            notes += f"<p>{html.escape(self._noise())}</p>"
         heads = "".join(
             f"<th scope='col'>{h}</th>" for h in ("term", "coef", "se", "lower", "upper", "p")
         )
@@ -106,7 +123,7 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         self,
         sites: Sites | None = None,
         *,
-        validate: str = "cross-validation",
+        validate: str | None = None,
         folds: int = 5,
         thresholds: tuple[float, ...] = (0.5,),
         subgroups: tuple[str, ...] = (),
@@ -119,7 +136,9 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         ----------
         sites : other hospitals to judge the model on; None: those it was fitted on.
         validate : "cross-validation" (by patient, inside each hospital), or "none": the model as it
-            is, which on the patients it was fitted on looks better than it will be elsewhere.
+            is, which on the patients it was fitted on looks better than it will be elsewhere. None:
+            cross-validation, and "none" for a model with noise, of which every fold would be
+            another fit.
         folds : parts of the cross-validation, at least 2.
         thresholds : risks at which decisions are counted, between 0 and 1.
         subgroups : columns with levels; the same measures within each level.
@@ -128,19 +147,14 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
         Raises
         ------
-        InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE.
+        InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE; NO_PRIVATE_VERSION for
+            the cross-validation of a model with noise.
         """
         from polyclinic.study.evaluate import evaluate
         from polyclinic.study.formula import on_other_sites
 
         check_is_fitted(self)
-        if validate not in ("cross-validation", "none"):
-            raise InputError(
-                f"validate = {validate!r}",
-                code="WRONG_VALUE",
-                rule='"cross-validation" or "none"',
-                next="correct it",
-            )
+        validate = self._validation(validate)
         data, elsewhere = self.formula_data, sites is not None
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
@@ -159,11 +173,35 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         )
         if elsewhere:
             found.measures["how"] = "other hospitals"
+        if self._privacy is not None:
+            found.measures["note"] = MEASURES
         self._evaluated: Evaluated | None = found
         return found
 
+    def _validation(self, asked: str | None) -> str:
+        """How to validate. Raises WRONG_VALUE, NO_PRIVATE_VERSION."""
+        if asked is None:
+            return "cross-validation" if self._privacy is None else "none"
+        if asked not in ("cross-validation", "none"):
+            raise InputError(
+                f"validate = {asked!r}",
+                code="WRONG_VALUE",
+                rule='"cross-validation" or "none"',
+                next="correct it",
+            )
+        if asked == "cross-validation" and self._privacy is not None:
+            raise InputError(
+                "this model was fitted with noise and has no cross-validation",
+                code="NO_PRIVATE_VERSION",
+                rule="every fold would be another fit: without noise it would undo the guarantee, "
+                "with noise it would spend epsilon again",
+                next='validate = "none" judges the model as it is on the same patients; '
+                "evaluate(sites) on other hospitals",
+            )
+        return asked
+
     def report(self, path: str | Path, *, title: str = "", purpose: str = "") -> Path:
-        """Write the report of this model; evaluates it by cross-validation if that is not done."""
+        """Write the report of this model; evaluates it by `evaluate()` if that is not done."""
         from polyclinic.report.html import write_report
 
         write_report(self._results(title, purpose), path)
@@ -197,6 +235,8 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return drawn
 
     def _results(self, title: str, purpose: str, evaluate: bool = True) -> Any:
+        from polyclinic.core.fit import fit
+        from polyclinic.study.describe import table_one_algorithm
         from polyclinic.study.results import assemble
 
         data = self.formula_data
@@ -210,7 +250,9 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         if evaluate and getattr(self, "_evaluated", None) is None:
             self.evaluate()
         evaluated = self._evaluated if evaluate else None
-        rounds = [*data.rounds, *self.rounds_, *(evaluated.rounds if evaluated else ())]
+        table = fit(table_one_algorithm(data), data.federation)
+        measured = evaluated.rounds if evaluated else ()
+        rounds = [*data.rounds, *self.rounds_, *table.rounds, *measured]
         about = {
             "name": "model",
             "title": title or f"Model of {data.design.response}",
@@ -223,7 +265,7 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             about=about,
             evaluated=evaluated,
             rounds=rounds,
-            table_one=data.sites.table_one_of(data),
+            table_one=table.model,
         )
 
     def save(self, path: str | Path) -> None:

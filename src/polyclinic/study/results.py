@@ -14,6 +14,7 @@ from polyclinic.core.design import Factor, Term
 from polyclinic.core.fit import Round, ask
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import MULTINOMIAL
+from polyclinic.report.gate import seen_alone
 from polyclinic.report.results import FORMAT, Results
 from polyclinic.study.describe import describe_column
 from polyclinic.study.estimator import Regression
@@ -25,7 +26,7 @@ from polyclinic.study.sites import Sites
 GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
-SECURE = "exact secure sums: only totals over all hospitals were ever seen"
+SECURE = "exact secure sums: only totals over all hospitals were seen"
 Counts = dict[str, tuple[int, int, int | None]]  # rows, patients, events by hospital
 
 
@@ -49,6 +50,7 @@ def assemble(
     if show_sites:
         counts, asked = _counts(model, data)
         rounds = (*rounds, asked)
+    lines, secure = left(rounds), data.federation.summing.secure
     results: dict[str, Any] = {
         "format": FORMAT,
         "study": {
@@ -61,11 +63,14 @@ def assemble(
             "missing": {c: data.cohort.rule(c) for c in data.cohort.columns},
             "seed": int(about.get("seed", model.random_state)),
             "engine": about.get("engine", "embedded"),
-            "guarantee": _guarantee(model, data, least),
+            "guarantee": _guarantee(model, least, secure, seen_alone(lines)),
         },
         "versions": versions(),
         "data": _data(sites, data, counts, least, model.result_.scale.moments.n),
-        "model": _model(model, data),
+        "model": {
+            **_model(model, data),
+            **_counted(model, counts, evaluated, (table_one or {}).get("overall", {}).get("all")),
+        },
         "convergence": [
             {
                 "round": i + 1,
@@ -76,11 +81,11 @@ def assemble(
             for i, r in enumerate(r for r in model.rounds_ if "loss" in r.figures)
         ],
         "gate": {
-            "sums": "secure" if data.federation.summing.secure else "clear",
+            "sums": "secure" if secure else "clear",
             "refusals": dict(data.federation.summing.refusals),
             "ledger": sites.ledgers() if show_sites else {},
         },
-        "left": left(rounds),
+        "left": lines,
         "labels": {
             column: {
                 "label": data.codebook.label(column),
@@ -102,12 +107,43 @@ def assemble(
     return plain(results)  # type: ignore[no-any-return]
 
 
-def _guarantee(model: Regression, data: FormulaData, least: int) -> str:
-    secure = data.federation.summing.secure
+def _guarantee(model: Regression, least: int, secure: bool, alone: list[str]) -> str:
+    """What holds of the numbers; `alone`: steps in which a hospital's own sums were seen."""
     text = SECURE if secure else GUARANTEE.format(least=least)
+    if secure and alone:
+        text += f", but of each hospital itself: {'; '.join(alone)}"
     if model._privacy is None:
         return text
     return f"{model._privacy.guarantee()} This holds for the coefficients; all else: {text}"
+
+
+def _counted(
+    model: Regression,
+    counts: Counts,
+    evaluated: Evaluated | None,
+    overall: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Of a model with noise: what it is, and the exact counts where they are known from elsewhere.
+
+    overall  all patients of Table 1
+    """
+    privacy = model._privacy
+    if privacy is None:
+        return {}
+    noise = {"epsilon": privacy.epsilon, "delta": privacy.delta, "counted": False}
+    n = patients = events = None
+    if counts:
+        n, patients = sum(one[0] for one in counts.values()), sum(one[1] for one in counts.values())
+        parts = [one[2] for one in counts.values()]
+        events = None if None in parts else sum(part or 0 for part in parts)
+    elif overall is not None:
+        n, patients = overall["rows"], overall["patients"]
+    found = {} if evaluated is None else evaluated.measures
+    if events is None and found.get("how") == "same patients":
+        events = found["all"].get("events")
+    if n is None or patients is None:
+        return {"noise": noise}
+    return {"n": n, "patients": patients, "events": events, "noise": {**noise, "counted": True}}
 
 
 def versions() -> dict[str, str]:
@@ -137,12 +173,13 @@ def left(rounds: Iterable[Round]) -> list[dict[str, Any]]:
     for done in rounds:
         for leaf in done.left:
             for site in leaf["sites"]:
-                key = (site, done.step, leaf["leaf"], leaf["seen"])
+                step = leaf.get("step", done.step)
+                key = (site, step, leaf["leaf"], leaf["seen"])
                 line = lines.setdefault(
                     key,
                     {
                         "site": site,
-                        "step": done.step,
+                        "step": step,
                         "leaf": leaf["leaf"],
                         "shape": leaf["shape"],
                         "numbers": leaf["numbers"],

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.checkpoint import seal, unseal, write_atomic
 from polyclinic.core.codec import CodecError
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
 from polyclinic.engines.embedded import Embedded
-from polyclinic.models.glm import Spec, glm
+from polyclinic.models.glm import GLMFit, Spec, glm
+from polyclinic.models.glm.private import PrivateGLM, PrivateGLMFit
 from polyclinic.study.estimator import Regression
 from polyclinic.study.formula import FormulaData, gone
 from polyclinic.study.regression import (
@@ -74,6 +76,7 @@ def to_data(model: Regression) -> dict[str, Any]:
         "kind": kind,
         "spec": model.result_.scale.spec.to_data(),
         "state": model.state_,
+        "noise": _noise(model.result_),
         "params": {k: v for k, v in model.get_params().items() if k != "class_weight"},
         "classes": None if classes is None else classes.tolist(),
         "features": None if names is None else [str(name) for name in names],
@@ -91,6 +94,16 @@ def to_data(model: Regression) -> dict[str, Any]:
     }
 
 
+def _noise(result: GLMFit) -> dict[str, Any] | None:
+    """What says how a fit with noise follows from its state; None: it is exact."""
+    return result.algorithm.to_data() if isinstance(result, PrivateGLMFit) else None
+
+
+def _algorithm(spec: Spec, content: dict[str, Any]) -> Algorithm:
+    noise = content.get("noise")
+    return glm(spec) if noise is None else PrivateGLM.from_data(spec, noise)
+
+
 def from_data(content: dict[str, Any]) -> Regression:
     """The model that `to_data` described."""
     spec = Spec.from_data(content["spec"])
@@ -102,7 +115,9 @@ def from_data(content: dict[str, Any]) -> Regression:
     if content["n_features"] is not None:
         model.n_features_in_ = content["n_features"]
     model.state_ = content["state"]
-    model.result_ = glm(spec).model(content["state"])[-1]
+    model.result_ = _algorithm(spec, content).model(content["state"])[-1]
+    if isinstance(model.result_, PrivateGLMFit):
+        model._privacy = model.result_.privacy
     model.rounds_, model.n_iter_ = (), model.result_.rounds
     model._arrays, model._data, model._engine = None, None, Embedded()
     model._evaluated = None

@@ -23,6 +23,7 @@ from polyclinic.core.task import lookup
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.models.descriptive import Column, PrivateHistogram, PrivateMoments
+from polyclinic.models.private import noise_variance
 from polyclinic.privacy import accounting, noisy
 from polyclinic.privacy.dp import DifferentialPrivacy
 from polyclinic.privacy.policy import open_policy
@@ -41,9 +42,10 @@ def quiet(monkeypatch):
     monkeypatch.setattr(accounting, "calibrate", lambda epsilon, delta, rounds: 1e-9)
 
 
-def engine(parts: dict[str, Partition], sums: Any = "clear") -> Any:
+def engine(parts: dict[str, Partition], sums: Any = "clear", threshold: Any = "two_thirds") -> Any:
     makers = {name: (lambda cohort, p=p: p) for name, p in parts.items()}
-    return Embedded().federation(makers, dict.fromkeys(parts, open_policy()), sums=sums)
+    policy = replace(open_policy(), threshold=threshold)
+    return Embedded().federation(makers, dict.fromkeys(parts, policy), sums=sums)
 
 
 def plans(kind: str, asked: tuple[Column, ...] = BOTH, mechanism: str = "gaussian") -> Plan:
@@ -174,6 +176,25 @@ def test_the_stated_noise_is_the_noise(sums):
     for squares in (mean, counts):
         assert chi2.ppf(CHANCE, repeats) < squares < chi2.isf(CHANCE, repeats)
     assert 0.85 < inside / (20 * repeats) < 1.0  # 95 %
+
+
+@pytest.mark.parametrize("mechanism", ["gaussian", "laplace"])
+@pytest.mark.parametrize(
+    ("sums", "threshold"),
+    [("clear", "two_thirds"), ("secure", "two_thirds"), ("secure", "majority")],
+)
+def test_the_stated_variance_is_that_of_the_hospitals_that_add_noise(sums, threshold, mechanism):
+    """Of 1200 bins and five hospitals, where three may open a total and not four."""
+    algorithm = PrivateHistogram((DOSE,), 1200, STRICT)
+    plan = algorithm.plan({"done": False, "multiplier": 500.0, "mechanism": mechanism})
+    assert plan is not None
+    (leaf,) = lookup(plan.task, plan.version).leaves(plan)
+    data = {"dose": np.full(50, 20.0)}
+    total = engine(cut(data, (10,) * 5), sums, threshold).total(plan)
+    errors = total["bins"] - summed(plan, partition(data))
+    ratio = (errors**2).mean() / noise_variance(total, leaf, plan)
+    kurtosis = 2.0 if mechanism == "gaussian" else 2.6  # of a sum of five Laplace variables: + 3/5
+    assert abs(ratio - 1.0) < 5.5 * math.sqrt(kurtosis / len(errors)) < 4 / 3 - 1
 
 
 def test_what_the_noise_drowns_is_left_out():

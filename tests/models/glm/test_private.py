@@ -84,7 +84,10 @@ def spec(family: str, **more: Any) -> Spec:
 
 
 def sites(
-    columns: Mapping[str, np.ndarray], k: int = 4, sums: Any = "clear", key: Any = None
+    columns: Mapping[str, np.ndarray],
+    k: int = 4,
+    sums: Any = "clear",
+    key: Any = None,
 ) -> Engine:
     cuts = np.linspace(0, len(columns["y"]), k + 1).astype(int)
     parts = {
@@ -92,6 +95,7 @@ def sites(
             {name: values[a:b] for name, values in columns.items()},
             None if key is None else key[a:b],
             f"s{i}",
+            population=0 if key is None else int(key.max()) + 1,
         )
         for i, (a, b) in enumerate(pairwise(cuts))
     }
@@ -399,9 +403,9 @@ def test_the_variance_of_the_noise_in_a_total():
     plan = replace(plan, values={**plan.values, noisy.KEY: {"multiplier": 2.0}}, _derived={})
     (leaf,) = lookup(plan.task, plan.version).leaves(plan)
     sigma = math.sqrt(noisy.Noise("gaussian", 2.0).variance(leaf, [leaf]))
-    for k, threshold in ((3, 3), (4, 3), (5, 4), (10, 7)):
+    for k, threshold in ((3, 3), (4, 3), (5, 4), (5, 3), (10, 7), (10, 6)):
         names = tuple("abcdefghij"[:k])
-        clear, secure = Total({}, names), Total({}, names, seen=f"total of {k}")
+        clear, secure = Total({}, names), Total({}, names, opened_by=threshold)
         assert noise_variance(clear, leaf, plan) == pytest.approx(k * sigma**2)
         assert noise_variance(secure, leaf, plan) == pytest.approx(k / threshold * sigma**2)
 

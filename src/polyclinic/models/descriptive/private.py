@@ -7,8 +7,9 @@ noise from the gate:
     moments     sum over patients of (1, z, z^2) per column
     histogram   sum over patients of the share of their values in each bin, per column
 
-Of C columns one patient's part has norm sqrt(3 C) at most for moments, sqrt(C) for a histogram.
-Every patient's weight is 1 whatever the number of rows, so n counts patients, not rows.
+Of C columns one patient's part has L2 norm sqrt(3 C) at most for moments, sqrt(C) for a histogram,
+and L1 norm 3 C and C: the plan's noise says which of them is declared, and a plan without noise is
+refused. Every patient's weight is 1 whatever the number of rows, so n counts patients, not rows.
 """
 
 from __future__ import annotations
@@ -33,14 +34,12 @@ from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
 from polyclinic.models.descriptive.exposure import Counted, Known
 from polyclinic.models.descriptive.histogram import grid
-from polyclinic.models.private import noise_variance
+from polyclinic.models.private import BLOCK_CELLS, UNDECLARED, noise_variance
 from polyclinic.privacy import accounting, noisy
 from polyclinic.privacy.bounded import BoundedSum
 from polyclinic.privacy.dp import DifferentialPrivacy
 
 Floats = NDArray[np.float64]
-BLOCK_CELLS = 1 << 21
-UNDECLARED = 2.0**20  # what stands for a bound where the codebook gives none
 LEAST = 3.0  # noise levels that a count must exceed before anything is divided by it
 HALF_95 = float(norm.ppf(0.975))
 LAPLACE_95 = math.log(20.0) / math.sqrt(2.0)
@@ -62,7 +61,7 @@ class PrivateMomentsTask(Counted):
             fits and np.isfinite(centre).all() and np.isfinite(unit).all() and (unit > 0).all()
         ):
             raise _bad("the scales of the plan do not fit its columns")
-        return (Leaf("moments", (size, 3), "sum of powers", bound=math.sqrt(3.0 * max(size, 1))),)
+        return (_leaf(plan, "moments", (size, 3), "sum of powers", 3.0 * max(size, 1)),)
 
     def known(self, plan: Plan) -> Sequence[Known]:
         return tuple(Known((name,)) for name in plan.values["columns"])
@@ -100,10 +99,8 @@ class PrivateHistogramTask(Counted):
         if any(e.ndim != 1 or len(e) < 2 or not (np.diff(e) > 0).all() for e in edges):
             raise _bad("the edges of a histogram ascend")
         size = sum(len(e) - 1 for e in edges)
-        each = max(len(edges), 1)  # a patient counts once per column, over all its bins
-        noise = noisy.noise_of(plan)
-        bound = float(each) if noise and noise.mechanism == "laplace" else math.sqrt(each)
-        return (Leaf("bins", (size,), "histogram", bound=bound),)
+        # A patient counts once per column, over all its bins.
+        return (_leaf(plan, "bins", (size,), "histogram", float(max(len(edges), 1))),)
 
     def known(self, plan: Plan) -> Sequence[Known]:
         return tuple(Known((name,)) for name in sorted(plan.values["edges"]))
@@ -124,14 +121,20 @@ class PrivateHistogramTask(Counted):
         return _bounded(leaf, partition, vectors)
 
 
+def _leaf(plan: Plan, name: str, shape: tuple[int, ...], kind: str, most: float) -> Leaf:
+    """Of parts with L1 norm `most` and squares that add up to `most`, as the plan's noise needs it.
+
+    Raises NOISE_REQUIRED.
+    """
+    norm = noisy.noise_required(plan).norm
+    return Leaf(name, shape, kind, bound=most if norm == "l1" else math.sqrt(most), norm=norm)
+
+
 def _bounded(
     leaf: Leaf, partition: Partition, vectors: Callable[[Partition], Floats]
 ) -> Contribution:
-    """The bounded sum of all rows, some whole patients at a time.
-
-    Where `bound` is an L1 norm the weights hold it already; the L2 norm is no larger.
-    """
-    bounded, total = BoundedSum(leaf.bound or 0.0), np.zeros(leaf.shape)
+    """The bounded sum of all rows, some whole patients at a time."""
+    bounded, total = BoundedSum(leaf.bound or 0.0, leaf.norm), np.zeros(leaf.shape)
     for part in partition.chunks(max(BLOCK_CELLS // max(leaf.size, 1), 64)):
         total += bounded.of(vectors(part), part.key).total
     return Contribution({leaf.name: total}, Evidence(partition.n_patients))

@@ -88,6 +88,12 @@ class EachSiteTask:
     grain: Grain = "row"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        if plan.combine != "collect":  # the total of one hospital's answer is that answer
+            raise PolyclinicError(
+                f"{plan.task} is not added up",
+                code="BAD_MESSAGE",
+                rule="what hospitals are asked one by one they answer by name: combine = collect",
+            )
         ask, inner = self._asked(plan)
         return _task(ask, self).leaves(inner)
 
@@ -201,9 +207,11 @@ def _ask(plan: Plan) -> dict[str, Any]:
 
 def _plan(plan: Plan, place: str, ask: Ask) -> Plan:
     """The part of `plan` that `ask` describes, made once per plan."""
-    return plan.once(
-        f"part {place}", lambda: Plan(ask["task"], ask["values"], version=ask["version"])
-    )
+
+    def made() -> Plan:
+        return Plan(ask["task"], ask["values"], version=ask["version"], combine=plan.combine)
+
+    return plan.once(f"part {place}", made)
 
 
 def _task(ask: Ask, outer: Task) -> Task:
@@ -212,7 +220,8 @@ def _task(ask: Ask, outer: Task) -> Task:
     A site that allows these tables to be collected has thereby allowed no other algorithm.
     """
     task = lookup(ask["task"], ask["version"])
-    if task.grain == "site" or not task.name.startswith("descriptive."):
+    plain = task.grain == "row" and isinstance(task, Exposing)  # one with noise is asked by itself
+    if not plain or not task.name.startswith("descriptive."):
         raise PolyclinicError(
             f"{outer.name} cannot run {task.name}",
             code="UNKNOWN_TASK",

@@ -6,6 +6,7 @@ by the effective number of patients, and within one column by the shares in its 
 them stand the residuals, the factor in the gradient: where all rows but one are fitted perfectly,
 the gradient is that row. The moments before a fit are judged as the fit itself is, by the same
 number of coefficients and by leverages; they have no candidates of which one could be left out.
+Sums of the outcome are over the rows whose outcome the family can have, and judged on just these.
 """
 
 from __future__ import annotations
@@ -23,14 +24,24 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.kernel import Rows
-from polyclinic.models.glm.rows import design_of, drawn, rows_of
+from polyclinic.models.glm.rows import class_of, design_of, drawn, invalid, rows_of
 from polyclinic.models.glm.scale import unpack
+from polyclinic.models.glm.support import (
+    Data,
+    factors_of,
+    few_values,
+    pair_counts,
+    pair_slots,
+    patients,
+)
+
+__all__ = ["Exposed", "exposure", "few_values", "slots"]
 
 Floats = NDArray[np.float64]
 Own = Mapping[str, NDArray[Any]]
-LOSS, RESIDUAL, OUTCOME = "loss", "residual of", "outcome"
-FEW_VALUES = 20  # a column of no more distinct values than this is counted value by value
-LOOKED_AT = 1000  # rows that show whether a column can have so few
+LOSS, RESIDUAL = "(loss)", "(residual of)"  # no term has a name that begins like these
+OUTCOME, WEIGHT = "(outcome)", "(weight of the outcome)"
+NOT_ALLOWED, ALLOWED = "outcome: not allowed", "outcome: allowed"
 
 
 class Exposed:
@@ -83,7 +94,7 @@ def _judged(design: Design, asked: Asked) -> tuple[str, ...]:
     names = list(design.names) if asked.order >= 1 else []
     if asked.residuals:
         names += [LOSS, *(f"{RESIDUAL} {name}" for name in names)]
-    return (*names, OUTCOME) if asked.theta is None else tuple(names)
+    return (*names, OUTCOME, WEIGHT) if asked.theta is None else tuple(names)
 
 
 def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposure:
@@ -92,8 +103,7 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
     rows, _ = rows_of(plan, partition)
     inside = drawn(plan, partition)
     used = np.ones(len(rows.y), dtype=bool) if rows.weight is None else rows.weight != 0
-    person, key = partition.persons[inside], partition.key
-    key = None if key is None else key[inside]
+    key = None if partition.key is None else partition.key[inside]
     kept = None if key is None else key[used]
     rates = _rates(plan, design, rows, asked.theta)
     second = rates[2] if asked.flagged else rates[2][:, 0]
@@ -107,16 +117,39 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
         leverage=_leverage(plan, design, rows, rates[2][:, 0], used, own, kept),
         levels=max((len(levels) + 1 for levels in _groups(design).values()), default=0),
         alone=_names_a_site(design, partition.site),
-        members=(Members(design.columns or ("",), np.unique(person[used])),),
+        members=_members(design, partition, inside, used),
     )
 
 
 def slots(plan: Plan) -> tuple[str, ...]:
     """Names of the levels that the plan itself names."""
-    design = design_of(plan)
-    names = [f"{name} = {value}" for name in design.names for value in (0, 1)]
-    names += [f"{column}: other levels" for column in _groups(design)]
-    return (*names, *(f"outcome = {k}" for k in range(plan.values["classes"])))
+    design, classes = design_of(plan), _classes(plan)
+    names = (*design.names, *factors_of(design).names)
+    found = [f"{name} = {value}" for name in names for value in (0, 1)]
+    found += [f"{column}: other levels" for column in _groups(design)]
+    found += [f"outcome = {k}" for k in range(classes)]
+    return (*found, NOT_ALLOWED, ALLOWED, *pair_slots(design, classes))
+
+
+def _classes(plan: Plan) -> int:
+    """Outcomes that are counted one by one: classes, and those with a weight of their own."""
+    weights = plan.values.get("class_weight")
+    least = 2 if plan.values["family"] == "binomial" else 0
+    return max(int(plan.values["classes"]), least, 0 if weights is None else len(weights))
+
+
+def _members(
+    design: Design, partition: Partition, inside: NDArray[np.bool_], used: NDArray[np.bool_]
+) -> tuple[Members, ...]:
+    """Of a column with gaps that are filled, the patients who have it; of the others all."""
+    person = partition.persons[inside][used]
+    columns = tuple(c for c in design.columns if c not in design.fills) or ("",)
+    found = [Members(columns, np.unique(person))]
+    for column in design.columns:
+        if column in design.fills:
+            known = ~np.isnan(partition.columns[column][inside][used])
+            found.append(Members((column,), np.unique(person[known])))
+    return tuple(found)
 
 
 def _size(design: Design, theta: Floats | None) -> int:
@@ -183,8 +216,10 @@ def _columns(
             if asked.residuals:
                 found[f"{RESIDUAL} {name}"] = Shares.of(x * first, kept)
     if asked.theta is None:
-        y = rows.y[used] if plan.values["family"] != MULTINOMIAL else 0.0
+        good = ~invalid(plan, rows.y[used])
+        y = np.where(good, rows.y[used], 0.0) if plan.values["family"] != MULTINOMIAL else 0.0
         found[OUTCOME] = Shares.of(second * y * y, kept)
+        found[WEIGHT] = Shares.of(second * good, kept)
     elif asked.residuals:
         found[LOSS] = Shares.of(loss, kept)
     return {name: found[name] for name in _judged(design, asked)}
@@ -237,29 +272,22 @@ def _levels(
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Patients per level, and per value of the columns that have few."""
     kept = None if key is None else key[used]
-    named: dict[str, int] = {}
+    y, bad = rows.y[used], invalid(plan, rows.y)
+    factors = [f for term in design.terms for f in term.factors if f.kind != "site"]
+    columns = {f.column: partition.columns[f.column][inside][used] for f in factors}
+    named = {NOT_ALLOWED: patients(bad, key), ALLOWED: patients(~bad[used], kept)}
     values = few_values(design, rows.x[used], kept)
+    single = factors_of(design)
+    if single.terms:
+        values |= few_values(single, single.matrix(columns), kept)
     for column, levels in _groups(design).items():
-        codes = partition.columns[column][inside][used]
-        named[f"{column}: other levels"] = _patients(~np.isin(codes, levels), kept)
-    for k in range(plan.values["classes"]):
-        named[f"outcome = {k}"] = _patients(rows.y[used] == k, kept)
+        named[f"{column}: other levels"] = patients(~np.isin(columns[column], levels), kept)
+    weights = plan.values.get("class_weight")
+    label = y if weights is None or not len(weights) else class_of(y, len(weights))
+    for k in range(_classes(plan)):
+        named[f"outcome = {k}"] = patients(label == k, kept)
+    named |= pair_counts(design, Data(columns, design.fills, y, _classes(plan), kept))
     return named, values
-
-
-def few_values(
-    design: Design, x: Floats, key: NDArray[np.int64] | None
-) -> dict[str, dict[str, int]]:
-    """Patients per value of the columns `x` (n_rows, n_terms) that have few; "*": it has many."""
-    values: dict[str, dict[str, int]] = {}
-    for j, name in enumerate(design.names):
-        many = len(np.unique(x[:LOOKED_AT, j])) > FEW_VALUES
-        found = np.zeros(0) if many else np.unique(x[:, j])
-        if many or len(found) > FEW_VALUES:
-            values[name] = {"*": 0}
-        else:
-            values[name] = {f"{v:g}": _patients(x[:, j] == v, key) for v in found}
-    return values
 
 
 def _groups(design: Design) -> dict[str, list[float]]:
@@ -269,12 +297,6 @@ def _groups(design: Design) -> dict[str, list[float]]:
         if len(term.factors) == 1 and term.factors[0].kind == "level":
             found.setdefault(term.factors[0].column, []).append(term.factors[0].args[0])
     return found
-
-
-def _patients(mask: NDArray[np.bool_], key: NDArray[np.int64] | None) -> int:
-    if key is None:
-        return int(np.count_nonzero(mask))
-    return len(np.unique(key[mask]))
 
 
 def _names_a_site(design: Design, site: str) -> bool:

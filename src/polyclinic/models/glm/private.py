@@ -65,13 +65,19 @@ class PrivateGLMFit(GLMFit):
     coef = `scale.transform()` @ theta + `scale.origin()` maps scaled units to raw ones, exactly.
     `scale.moments` holds noisy figures: n and patients are the sum of the rows' weights, rounded.
 
+    algorithm         what was asked of the hospitals
     multiplier        noise multiplier of every round
     noise_covariance  (size, size), raw units: the part of `covariance` that is noise
     """
 
-    privacy: DifferentialPrivacy
+    algorithm: PrivateGLM
     multiplier: float
     noise_covariance: Floats
+
+    @property
+    def privacy(self) -> DifferentialPrivacy:
+        """The guarantee of all rounds together."""
+        return self.algorithm.privacy
 
 
 def private_glm(
@@ -139,6 +145,22 @@ class PrivateGLM:
     sites: int
     bounds: Bounds
     newton_rounds: int = NEWTON_ROUNDS
+
+    def to_data(self) -> dict[str, Any]:
+        """As it is stored beside the specification."""
+        return {
+            "epsilon": self.privacy.epsilon,
+            "delta": self.privacy.delta,
+            "sites": self.sites,
+            "bounds": self.bounds.to_data(),
+            "rounds": self.newton_rounds,
+        }
+
+    @staticmethod
+    def from_data(spec: Spec, data: Mapping[str, Any]) -> PrivateGLM:
+        """What `to_data` gave."""
+        privacy = DifferentialPrivacy(data["epsilon"], data["delta"])
+        return PrivateGLM(spec, privacy, data["sites"], Bounds(**data["bounds"]), data["rounds"])
 
     @property
     def rounds(self) -> int:
@@ -314,7 +336,7 @@ def _result(fit: PrivateGLM, state: State) -> PrivateGLMFit:
         rounds=len(state["steps"]),
         end=_end(fit, state, joined),
         distance=None,
-        privacy=fit.privacy,
+        algorithm=fit,
         multiplier=state["multiplier"],
         noise_covariance=noise + unknown,
         **figures,

@@ -19,12 +19,12 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.scale import Scale
 from polyclinic.models.glm.spec import Spec
+from polyclinic.models.private import UNDECLARED
 
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
 Ranges = Mapping[str, Range]
 
-UNDECLARED = 2.0**20  # what stands for a bound where the codebook gives none
 USUAL_SQUARE = 1.0 / 3.0  # mean square of a number that lies anywhere in [-1, 1] alike
 SMALLEST_LARGEST = 2.0
 _INDICATORS = ("level", "missing", "site", "bspline")

@@ -5,12 +5,13 @@ leading 1. It has the weight w = min(1, R^2 / |x|^2) / m, where m rows belong to
 patient with m rows counts like m rows of weight 1/m. The weight does not depend on the outcome,
 so it shifts no coefficient. What leaves the site, with noise from the gate, is one array per round:
 
-    least squares   sum of w v v' with v = (x, y), |y| <= 1: norm R^2 + 1 at most
-    logistic        sum of w (r x, k m (1 - m) x x' / R), r = m - y: norm R at most
+    least squares   sum of w v v' with v = (x, y), |y| <= 1: L2 norm R^2 + 1 at most
+    logistic        sum of w (r x, k m (1 - m) x x' / R), r = m - y: L2 norm R at most
     Poisson         the same over B, the largest count, with the mean m cut to B / 2
 
 Off-diagonal entries carry sqrt(2), so that the norm of a packed matrix is its Frobenius norm. In
-the last two the Hessian is free: where m (1 - m) is large, |r| is not.
+the last two the Hessian is free: where m (1 - m) is large, |r| is not. No useful L1 norm bounds
+them, so the noise is Gaussian; a plan without noise is refused.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.family import FAMILIES
 from polyclinic.models.glm.rows import design_of
+from polyclinic.models.private import BLOCK_CELLS
 from polyclinic.privacy.bounded import LARGEST_CLIP, SMALLEST_CLIP, BoundedSum
+from polyclinic.privacy.noisy import noise_required
 
 Floats = NDArray[np.float64]
-BLOCK_CELLS = 1 << 21
 LOGISTIC_CURVATURE = 3.33  # k: m^2 + k^2 m^2 (1 - m)^2 <= 1 for all m in [0, 1]
 POISSON_CURVATURE = math.sqrt(0.75)  # k: (m - y)^2 + 4 k^2 m^2 <= 1, y in [0, 1], m in [0, 1/2]
 
@@ -62,13 +64,14 @@ class PrivateProductsTask:
     grain: Grain = "patient"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        noise_required(plan)
         d = width_of(plan) + 1
         bound = _bound(plan.values["row_norm"] ** 2 + 1.0)
         return (Leaf("products", (packed_size(d),), "sum of products", bound=bound),)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         (leaf,) = self.leaves(plan)
-        bounded, total = BoundedSum(leaf.bound or 0.0), np.zeros(leaf.shape)
+        bounded, total = BoundedSum(leaf.bound or 0.0, leaf.norm), np.zeros(leaf.shape)
         patients = 0
         for block in blocks(plan, partition, leaf.size):
             v = np.column_stack([block.x, block.y])
@@ -87,6 +90,7 @@ class PrivateNewtonTask:
     grain: Grain = "patient"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        noise_required(plan)
         d = width_of(plan)
         if plan.values["theta"].shape != (d,):
             raise _bad("theta does not fit the design")
@@ -101,7 +105,7 @@ class PrivateNewtonTask:
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         (leaf,) = self.leaves(plan)
-        bounded, total = BoundedSum(leaf.bound or 0.0), np.zeros(leaf.shape)
+        bounded, total = BoundedSum(leaf.bound or 0.0, leaf.norm), np.zeros(leaf.shape)
         radius, patients = float(plan.values["row_norm"]), 0
         for block in blocks(plan, partition, leaf.size):
             residual, curvature = row_derivatives(plan, block)

@@ -10,6 +10,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
+from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.kernel import Rows
 
 
@@ -58,6 +59,19 @@ def base_rows(plan: Plan, partition: Partition) -> Rows:
     return made
 
 
+def invalid(plan: Plan, y: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """True for the outcomes that the plan's family cannot have."""
+    family = plan.values["family"]
+    if family == MULTINOMIAL:
+        return ~np.isin(y, np.arange(plan.values["classes"]))
+    return FAMILIES[family].invalid(y)
+
+
+def class_of(y: NDArray[np.float64], classes: int) -> NDArray[np.int64]:
+    """Which of the weights per class a row has."""
+    return np.nan_to_num(y).astype(np.int64) % classes
+
+
 def _key(plan: Plan) -> str:
     needed = {name: plan.values.get(name) for name in ("design", "family", "class_weight")}
     return plan.once("rows key", lambda: codec.digest(needed))
@@ -74,6 +88,6 @@ def _build(plan: Plan, partition: Partition) -> Rows:
         offset = None if offset is None else np.ldexp(offset, -scale)
     class_weight = plan.values.get("class_weight")
     if class_weight is not None and len(class_weight):
-        by_class = class_weight[y.astype(np.int64)]
+        by_class = class_weight[class_of(y, len(class_weight))]
         weight = by_class if weight is None else weight * by_class
     return Rows(x, y, weight, offset)

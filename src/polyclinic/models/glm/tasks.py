@@ -29,7 +29,7 @@ from polyclinic.models.glm.kernel import (
     many_predictors,
     one_predictor,
 )
-from polyclinic.models.glm.rows import design_of, rows_of
+from polyclinic.models.glm.rows import design_of, invalid, rows_of
 
 Floats = NDArray[np.float64]
 
@@ -76,7 +76,7 @@ class MomentsTask(Exposed):
                 if "folds" in plan.values["rows"]
                 else len(weight),
                 "patients": patients,
-                "invalid": _invalid(plan, rows, classes),
+                "invalid": int(np.count_nonzero(invalid(plan, rows.y))),
                 "counts": counts,
                 "class_weights": by_class,
                 "x": np.ldexp(x, -e),
@@ -95,21 +95,13 @@ def _class_counts(y: Floats, weight: Floats, classes: int) -> tuple[NDArray[np.i
     return counts, np.bincount(label, weights=weight, minlength=classes).astype(np.float64)
 
 
-def _invalid(plan: Plan, rows: Rows, classes: int) -> int:
-    if plan.values["family"] == MULTINOMIAL:
-        bad = ~np.isin(rows.y, np.arange(classes))
-    else:
-        bad = FAMILIES[plan.values["family"]].invalid(rows.y)
-    return int(np.count_nonzero(bad))
-
-
 def _outcome(plan: Plan, rows: Rows, weight: Floats) -> Floats:
     """Sums of weight, w y, w y^2, and of the family's saturated loss and constant."""
     y = rows.y
     if plan.values["family"] == MULTINOMIAL:
         return np.array([weight.sum(), 0.0, 0.0, 0.0, 0.0])
     family = FAMILIES[plan.values["family"]]
-    good = ~family.invalid(y)
+    good = ~invalid(plan, y)
     y, weight = y[good], weight[good]
     return np.array(
         [

@@ -1,0 +1,195 @@
+"""Patients behind the levels of a model matrix: the counts that the gate looks at.
+
+Every term is looked at, and every factor of a product: a sum over all patients but one, beside the
+sum over all, is that one's value. So are two terms of which one is a product: their entry of the
+Hessian is a sum over the patients who have both, and with the other entries it gives the sums over
+those who have one of them, or none. The outcome stands beside a product in the gradient likewise.
+
+Two terms that are only ever 0 or 1 are not looked at together: the entry is a count, and ordinary
+models have small cross-tables. Of a product with a yes-or-no column as it stands, like `sex:age`, a
+patient counts twice, so that half the minimum is enough: ordinary models have such products beside
+other terms, and an entry that one patient or two make up stays out of reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.design import Design, Factor, Term
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Key = NDArray[np.int64] | None
+FEW_VALUES = 20  # a column of no more distinct values than this is counted value by value
+LOOKED_AT = 1000  # rows that show whether a column can have so few
+MOST_SLOTS = 4000  # that sites share: above, no site makes up for another's pairs
+SELECTING = ("level", "missing", "bspline")  # by which a plan picks patients
+CELLS = ("both", "the first alone", "the second alone", "neither")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups of factors whose product is summed.
+
+    outcome   the second is this outcome
+    ordinary  its products pick patients by columns as they stand only
+    """
+
+    name: str
+    first: tuple[Factor, ...]
+    second: tuple[Factor, ...] = ()
+    outcome: int | None = None
+    ordinary: bool = False
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return tuple(f"{self.name}: {cell}" for cell in CELLS)
+
+
+@dataclass(frozen=True)
+class Data:
+    """The rows that are summed.
+
+    columns  as in a partition, `y` the outcome, `key` ordinals of the rows' patients in order
+    """
+
+    columns: Mapping[str, Floats]
+    fills: Mapping[str, float]
+    y: Floats
+    classes: int
+    key: Key
+
+
+def factors_of(design: Design) -> Design:
+    """The factors of products that are no term themselves, each as a term under a name of its own.
+
+    Site terms have no patients of their own and are left out.
+    """
+    alone = {term.factors[0] for term in design.terms if len(term.factors) == 1}
+    taken, made = set(design.names), []
+    for term in design.terms:
+        for factor in term.factors if len(term.factors) > 1 else ():
+            if factor.kind == "site" or factor in alone:
+                continue
+            alone.add(factor)
+            name = f"{factor.kind} {factor.column} {factor.args}"
+            while name in taken:
+                name += "'"
+            taken.add(name)
+            made.append(Term(name, (factor,), term.bound))
+    return replace(design, terms=tuple(made))
+
+
+def few_values(design: Design, x: Floats, key: Key) -> dict[str, dict[str, int]]:
+    """Patients per value of the columns `x` (n_rows, n_terms) that have few; "*": it has many."""
+    values: dict[str, dict[str, int]] = {}
+    for j, name in enumerate(design.names):
+        many = len(np.unique(x[:LOOKED_AT, j])) > FEW_VALUES
+        found = np.zeros(0) if many else np.unique(x[:, j])
+        if many or len(found) > FEW_VALUES:
+            values[name] = {"*": 0}
+        else:
+            values[name] = {_text(float(v)): patients(x[:, j] == v, key) for v in found}
+    return values
+
+
+def _text(value: float) -> str:
+    """A name of the value that no other value has."""
+    return str(int(value)) if value.is_integer() and abs(value) < 2.0**53 else repr(value)
+
+
+def patients(mask: Bools, key: Key) -> int:
+    """Patients with a row in `mask`; rows of a patient stand together."""
+    if key is None:
+        return int(np.count_nonzero(mask))
+    inside = key[mask]
+    return int(np.count_nonzero(np.diff(inside))) + 1 if len(inside) else 0
+
+
+def pairs(design: Design, classes: int) -> tuple[Pair, ...]:
+    """What is summed together, as the plan alone shows it."""
+    return tuple(_pairs(design, classes))
+
+
+def pair_slots(design: Design, classes: int) -> tuple[str, ...]:
+    """Names of the cells of all pairs; none where there are too many to share."""
+    found = pairs(design, classes)
+    if len(found) * len(CELLS) > MOST_SLOTS:
+        return ()
+    return tuple(slot for pair in found for slot in pair.slots)
+
+
+def _pairs(design: Design, classes: int) -> Iterator[Pair]:
+    products = [i for i, term in enumerate(design.terms) if len(term.factors) > 1]
+    plain = {i: not any(f.kind in SELECTING for f in design.terms[i].factors) for i in products}
+    for i in products:
+        one = design.terms[i]
+        for j, two in enumerate(design.terms):
+            if j not in products or j > i:
+                ordinary = plain[i] and plain.get(j, True)
+                name = f"{one.name!r} and {two.name!r}"
+                yield Pair(name, one.factors, two.factors, ordinary=ordinary)
+        for k in range(classes) if classes > 2 else (1,):
+            name = f"{one.name!r} and outcome {k}"
+            yield Pair(name, one.factors, outcome=k, ordinary=plain[i])
+        for f, factor in enumerate(one.factors if len(one.factors) > 2 else ()):
+            rest = one.factors[:f] + one.factors[f + 1 :]
+            yield Pair(f"{one.name!r}, part {f}", rest, (factor,), ordinary=plain[i])
+
+
+def pair_counts(design: Design, data: Data) -> dict[str, int]:
+    """Patients per cell of the pairs that show more than a count."""
+    found: dict[str, int] = {}
+    seen = _Indicators(data)
+    for pair in pairs(design, data.classes):
+        (first, many), (second, more) = seen.of(pair.first), seen.other(pair)
+        if first is None or second is None or not (many or more):
+            continue
+        cells = (first & second, first & ~second, second & ~first, ~(first | second))
+        times = 2 if pair.ordinary else 1
+        for slot, cell in zip(pair.slots, cells, strict=True):
+            found[slot] = times * patients(cell, data.key)
+    return found
+
+
+class _Indicators:
+    """Who has the factors that say yes or no, and whether there are others beside them."""
+
+    def __init__(self, data: Data) -> None:
+        self.data = data
+        self._known: dict[Factor, Bools | None] = {}
+
+    def of(self, factors: tuple[Factor, ...]) -> tuple[Bools | None, bool]:
+        """Rows that have all of the factors, None where there is none; True: some have values."""
+        found = [self._one(factor) for factor in factors if factor.kind != "site"]
+        known = [mask for mask in found if mask is not None]
+        return np.all(known, axis=0) if known else None, len(known) < len(found)
+
+    def other(self, pair: Pair) -> tuple[Bools | None, bool]:
+        """The same of the pair's second half."""
+        if pair.outcome is None:
+            return self.of(pair.second)
+        y = self.data.y
+        says_yes = self.data.classes > 0 or _only(y)
+        return (y == pair.outcome if says_yes else None), False
+
+    def _one(self, factor: Factor) -> Bools | None:
+        if factor not in self._known:
+            self._known[factor] = self._look(factor)
+        return self._known[factor]
+
+    def _look(self, factor: Factor) -> Bools | None:
+        raw = self.data.columns[factor.column]
+        if factor.kind not in ("level", "missing") and _only(raw):
+            return np.asarray(raw == 1.0)  # whatever is made of it
+        x = factor.evaluate(self.data.columns, self.data.fills)
+        return np.asarray(x == 1.0) if _only(x) else None
+
+
+def _only(x: Floats) -> bool:
+    """Whether every number is 0 or 1; a gap is none."""
+    return bool(np.all((x == 0.0) | (x == 1.0) | np.isnan(x)))
