@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 
 from polyclinic.core import ring
 from polyclinic.core.errors import InputError, PolyclinicError
-from polyclinic.privacy.bounded import MOST_PATIENTS, BoundedBlocks, BoundedSum
+from polyclinic.privacy.bounded import MOST_PATIENTS, BoundedSum
 
 CLIPS = st.one_of(st.sampled_from([1.0, 0.5, 3.0, 2.0**-30, 2.0**40]), st.floats(1e-6, 1e6))
 ANY = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e300, max_value=1e300)
@@ -172,31 +172,3 @@ def test_the_sum_of_the_most_patients_is_exact() -> None:
     assert MOST_PATIENTS * clip / BoundedSum(clip).quantum <= 2**53
     with pytest.raises(PolyclinicError, match="RANGE"):
         BoundedSum(1.0).of(np.broadcast_to(1.0, (MOST_PATIENTS + 1,)))
-
-
-def test_blocks_have_the_root_of_squares_as_joint_sensitivity() -> None:
-    assert BoundedBlocks({"a": BoundedSum(3.0), "b": BoundedSum(4.0)}).sensitivity == 5.0
-    three = BoundedBlocks({name: BoundedSum(0.1) for name in "abc"})
-    assert Fraction(three.sensitivity) ** 2 >= 3 * Fraction(0.1) ** 2
-    assert three.sensitivity == pytest.approx(0.1 * math.sqrt(3), rel=1e-15)
-
-
-@given(cohorts(), CLIPS, CLIPS)
-def test_no_patient_moves_the_blocks_by_more_than_the_joint_sensitivity(cohort, a, b) -> None:
-    rows, patients = cohort
-    joint = BoundedBlocks({"gradient": BoundedSum(a), "loss": BoundedSum(b)})
-    whole = joint.of({"gradient": rows, "loss": rows[:, 0]}, patients)
-    for patient in np.unique(patients):
-        kept = patients != patient
-        rest = joint.of({"gradient": rows[kept], "loss": rows[kept, 0]}, patients[kept])
-        moved = sum(
-            squared(np.ravel(whole[name].total), np.ravel(rest[name].total)) for name in whole
-        )
-        assert moved <= Fraction(joint.sensitivity) ** 2
-
-
-@pytest.mark.parametrize("rows", [{}, {"a": np.ones(3)}, {"a": np.ones(3), "b": np.ones(2)}])
-def test_blocks_that_do_not_fit_are_refused(rows) -> None:
-    joint = BoundedBlocks({"a": BoundedSum(1.0), "b": BoundedSum(1.0)})
-    with pytest.raises(PolyclinicError, match="SCHEMA_MISMATCH"):
-        joint.of(rows)

@@ -274,9 +274,9 @@ def test_a_scaled_array_gets_its_noise_in_decoded_units() -> None:
 @pytest.mark.parametrize(("sites", "threshold"), [(3, 3), (5, 4)])
 def test_threshold_many_sites_add_up_to_the_noise(sites: int, threshold: int) -> None:
     size, sigma = 200_000, 5.0
-    total = ring.zeros(size)
+    total = nothing = ring.encode(np.zeros(size))
     for _ in range(sites):
-        mine = noise.add_noise(ring.zeros(size), sigma, noise.grid_of(sigma), share=threshold)
+        mine = noise.add_noise(nothing, sigma, noise.grid_of(sigma), share=threshold)
         total = ring.add(total, mine)
     variance = np.mean(ring.decode(total) ** 2)
     assert variance == pytest.approx(sigma**2 * sites / threshold, rel=0.018)  # 5.7 errors
@@ -296,7 +296,7 @@ def test_threshold_many_sites_add_up_to_the_noise(sites: int, threshold: int) ->
 )
 def test_noise_that_does_not_fit_is_refused(sigma, grid, share, code) -> None:
     with pytest.raises((RingError, InputError)) as caught:
-        noise.add_noise(ring.zeros(2), sigma, grid, share)
+        noise.add_noise(ring.encode(np.zeros(2)), sigma, grid, share)
     assert caught.value.code == code
 
 

@@ -11,7 +11,6 @@ they are added up over partitions and sites in the ring (at scale 0).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
@@ -122,30 +121,6 @@ class BoundedSum:
         while (over := (np.abs(quanta) ** power).sum(axis=1) > limit).any():
             quanta[over] -= np.sign(quanta[over])
         return quanta, int(np.count_nonzero(longer))
-
-
-@dataclass(frozen=True)
-class BoundedBlocks:
-    """Several bounded sums over the same patients, released together."""
-
-    blocks: Mapping[str, BoundedSum]
-
-    @property
-    def sensitivity(self) -> float:
-        """Joint L2 sensitivity: the root of the sum of squares, rounded up."""
-        exact = sum(Fraction(block.sensitivity) ** 2 for block in self.blocks.values())
-        root = math.sqrt(exact)
-        while Fraction(root) ** 2 < exact:
-            root = math.nextafter(root, math.inf)
-        return root
-
-    def of(
-        self, rows: Mapping[str, NDArray[Any]], patients: Ordinals | None = None
-    ) -> dict[str, Bounded]:
-        """The bounded sum of each block's rows. Raises as `BoundedSum.of`."""
-        if set(rows) != set(self.blocks) or len({len(array) for array in rows.values()}) > 1:
-            raise _mismatch("the blocks are not those that were bounded, or differ in rows")
-        return {name: block.of(rows[name], patients) for name, block in self.blocks.items()}
 
 
 def _per_patient(rows: Floats, patients: Ordinals | None) -> Floats:

@@ -61,14 +61,6 @@ def too_close(new: Bits, released: Bits, k: int) -> bool:
     return bool(((apart > 0) & (apart < k)).any())
 
 
-def exposed_atom(released: Bits, k: int) -> bool:
-    """Whether the cohorts' sums give away one or two atoms of together fewer than k patients."""
-    atoms = Atoms.none(released.shape[1])
-    for row in released:
-        atoms = atoms.add(row)
-    return bool(atoms.exposed(k))
-
-
 @dataclass(frozen=True)
 class Atoms:
     """The atoms of the cohorts added so far, and the inverse of a basis of their columns.
