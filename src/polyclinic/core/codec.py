@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyclinic.core.errors import PolyclinicError
 
@@ -23,6 +24,7 @@ MAGIC = b"PCM1"
 DEEPEST = 64  # levels of nesting in a message
 _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
 _ARRAY = "$array"
+_PLAIN = (str, int, bool)
 
 
 class CodecError(PolyclinicError):
@@ -83,28 +85,34 @@ def _header(value: Any, arrays: Raw) -> bytes:
 
 
 def _lower(value: Any, arrays: Raw) -> Any:
-    if value is None or isinstance(value, (bool, str, int)):
+    kind = type(value)  # looked at first: most values are plain, and there are very many of them
+    if value is None or kind in _PLAIN or isinstance(value, (bool, str, int)):
         return value
+    if kind is dict or isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str) or key == _ARRAY:
+                raise _bad("keys are texts")
+        return {key: _lower(value[key], arrays) for key in sorted(value)}
+    if isinstance(value, (list, tuple)):
+        return [_lower(item, arrays) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise _bad("a number is not finite")
         return value
     if isinstance(value, np.ndarray):
-        kind = f"{value.dtype.kind}{value.dtype.itemsize}"
-        if kind not in _DTYPES:
-            raise _bad(f"arrays of type {value.dtype} do not travel")
-        whole = np.ascontiguousarray(value, dtype=_DTYPES[kind])
-        arrays.append(whole.data.cast("B") if whole.size else b"")
-        return {_ARRAY: [kind, list(value.shape)]}
+        return _array(value, arrays)
     if isinstance(value, np.generic):
         return _lower(value.item(), arrays)
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) and key != _ARRAY for key in value):
-            raise _bad("keys are texts")
-        return {key: _lower(value[key], arrays) for key in sorted(value)}
-    if isinstance(value, (list, tuple)):
-        return [_lower(item, arrays) for item in value]
-    raise _bad(f"values of type {type(value).__name__} do not travel")
+    raise _bad(f"values of type {kind.__name__} do not travel")
+
+
+def _array(value: NDArray[Any], arrays: Raw) -> Any:
+    kind = f"{value.dtype.kind}{value.dtype.itemsize}"
+    if kind not in _DTYPES:
+        raise _bad(f"arrays of type {value.dtype} do not travel")
+    whole = np.ascontiguousarray(value, dtype=_DTYPES[kind])
+    arrays.append(whole.data.cast("B") if whole.size else b"")
+    return {_ARRAY: [kind, list(value.shape)]}
 
 
 class _Cursor:
