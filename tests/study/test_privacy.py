@@ -298,3 +298,15 @@ def test_keys_that_do_not_fit_together(tmp_path, change, said):
     with pytest.raises(pc.InputError) as found:
         pc.run(tmp_path / "study.toml")
     assert said in str(found.value)
+
+
+def test_hospitals_that_answer_nothing_of_their_own(tmp_path):
+    sites = pc.datasets.heart_disease().with_policy(pc.Policy(collect=()))
+    model = pc.LogisticRegression().fit(sites, "disease ~ age + sex")
+    for ask in (sites.table_one, model.evaluate, lambda: model.report(tmp_path / "r.html")):
+        with pytest.raises(pc.Refused, match="show_sites = false"):
+            ask()
+    assert sites.table_one(show_sites=False).columns.tolist() == ["all"]
+    assert sites.table_one(by="sex").shape[1] == 3
+    assert model.report(tmp_path / "r.html", show_sites=False).stat().st_size > 10_000
+    assert model.evaluate(show_sites=False).measures["sites"] == {}

@@ -184,16 +184,21 @@ class Described:
         return pd.DataFrame(counts, rows, columns), found["test"]
 
     def table_one(
-        self, by: str | None = None, columns: Sequence[str] | None = None
+        self,
+        by: str | None = None,
+        columns: Sequence[str] | None = None,
+        show_sites: bool = True,
     ) -> pd.DataFrame:
         """Table 1: a column per hospital and one for all; small cells are not shown.
 
-        With `by`, a column per level of `by` instead of per hospital.
+        With `by`, a column per level of `by` instead of per hospital. Without `show_sites` no
+        hospital is asked for anything of its own.
         """
         from polyclinic.report.table_one import table_rows
 
         about = tuple(c for c in self._about(columns) if c.name != by)
-        table = fit(TableOne(about, self._by(by)), self.federation()).model
+        asked = TableOne(about, self._by(by), show_sites and by is None)
+        table = fit(asked, self.federation()).model
         if by is not None:
             overall = table["overall"]
             table = {

@@ -200,11 +200,16 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             )
         return asked
 
-    def report(self, path: str | Path, *, title: str = "", purpose: str = "") -> Path:
-        """Write the report of this model; evaluates it by `evaluate()` if that is not done."""
+    def report(
+        self, path: str | Path, *, title: str = "", purpose: str = "", show_sites: bool = True
+    ) -> Path:
+        """Write the report of this model; evaluates it by `evaluate()` if that is not done.
+
+        Without `show_sites` no hospital is asked for anything of its own.
+        """
         from polyclinic.report.html import write_report
 
-        write_report(self._results(title, purpose), path)
+        write_report(self._results(title, purpose, show_sites=show_sites), path)
         return Path(path)
 
     def plot(self, name: str = "forest") -> Figure:
@@ -234,7 +239,9 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             )
         return drawn
 
-    def _results(self, title: str, purpose: str, evaluate: bool = True) -> Any:
+    def _results(
+        self, title: str, purpose: str, evaluate: bool = True, show_sites: bool = True
+    ) -> Any:
         from polyclinic.core.fit import fit
         from polyclinic.study.describe import table_one_algorithm
         from polyclinic.study.results import assemble
@@ -248,9 +255,9 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
                 next="use the report of its run folder",
             )
         if evaluate and getattr(self, "_evaluated", None) is None:
-            self.evaluate()
+            self.evaluate(show_sites=show_sites)
         evaluated = self._evaluated if evaluate else None
-        table = fit(table_one_algorithm(data), data.federation)
+        table = fit(table_one_algorithm(data, show_sites), data.federation)
         measured = evaluated.rounds if evaluated else ()
         rounds = [*data.rounds, *self.rounds_, *table.rounds, *measured]
         about = {
@@ -266,6 +273,7 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             evaluated=evaluated,
             rounds=rounds,
             table_one=table.model,
+            show_sites=show_sites,
         )
 
     def save(self, path: str | Path) -> None:
