@@ -430,6 +430,21 @@ def test_tables_are_not_made_of_tasks_that_answer_with_noise(sums: str) -> None:
     part = {**inner, "values": {"edges": {"lab": near}}}
     for plan in (
         Plan("descriptive.together", {"parts": {"x": part}}),
-        Plan("descriptive.each_site", {**inner, "sites": {"": part["values"]}}),
+        Plan("descriptive.each_site", {**inner, "sites": {"": part["values"]}}, combine="collect"),
     ):
         assert refused(lambda plan=plan: ask(hospitals(), plan, sums)) == "UNKNOWN_TASK"
+
+
+@pytest.mark.parametrize("sums", MODES)
+def test_a_gap_that_is_filled_with_two_numbers(sums: str) -> None:
+    """Where one patient has the gap, the difference is what is wanted of that patient."""
+    made = [
+        design([value("lab"), value("chol")], value("lab"), fills={"lab": fill})
+        for fill in (9.0, 10.0)
+    ]
+    one, two = (column_sums(ask(exposed(LACKING), moments(m)), m)[0] for m in made)
+    assert close(two - one, SECRET["chol"])
+    for m in made:
+        assert refusal(lambda m=m: ask(hospitals(data=LACKING), moments(m), sums)) == (
+            "LEVEL_TOO_SMALL"
+        )

@@ -228,3 +228,14 @@ def test_a_hospital_of_four_patients_takes_part_once():
     assert set(summing(found).refusals) == {"east"}
     with pytest.raises(Refused, match="COHORT_TOO_CLOSE"):
         pc.LogisticRegression().fit(sites, FORMULA + " + extra")
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_one_fit_with_secure_sums_and_one_without_over_the_same_sites(turn):
+    sites = pc.split(frame(), by="h")
+    first, second = (
+        pc.LogisticRegression().fit(sites, FORMULA, privacy=how)
+        for how in (pc.SecureSum(), None)[::turn]
+    )
+    assert first.coef_.tobytes() == second.coef_.tobytes()
+    assert second.evaluate().measures["sites"]

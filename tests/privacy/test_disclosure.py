@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -158,7 +160,11 @@ def test_what_is_shared_is_safe_and_comes_back():
     found = totals(share(POLICY, exposure, Evidence(36), slots), slots, ("a", "b"))
     assert found.patients == 35
     assert found.slots == {"b = 0": 30, "b = 1": 0, "outcome = 1": 10}  # multiples of 5
-    assert (found.columns["a"], found.columns["b"]) == (36.0, 0.0)  # the three are not told
+    assert (found.columns["a"], found.columns["b"]) == (0.0, 0.0)  # the three are not told
+    assert (found.weights, found.squares) == (0.0, 0.0)
+    many = replace(exposure, values={"b": {"0": 30, "1": 6}})
+    found = totals(share(POLICY, many, Evidence(36), slots), slots, ("a", "b"))
+    assert (found.columns["a"], found.columns["b"]) == (36.0, 3.0)
     assert (found.weights, found.squares) == (18.0, 9.0)
 
 
@@ -189,3 +195,14 @@ def test_others_do_not_excuse_a_patient_who_is_most_of_the_total():
 def test_names_of_levels():
     exposure = Exposure(slots={"outcome = 0": 7}, values={"sex": {"0": 5, "1": 6}})
     assert levels_of(POLICY, exposure, 1000) == {"outcome = 0": 7, "sex = 0": 5, "sex = 1": 6}
+
+
+def test_beside_a_small_level_no_sum_of_a_column_is_shared():
+    """A product's sum less that of a part of it would be the few that are in no part."""
+    exposure = Exposure(
+        values={"rare": {"0": 99, "1": 1}, "lab": {"*": 0}},
+        columns={"lab": weights([1.0] * 100), "[rare = 0] lab": weights([1.0] * 99)},
+        weights=weights([0.5] * 100),
+    )
+    vector = share(POLICY, exposure, Evidence(100), ())
+    assert vector.tolist() == [100.0, 1.0, 0.0, *[0.0] * 4]

@@ -220,3 +220,23 @@ def test_what_hospitals_add_up_before_they_lean_on_each_other_is_listed() -> Non
     for line in left(model.rounds_):
         if line["step"] in safe:
             assert line["numbers"] == sizes[line["step"]]
+
+
+def test_a_hospital_that_may_not_show_its_counts_shows_none() -> None:
+    rng = np.random.default_rng(4)
+    sizes = {"a": 400, "b": 400, "c": 400, "d": 4}
+    frame = pd.DataFrame({"h": np.repeat(list(sizes), list(sizes.values()))})
+    frame["x"] = rng.normal(size=len(frame))
+    frame["y"] = frame["x"] + rng.normal(size=len(frame))
+    sites = pc.split(frame, by="h")
+    model = pc.LinearRegression().fit(sites, "y ~ x")
+    model.evaluate(validate="none")
+    results = model._results("", "")
+    last = results["data"]["sites"][-1]
+    assert (last["name"], last["rows"], last["patients"]) == ("d", None, None)
+    assert "patients (not shown) used" in render_report(results)
+    noisy = pc.DifferentialPrivacy(2.0, 1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = pc.LinearRegression().fit(pc.split(frame, by="h"), "y ~ x", privacy=noisy)
+    assert not model._results("", "", evaluate=False)["model"]["noise"]["counted"]

@@ -66,7 +66,8 @@ NEXT = {
     "HEAD_WENT_BACK": "compare the logs: `polyclinic site audit verify` at every hospital",
     "NOT_JUDGED": 'give the task an `exposure`; see "Add an algorithm" in the documentation',
     "TOO_FEW_PATIENTS": "leave the hospital out, widen the cohort, or use fewer groups",
-    "CELL_TOO_SMALL": "merge rare levels in the codebook, or use coarser bins",
+    "CELL_TOO_SMALL": "merge rare levels in the codebook, use coarser bins, or leave a hospital of "
+    "too few patients out",
     "COLLECT_NOT_ALLOWED": "ask the hospital to allow it, or leave results per hospital out: "
     "show_sites = false",
     "SUBSET_TOO_SMALL": "widen the cohort, or drop its condition",
@@ -86,7 +87,7 @@ NEXT = {
     "show_sites = false",
     "TOO_FEW_SITES": "let more hospitals take part",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
-    "missing values in one more column make another cohort",
+    "missing values in one more column make another cohort. In a cross-validation: fewer folds",
     "TOO_MANY_COHORTS": "use the cohorts that were released before",
     "MEMBERSHIP_CHANGED": "go on with the same hospitals, or ask something else",
     "BUDGET_SPENT": "ask with a smaller epsilon, or ask the hospital for more budget",
@@ -97,7 +98,8 @@ NEXT = {
     "NONFINITE": "run the quality check at the hospital: polyclinic check",
     "SITE_FAILED": "look at the log of that hospital",
     "BAD_DATA": "run the quality check at the hospital: polyclinic check",
-    "BELOW_THRESHOLD": "wait for the missing hospitals, then run again with --resume",
+    "BELOW_THRESHOLD": "with fewer than three hospitals leave SecureSum out; else wait for the "
+    "missing ones, then run again with --resume",
     "BAD_SIGNATURE": "compare the hospital's public key with the roster",
     "KEY_SUBSTITUTED": "compare the hospitals' rosters; do not go on before they are the same",
     "INDEX_REUSED": "ask again as a new attempt",

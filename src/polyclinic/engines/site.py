@@ -127,8 +127,10 @@ class Site:
         audience = self._audience() if secure else Audience(self._n_sites)
         self._admit(plan, audience)
         if noise_of(plan) is None:
-            shown = self.books.ledger.shown(self._asked(plan, audience).question)
-            self.gate.check_shown(plan, shown, audience)
+            asked = self._asked(plan, audience)
+            self.gate.check_shown(plan, self.books.ledger.shown(asked.question), audience)
+            if not secure:
+                self.books.ledger.check_audience(asked)
             found = self._compute(plan, audience)
             release = self._gated(plan, found, audience)
             members = [one for one in found.exposure.members if _is_shown(one, release)]

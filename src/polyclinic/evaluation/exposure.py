@@ -20,7 +20,14 @@ from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.evaluation.rows import Scored, chosen, observed, predictors_of, scored
-from polyclinic.models.glm.exposure import few_values
+from polyclinic.models.glm.support import (
+    Data,
+    few_values,
+    filled_counts,
+    filled_slots,
+    pair_counts,
+    pair_slots,
+)
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -98,7 +105,10 @@ def slots(plan: Plan) -> tuple[str, ...]:
     names = [f"{name} = {v}" for part in parts_of(plan) for name in part.names for v in (0, 1)]
     names += [f"{name}: other levels" for name in _groups(plan)]
     names += [f"outcome = {k}" for k in range(_classes(plan))]
-    return (*names, *(f"fold {i}" for i in range(plan.values["folds"])))
+    names += [f"fold {i}" for i in range(plan.values["folds"])]
+    for design in _designs(plan):
+        names += [*filled_slots(design), *pair_slots(design, _classes(plan))]
+    return tuple(dict.fromkeys(names))
 
 
 def candidates(plan: Plan) -> tuple[tuple[str, ...], int]:
@@ -253,7 +263,26 @@ def _levels(
     folds = plan.values["folds"]
     for i in range(folds):
         named[f"fold {i}"] = partition.patients((partition.keys % folds == i) & mask)
+    for design in _designs(plan):
+        inside = {name: partition.columns[name][mask] for name in design.columns}
+        data = Data(inside, design.fills, outcome[mask], _classes(plan), key)
+        counts = {**filled_counts(design, inside, key), **pair_counts(design, data)}
+        named |= {name: _fewer(count, named.get(name, 0)) for name, count in counts.items()}
     return named, values, leverage
+
+
+def _fewer(one: int, two: int) -> int:
+    """The smaller number of patients that is not nobody."""
+    return min(one or two, two or one)
+
+
+def _designs(plan: Plan) -> list[Design]:
+    """The different designs of the plan; folds share theirs."""
+    found: list[Design] = []
+    for part in parts_of(plan):
+        if part.design not in found:
+            found.append(part.design)
+    return found
 
 
 def _leverage(design: Design, x: Floats, key: NDArray[np.int64] | None) -> float:

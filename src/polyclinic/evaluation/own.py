@@ -59,6 +59,7 @@ class OwnTask:
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         _check_by_name(plan)
+        _check_risk(plan)
         return (
             Leaf("n", (), "count", "int64", unit="rows", small="hide"),
             Leaf("events", (), "count", "int64", unit="rows", small="hide"),
@@ -107,6 +108,15 @@ class OwnTask:
         designs = [predictor.design for predictor in predictors]
         least = group_size(plan.values["least"])
         return merged(designs, partition, least, kept, effects(predictors))
+
+
+def _check_risk(plan: Plan) -> None:
+    if any(predictor.family != "binomial" for predictor in predictors_of(plan)):
+        raise PolyclinicError(
+            f"{plan.task} is of risks",
+            code="BAD_MESSAGE",
+            rule="a risk lies between 0 and 1: the predictor is a binomial model",
+        )
 
 
 def _check_by_name(plan: Plan) -> None:

@@ -103,8 +103,11 @@ def share(
     k = max(policy.min_patients, 1)
     counts = levels_of(policy, exposure, evidence.patients)
     least = max(k, policy.min_subset) if selection.subset else k
-    enough = evidence.patients >= least
-    whole = [evidence.patients // k * k, enough, shown]
+    # Where a level is small the sums of all columns together would give it away.
+    enough = evidence.patients >= least and not any(
+        one.code == "LEVEL_TOO_SMALL" for one in _levels(policy, exposure, evidence.patients, None)
+    )
+    whole = [evidence.patients // k * k, evidence.patients >= least, shown]
     whole += [counts.get(slot, 0) // k * k for slot in slots]
     parts = [np.asarray(whole, dtype=np.float64)]
     for name, one in exposure.columns.items():

@@ -33,7 +33,7 @@ from polyclinic.privacy.budget import Budget, grouped
 Mask = NDArray[np.bool_]
 
 WAIT = 60.0  # seconds for another process's transaction
-_APPLICATION, _VERSION = 0x50434C47, 1
+_APPLICATION, _VERSION = 0x50434C47, 2
 _HASH = 32
 _SCHEMA = """
 CREATE TABLE releases (
@@ -151,6 +151,16 @@ class Ledger:
         """Whether the answer to a question was released to be seen alone."""
         with self._guard():
             return "" in self._members_of(question)
+
+    def check_audience(self, asked: Asked) -> None:
+        """Whether a question may have this audience, too.
+
+        Raises
+        ------
+        Refused : ALONE_NOT_ALLOWED, SEEN_ALONE, MEMBERSHIP_CHANGED.
+        """
+        with self._guard():
+            self._check_audience(asked)
 
     def check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
         """Whether a sum over these patients of the data set, (n_patients,), may leave as well.

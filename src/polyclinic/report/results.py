@@ -27,11 +27,11 @@ class StudyPart(TypedDict):
 
 
 class SitePart(TypedDict):
-    """One hospital's rows. `left_out` counts patients by reason, None when too few to show."""
+    """One hospital's rows, None where they are too few to show; so are `left_out` by reason."""
 
     name: str
     rows: int | None
-    patients: int
+    patients: int | None
     events: int | None
     left_out: dict[str, int | None]
 

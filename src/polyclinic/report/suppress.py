@@ -100,7 +100,8 @@ def shown_events(sites: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -
     parts = [*sites, model]
     events = [part["events"] for part in parts]
     others = [
-        None if e is None else part["patients"] - e for e, part in zip(events, parts, strict=True)
+        None if e is None or part["patients"] is None else part["patients"] - e
+        for e, part in zip(events, parts, strict=True)
     ]
     hidden = suppress([events, others], [part["patients"] for part in parts])
     return [

@@ -30,7 +30,7 @@ def flow(results: Results) -> list[Row]:
         ]
         rows = "" if site["rows"] is None else words.plural(site["rows"], "row") + " in the file"
         with_ = f"{events[i]} with {outcome}" if events else ""
-        used = words.plural(site["patients"], "patient") + " used"
+        used = words.patients_of(site) + " used"
         boxes.append({"name": site["name"], "rows": rows, "out": out, "used": used, "with": with_})
     return boxes
 
@@ -59,7 +59,9 @@ def table_one(results: Results) -> Row | None:
     ):
         sizes = [*(s["patients"] for s in results["data"]["sites"]), results["model"]["patients"]]
         cells = [
-            text if text == NOT_SHOWN else f"{text} ({words.percent(_number(text) / n, n)})"
+            text
+            if text == NOT_SHOWN or n is None
+            else f"{text} ({words.percent(_number(text) / n, n)})"
             for text, n in zip(events, sizes, strict=True)
         ]
         name = f"{results['data']['outcome_label']}, n (%)"

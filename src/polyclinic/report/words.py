@@ -184,6 +184,12 @@ def _width(names: Sequence[str], most: int) -> int:
     return max([*fitting, len("hospital")]) + 3
 
 
+def patients_of(site: Mapping[str, Any]) -> str:
+    """How many patients of a hospital were used, where that may be shown."""
+    many = site["patients"]
+    return "patients (not shown)" if many is None else plural(many, "patient")
+
+
 def site_table(results: Mapping[str, Any]) -> str:
     """Patients, events and patients left out, by hospital; small counts and what gives them away
     are "under 5" or "-"."""
@@ -195,7 +201,8 @@ def site_table(results: Mapping[str, Any]) -> str:
     title = f"{word:>{wide}}" if events else ""
     lines = [f"{'hospital':<{width}}{'patients':>8}{title}   left out, values missing"]
     for i, site in enumerate([*sites, {"name": "all", "patients": model["patients"]}]):
-        numbers = f"{site['patients']:>8,}" + (f"{events[i]:>{wide}}" if events else "")
+        many = "-" if site["patients"] is None else f"{site['patients']:,}"
+        numbers = f"{many:>8}" + (f"{events[i]:>{wide}}" if events else "")
         if "left_out" in site:
             numbers += f"   {_left_out(site['left_out'])}"
         lines += _row(site["name"], width, numbers)

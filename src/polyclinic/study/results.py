@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -27,7 +27,9 @@ GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
 SECURE = "exact secure sums: only totals over all hospitals were seen"
-Counts = dict[str, tuple[int, int, int | None]]  # rows, patients, events by hospital
+Counts = dict[
+    str, tuple[int | None, int | None, int | None]
+]  # rows, patients, events; None: hidden
 
 
 def assemble(
@@ -133,9 +135,7 @@ def _counted(
     noise = {"epsilon": privacy.epsilon, "delta": privacy.delta, "counted": False}
     n = patients = events = None
     if counts:
-        n, patients = sum(one[0] for one in counts.values()), sum(one[1] for one in counts.values())
-        parts = [one[2] for one in counts.values()]
-        events = None if None in parts else sum(part or 0 for part in parts)
+        n, patients, events = (_together([one[i] for one in counts.values()]) for i in range(3))
     elif overall is not None:
         n, patients = overall["rows"], overall["patients"]
     found = {} if evaluated is None else evaluated.measures
@@ -144,6 +144,12 @@ def _counted(
     if n is None or patients is None:
         return {"noise": noise}
     return {"n": n, "patients": patients, "events": events, "noise": {**noise, "counted": True}}
+
+
+def _together(parts: Sequence[int | None]) -> int | None:
+    """Their sum, where all are known."""
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
 
 
 def versions() -> dict[str, str]:
@@ -207,7 +213,7 @@ def _data(
         parts.append(
             {
                 "name": site,
-                "rows": sites.table(site).n_rows if whole else None,
+                "rows": sites.table(site).n_rows if whole and patients is not None else None,
                 "patients": patients,
                 "events": events,
                 "left_out": gone,
@@ -249,7 +255,9 @@ def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:
         events = None
         if binary and not found.hidden[f"levels:{outcome}"][0, 1]:
             events = int(found[f"levels:{outcome}"][0, 1])
-        counts[site] = (int(found["rows"][0]), int(found["patients"][0]), events)
+        shown = not found.hidden["patients"][0]
+        rows, patients = (int(found[n][0]) if shown else None for n in ("rows", "patients"))
+        counts[site] = (rows, patients, events)
     return counts, done
 
 

@@ -30,12 +30,12 @@ from polyclinic.models.glm.support import (
     Data,
     factors_of,
     few_values,
+    filled_counts,
+    filled_slots,
     pair_counts,
     pair_slots,
     patients,
 )
-
-__all__ = ["Exposed", "exposure", "few_values", "slots"]
 
 Floats = NDArray[np.float64]
 Own = Mapping[str, NDArray[Any]]
@@ -128,7 +128,7 @@ def slots(plan: Plan) -> tuple[str, ...]:
     found = [f"{name} = {value}" for name in names for value in (0, 1)]
     found += [f"{column}: other levels" for column in _groups(design)]
     found += [f"outcome = {k}" for k in range(classes)]
-    return (*found, NOT_ALLOWED, ALLOWED, *pair_slots(design, classes))
+    return (*found, NOT_ALLOWED, ALLOWED, *filled_slots(design), *pair_slots(design, classes))
 
 
 def _classes(plan: Plan) -> int:
@@ -286,6 +286,7 @@ def _levels(
     label = y if weights is None or not len(weights) else class_of(y, len(weights))
     for k in range(_classes(plan)):
         named[f"outcome = {k}"] = patients(label == k, kept)
+    named |= filled_counts(design, columns, kept)
     named |= pair_counts(design, Data(columns, design.fills, y, _classes(plan), kept))
     return named, values
 

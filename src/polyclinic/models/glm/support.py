@@ -102,6 +102,17 @@ def _text(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 2.0**53 else repr(value)
 
 
+def filled_slots(design: Design) -> tuple[str, ...]:
+    """Names of `filled_counts`."""
+    return tuple(f"filled: {column}" for column in design.fills)
+
+
+def filled_counts(design: Design, columns: Mapping[str, Floats], key: Key) -> dict[str, int]:
+    """Patients whose gap in a column is filled: other fills would show their other values."""
+    names = zip(filled_slots(design), design.fills, strict=True)
+    return {name: patients(np.isnan(columns[column]), key) for name, column in names}
+
+
 def patients(mask: Bools, key: Key) -> int:
     """Patients with a row in `mask`; rows of a patient stand together."""
     if key is None:
