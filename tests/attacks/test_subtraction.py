@@ -70,7 +70,7 @@ def test_what_was_added_up_is_not_shown_afterwards(combine: str) -> None:
     ask(sites, PLAN, "secure")
     for site in ("b", "c"):
         code = refusal(lambda site=site: alone(sites, PLAN, site, combine=combine))
-        assert code == "ALONE_NOT_ALLOWED"
+        assert code == "SEEN_TOGETHER"
 
 
 def test_going_on_securely_nobody_has_shown_the_sum_before() -> None:

@@ -410,7 +410,7 @@ def test_a_copy_with_its_wal_holds_everything(tmp_path):
 @pytest.mark.parametrize(
     ("before", "now", "code"),
     [
-        ("abc", "", "ALONE_NOT_ALLOWED"),
+        ("abc", "", "SEEN_TOGETHER"),
         ("abc", "ab", "MEMBERSHIP_CHANGED"),
         ("", "abc", "SEEN_ALONE"),
     ],
@@ -428,11 +428,11 @@ def test_what_all_have_shown_may_be_added_up(ledger):
     commit(ledger, "alone", asked=Asked("question"))
     assert ledger.shown("question") and not ledger.shown("another")
     commit(ledger, "total", asked=Asked("question", "abc", all_shown=True))
-    refusal("ALONE_NOT_ALLOWED", commit, ledger, "again", asked=Asked("question"))
+    refusal("SEEN_TOGETHER", commit, ledger, "again", asked=Asked("question"))
 
 
 def test_an_audience_that_another_connection_had_counts(tmp_path):
     one, two = (Ledger(tmp_path / "ledger.sqlite") for _ in range(2))
     commit(one, "total", asked=Asked("question", "abc"))
-    refusal("ALONE_NOT_ALLOWED", commit, two, "alone", asked=Asked("question"))
+    refusal("SEEN_TOGETHER", commit, two, "alone", asked=Asked("question"))
     assert not two.shown("question")

@@ -30,6 +30,8 @@ RULES = {
     "needs three with enough patients",
     "SEEN_ALONE": "a hospital's own sum is seen by itself or in a total, not both: the total less "
     "what other hospitals have shown is the sum of the one that has not",
+    "SEEN_TOGETHER": "a hospital's own sum is seen by itself or in a total, not both: by itself it "
+    "would leave the other hospitals' part of the total",
     "HEAD_WENT_BACK": "the log of a hospital only grows: what it was once seen to hold stays in it",
     "NOT_JUDGED": "an algorithm says how patients share in its sums; else nothing of it leaves",
     "COHORT_TOO_CLOSE": "two cohorts that differ by a few patients show these patients' values",
@@ -63,6 +65,8 @@ RULES = {
 }
 NEXT = {
     "SEEN_ALONE": "ask for the hospitals' own sums again, or for another cohort or other columns",
+    "SEEN_TOGETHER": 'use secure sums again: secure_sums = "auto"; results per hospital: '
+    "show_sites = false",
     "HEAD_WENT_BACK": "compare the logs: `polyclinic site audit verify` at every hospital",
     "NOT_JUDGED": 'give the task an `exposure`; see "Add an algorithm" in the documentation',
     "TOO_FEW_PATIENTS": "leave the hospital out, widen the cohort, or use fewer groups",

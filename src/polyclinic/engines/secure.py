@@ -137,6 +137,7 @@ class AutoSums:
             codes = refusals_of(plan, sites, ask, secure=False)
             if codes and not set(codes.values()) <= disclosure.ALONE:
                 raise refused_by(codes, plan)
-            self.refusals = codes
+            broken = {site: code for site, code in codes.items() if code != "SEEN_TOGETHER"}
+            self.refusals = broken or codes
         summing: Summing = self._secure if self.secure else self._clear
         return summing.total(plan, leaves, sites, ask)

@@ -129,13 +129,13 @@ class Site:
         if noise_of(plan) is None:
             asked = self._asked(plan, audience)
             self.gate.check_shown(plan, self.books.ledger.shown(asked.question), audience)
-            if not secure:
-                self.books.ledger.check_audience(asked)
             found = self._compute(plan, audience)
             release = self._gated(plan, found, audience)
             members = [one for one in found.exposure.members if _is_shown(one, release)]
             if len(members) > 1 or not self.gate.withheld(plan, found.leaves):
                 self.books.check(members, _population(found.rows), self.gate.policy)
+            if not secure and self.books.ledger.added_up(asked.question):
+                return codec.encode({"code": "SEEN_TOGETHER"})  # no rule is broken, no one refused
         return codec.encode({"may": True})
 
     def _release(self, plan: Plan, audience: Audience) -> Release:

@@ -27,6 +27,7 @@ from polyclinic.models.glm.support import (
     filled_slots,
     pair_counts,
     pair_slots,
+    product_counts,
 )
 
 Floats = NDArray[np.float64]
@@ -267,6 +268,9 @@ def _levels(
         inside = {name: partition.columns[name][mask] for name in design.columns}
         data = Data(inside, design.fills, outcome[mask], _classes(plan), key)
         counts = {**filled_counts(design, inside, key), **pair_counts(design, data)}
+        for part in parts_of(plan):
+            if part.design == design:
+                counts |= product_counts(part.wide, data)
         named |= {name: _fewer(count, named.get(name, 0)) for name, count in counts.items()}
     return named, values, leverage
 

@@ -39,7 +39,8 @@ SHARED = frozenset(
         "TOO_FEW_SITES",
     )
 )  # rules that under secure sums count all sites
-ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED"}  # what only a sum that is seen alone can break
+# What only a sum that is seen alone can break.
+ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED", "SEEN_TOGETHER"}
 
 
 @dataclass(frozen=True)
@@ -103,11 +104,8 @@ def share(
     k = max(policy.min_patients, 1)
     counts = levels_of(policy, exposure, evidence.patients)
     least = max(k, policy.min_subset) if selection.subset else k
-    # Where a level is small the sums of all columns together would give it away.
-    enough = evidence.patients >= least and not any(
-        one.code == "LEVEL_TOO_SMALL" for one in _levels(policy, exposure, evidence.patients, None)
-    )
-    whole = [evidence.patients // k * k, evidence.patients >= least, shown]
+    enough = evidence.patients >= least
+    whole = [evidence.patients // k * k, enough, shown]
     whole += [counts.get(slot, 0) // k * k for slot in slots]
     parts = [np.asarray(whole, dtype=np.float64)]
     for name, one in exposure.columns.items():
@@ -256,6 +254,8 @@ def _named(level: str) -> str:
 
 
 def _enough(policy: Policy, counts: Mapping[str, int], name: str) -> bool:
+    """Whether no level of the column is small; its residuals go by the name behind a bracket."""
+    name = name.partition(") ")[2] if name.startswith("(") and ") " in name else name
     small = [counts.get(f"{name} = {value}", 0) for value in (0, 1)]
     return not any(0 < count < policy.min_patients for count in small)
 

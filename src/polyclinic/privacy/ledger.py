@@ -152,15 +152,10 @@ class Ledger:
         with self._guard():
             return "" in self._members_of(question)
 
-    def check_audience(self, asked: Asked) -> None:
-        """Whether a question may have this audience, too.
-
-        Raises
-        ------
-        Refused : ALONE_NOT_ALLOWED, SEEN_ALONE, MEMBERSHIP_CHANGED.
-        """
+    def added_up(self, question: str) -> bool:
+        """Whether the answer to a question was released in a total."""
         with self._guard():
-            self._check_audience(asked)
+            return bool(self._members_of(question) - {""})
 
     def check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
         """Whether a sum over these patients of the data set, (n_patients,), may leave as well.
@@ -203,7 +198,7 @@ class Ledger:
 
         Raises
         ------
-        Refused : ALONE_NOT_ALLOWED, SEEN_ALONE, MEMBERSHIP_CHANGED, COHORT_TOO_CLOSE,
+        Refused : SEEN_TOGETHER, SEEN_ALONE, MEMBERSHIP_CHANGED, COHORT_TOO_CLOSE,
             TOO_MANY_COHORTS, BUDGET_SPENT.
         """
         if cohorts and (k is None or max_cohorts is None):
@@ -282,7 +277,7 @@ class Ledger:
         if not others or (others == {""} and asked.all_shown):
             return
         code = "MEMBERSHIP_CHANGED" if others - {""} else "SEEN_ALONE"
-        code = code if asked.members else "ALONE_NOT_ALLOWED"
+        code = code if asked.members else "SEEN_TOGETHER"
         what = "the same sum was released before, over other hospitals or by itself"
         raise Refused(what, code=code, rule=RULES[code], next=NEXT[code])
 

@@ -16,6 +16,7 @@ WHY = {
     "EFFECTIVE_SIZE": "too few patients carry a sum",
     "LEVERAGE": "one patient decides a coefficient",
     "ALONE_NOT_ALLOWED": "its policy",
+    "SEEN_TOGETHER": "the sums were part of a total before",
 }
 ALONE = "this site"  # who sees a release
 NUMBERS = [

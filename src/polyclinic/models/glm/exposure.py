@@ -35,6 +35,7 @@ from polyclinic.models.glm.support import (
     pair_counts,
     pair_slots,
     patients,
+    product_counts,
 )
 
 Floats = NDArray[np.float64]
@@ -287,7 +288,8 @@ def _levels(
     for k in range(_classes(plan)):
         named[f"outcome = {k}"] = patients(label == k, kept)
     named |= filled_counts(design, columns, kept)
-    named |= pair_counts(design, Data(columns, design.fills, y, _classes(plan), kept))
+    data = Data(columns, design.fills, y, _classes(plan), kept)
+    named |= {**product_counts(design, data), **pair_counts(design, data)}
     return named, values
 
 

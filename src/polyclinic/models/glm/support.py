@@ -167,6 +167,22 @@ def pair_counts(design: Design, data: Data) -> dict[str, int]:
     return found
 
 
+def product_counts(design: Design, data: Data) -> dict[str, int]:
+    """Patients who have all factors of a product that say yes or no, and who lack one of them.
+
+    By the names of the products' own values 1 and 0: also beside many values, their sums over all
+    columns less one would be of those who lack it.
+    """
+    found: dict[str, int] = {}
+    seen = _Indicators(data)
+    for term in design.terms:
+        mask, many = seen.of(term.factors)
+        if len(term.factors) > 1 and mask is not None and many:
+            found[f"{term.name} = 0"] = patients(~mask, data.key)
+            found[f"{term.name} = 1"] = patients(mask, data.key)
+    return found
+
+
 class _Indicators:
     """Who has the factors that say yes or no, and whether there are others beside them."""
 
