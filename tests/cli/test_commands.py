@@ -145,7 +145,7 @@ def test_wrong_options_and_unwritable_folder(data_dir, tmp_path):
 def test_ctrl_c_leaves_a_run_that_goes_on(data_dir, tmp_path):
     (tmp_path / "study.toml").write_text(
         STUDY
-        + "[solver]\nname = 'sgd'\nbatch = 0.5\nmax_rounds = 150\n[evaluation]\nvalidate = 'none'\n"
+        + "[solver]\nname = 'sgd'\nbatch = 0.5\nmax_rounds = 80\n[evaluation]\nvalidate = 'none'\n"
     )
     run = [sys.executable, "-m", "polyclinic.cli.main", "run", "study.toml"]
     process = subprocess.Popen(

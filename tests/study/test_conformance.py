@@ -133,7 +133,7 @@ class Line:
 NUMBER, LEVELS = Column("a", "number", bound=16.0), Column("c", "category", ("0", "1", "2"))
 OTHER = Column("b", "number", bound=16.0)
 EVENT = Column("event", "binary", ("0", "1"))
-lbfgs, gd = Solver("lbfgs", max_rounds=500), Solver("gd", max_rounds=5000)
+lbfgs, gd = Solver("lbfgs", max_rounds=500), Solver("gd", max_rounds=5000, tolerance=1e-8)
 ALGORITHMS = {
     "linear": Line(lambda: glm(spec("number", "gaussian")), coefficients_and_errors,
                    reference("number", sm.families.Gaussian())),

@@ -36,7 +36,7 @@ def undisturbed(data_dir, tmp_path_factory):
     return pc.run(study, tmp_path_factory.mktemp("whole"), sites=pc.datasets.heart_disease())
 
 
-@pytest.mark.parametrize("at", [1, 2, 5, 9, 17, 30, 44, 58, 66])
+@pytest.mark.parametrize("at", [1, 5, 17, 44, 66])
 def test_same_bytes_after_ctrl_c(undisturbed, tmp_path, monkeypatch, at):
     study, sites = undisturbed.study, pc.datasets.heart_disease()
     with monkeypatch.context() as patch:
