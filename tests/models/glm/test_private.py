@@ -7,9 +7,7 @@ probability below 1e-6; the bounds are quantiles of the chi-square distribution.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,99 +18,37 @@ from scipy.stats import chi2
 import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.contribution import Total
-from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import InputError, PolyclinicError
-from polyclinic.core.federation import Engine
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
-from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup, register
+from polyclinic.core.task import lookup
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.workers import ThreadWorkers
-from polyclinic.models import tasks
-from polyclinic.models.glm import Spec, glm
+from polyclinic.models.glm import glm
 from polyclinic.models.glm.alone import predictor_of
-from polyclinic.models.glm.private import PrivateGLM, PrivateGLMFit, noise_variance, private_glm
+from polyclinic.models.glm.private import PrivateGLMFit, noise_variance, private_glm
 from polyclinic.models.glm.private_scale import bounds_of
 from polyclinic.models.glm.private_solve import Step, join
-from polyclinic.models.glm.private_tasks import Block, pack_rows, row_derivatives, unpack_norm
+from polyclinic.models.glm.private_tasks import Block, row_derivatives, unpack_norm
 from polyclinic.models.glm.robust import scores_plan
 from polyclinic.privacy import accounting, noisy
 from polyclinic.privacy.dp import DifferentialPrivacy
-from polyclinic.privacy.policy import open_policy
-
-register(tasks)
-FAMILIES = {
-    "gaussian": sm.families.Gaussian(),
-    "binomial": sm.families.Binomial(),
-    "poisson": sm.families.Poisson(),
-}
-LOW, HIGH = np.array([18.0, -1e-3, 900.0]), np.array([98.0, 3e-3, 1100.0])
-RANGES = {f"x{j}": (LOW[j], HIGH[j]) for j in range(3)}
-WITH_OUTCOME = {**RANGES, "y": (60.0, 140.0)}
-SLOPES = np.array([0.8, -0.6, 0.4])
-STRICT = DifferentialPrivacy(1.0, 1e-6)
-CHANCE = 1e-7
-
-
-def rows(family: str, n: int, seed: int = 0, short: bool = False) -> dict[str, np.ndarray]:
-    """Terms of very different units; with `short` no row is longer than what counts in full."""
-    rng = np.random.default_rng(seed)
-    z = rng.uniform(-0.55, 0.55, (n, 3)) if short else np.clip(rng.normal(0, 0.4, (n, 3)), -1, 1)
-    eta = 0.3 + z @ SLOPES
-    if family == "gaussian":
-        y = 100.0 + 10.0 * eta + rng.normal(0, 5.0, n)
-    elif family == "binomial":
-        y = (rng.uniform(size=n) < 1 / (1 + np.exp(-eta))).astype(float)
-    else:
-        y = np.minimum(rng.poisson(np.exp(eta)), 12).astype(float)
-    return {"X": 0.5 * (LOW + HIGH) + 0.5 * (HIGH - LOW) * z, "y": y}
-
-
-def truth(family: str) -> np.ndarray:
-    """Raw coefficients that `rows` were drawn with."""
-    slopes = SLOPES / (0.5 * (HIGH - LOW))
-    raw = np.append(0.3 - slopes @ (0.5 * (LOW + HIGH)), slopes)
-    return 10.0 * raw + [100.0, 0, 0, 0] if family == "gaussian" else raw
-
-
-def spec(family: str, **more: Any) -> Spec:
-    terms = tuple(Term(f"x{j}", (), float(np.abs([LOW[j], HIGH[j]]).max())) for j in range(3))
-    bound = {"gaussian": 140.0, "binomial": 1.0, "poisson": 12.0}[family]
-    design = Design(terms, response_bound=bound, intercept=more.pop("intercept", True))
-    return Spec(design, family, 2 if family == "binomial" else 0, **more)
-
-
-def sites(
-    columns: Mapping[str, np.ndarray],
-    k: int = 4,
-    sums: Any = "clear",
-    key: Any = None,
-) -> Engine:
-    cuts = np.linspace(0, len(columns["y"]), k + 1).astype(int)
-    parts = {
-        f"s{i}": Partition(
-            {name: values[a:b] for name, values in columns.items()},
-            None if key is None else key[a:b],
-            f"s{i}",
-            population=0 if key is None else int(key.max()) + 1,
-        )
-        for i, (a, b) in enumerate(pairwise(cuts))
-    }
-    makers = {name: (lambda cohort, p=p: p) for name, p in parts.items()}
-    return Embedded().federation(makers, dict.fromkeys(parts, open_policy()), sums=sums)
-
-
-def run(
-    wanted: Spec,
-    columns: Mapping[str, np.ndarray],
-    privacy: DifferentialPrivacy = STRICT,
-    **more: Any,
-) -> PrivateGLMFit:
-    ranges = WITH_OUTCOME if wanted.family == "gaussian" else RANGES
-    algorithm = private_glm(wanted, privacy, 4, ranges=ranges, rounds=more.pop("rounds", None))
-    result: PrivateGLMFit = fit(algorithm, sites(columns, **more)).model[-1]
-    return result
+from tests.models.glm.private_rows import (
+    CHANCE,
+    FAMILIES,
+    HIGH,
+    LOW,
+    RANGES,
+    STRICT,
+    bound,
+    plans,
+    rows,
+    run,
+    sites,
+    spec,
+    summed,
+    truth,
+)
 
 
 @pytest.fixture
@@ -266,26 +202,6 @@ def test_curvature_on_the_way_is_taken_along():
         for b in (0.4, 1.6)
     ]
     assert join(steps, np.zeros((1, 1))).solution[0] == pytest.approx(1.0, abs=1e-8)
-
-
-def plans(family: str, theta: np.ndarray | None = None) -> Plan:
-    ranges = WITH_OUTCOME if family == "gaussian" else RANGES
-    algorithm = private_glm(spec(family), STRICT, 4, ranges=ranges)
-    plan = algorithm.plan({"steps": [], "multiplier": 1.0, "theta": theta})
-    assert plan is not None
-    return plan
-
-
-def summed(plan: Plan, part: Partition) -> np.ndarray:
-    task = lookup(plan.task, plan.version)
-    (leaf,) = task.leaves(plan)
-    return np.asarray(task.local(plan, part).leaves[leaf.name])
-
-
-def bound(plan: Plan) -> float:
-    (leaf,) = lookup(plan.task, plan.version).leaves(plan)
-    assert leaf.bound is not None and leaf.ring == "exact128"
-    return leaf.bound
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -474,115 +390,3 @@ def test_a_missing_hospital_is_noticed(quiet):
     with pytest.raises(PolyclinicError) as caught:
         fit(private_glm(spec("gaussian"), STRICT, 4, ranges=RANGES), sites(columns, 3))
     assert caught.value.code == "WRONG_ANSWER"
-
-
-def test_scales_follow_from_declared_ranges():
-    terms = (
-        Term("age", (Factor("value", "age"),), 98.0),
-        Term("age2", (Factor("power", "age", (2.0,)),), 98.0**2),
-        Term("sex", (Factor("level", "sex", (1.0,)),), 1.0),
-        Term("age:sex", (Factor("value", "age"), Factor("level", "sex", (1.0,))), 98.0),
-        Term("cp1", (Factor("level", "cp", (1.0,)),), 1.0),
-        Term("cp2", (Factor("level", "cp", (2.0,)),), 1.0),
-        Term("other", (Factor("value", "other"),), 4.0),
-    )
-    wanted = Spec(Design(terms, "y"), "binomial", 2)
-    found = bounds_of(wanted, {"age": (18.0, 98.0)})
-    assert found.centre.tolist() == [58.0, 0.5 * (18**2 + 98**2), 0.5, 49.0, 0.0, 0.0, 0.0]
-    assert found.unit.tolist() == [40.0, 0.5 * (98**2 - 18**2), 0.5, 49.0, 1.0, 1.0, 4.0]
-    assert found.row_norm == pytest.approx(math.sqrt(1 + 4 / 3 + 1 + 1))
-    bare = replace(wanted, design=replace(wanted.design, intercept=False))
-    assert bounds_of(bare, {"age": (18.0, 98.0)}).centre.tolist() == [0.0] * 7
-
-
-def test_packing_keeps_the_norm():
-    v = np.random.default_rng(0).normal(size=(1, 5))
-    packed = pack_rows(v, np.array([2.0]))[0]
-    assert np.linalg.norm(packed) == pytest.approx(2.0 * float(v[0] @ v[0]))
-    np.testing.assert_allclose(unpack_norm(packed, 5), 2.0 * np.outer(v, v))
-
-
-def wrong_design(**change: Any) -> Spec:
-    wanted = spec("binomial")
-    return replace(wanted, design=replace(wanted.design, **change))
-
-
-@pytest.mark.parametrize(
-    ("wanted", "code"),
-    [
-        (replace(spec("poisson"), family="gamma"), "NO_PRIVATE_VERSION"),
-        (replace(spec("binomial"), family="multinomial", classes=3), "NO_PRIVATE_VERSION"),
-        (spec("binomial", l1=0.1), "NO_PRIVATE_VERSION"),
-        (spec("binomial", class_weight="balanced"), "NO_PRIVATE_VERSION"),
-        (wrong_design(weight="w"), "NO_PRIVATE_VERSION"),
-        (wrong_design(offset="o"), "NO_PRIVATE_VERSION"),
-        (wrong_design(fills={"x0": 1.0}), "NO_PRIVATE_VERSION"),
-        (wrong_design(terms=(Term("a", (Factor("value", "a"),)),)), "NO_RANGE"),
-        (wrong_design(terms=(Term("x0", (), math.inf),)), "NO_RANGE"),
-    ],
-)
-def test_what_has_no_private_version_is_refused(wanted, code):
-    with pytest.raises(InputError) as caught:
-        private_glm(wanted, STRICT, 4)
-    assert caught.value.code == code and caught.value.next
-
-
-def test_wrong_rounds_and_ranges():
-    for more, code in (
-        ({"rounds": 1}, "WRONG_VALUE"),
-        ({"ranges": {"x0": (5.0, 1.0)}}, "NO_RANGE"),
-        ({"ranges": {"x0": (0.0, math.nan)}}, "NO_RANGE"),
-    ):
-        with pytest.raises(InputError) as caught:
-            private_glm(spec("poisson"), STRICT, 4, **more)
-        assert caught.value.code == code
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("row_norm", math.nan),
-        ("row_norm", 0.0),
-        ("row_norm", 1e300),
-        ("unit", np.zeros(3)),
-        ("centre", np.zeros(2)),
-        ("theta", np.zeros(3)),
-    ],
-)
-def test_a_site_refuses_a_plan_without_scales(name, value):
-    plan = plans("binomial", np.zeros(4))
-    plan = replace(plan, values={**plan.values, name: value}, _derived={})
-    with pytest.raises(PolyclinicError) as caught:
-        lookup(plan.task, plan.version).leaves(plan)
-    assert caught.value.code == "BAD_MESSAGE"
-
-
-@pytest.mark.parametrize(
-    ("family", "y"), [("binomial", 2.0), ("poisson", -1.0), ("gaussian", np.nan)]
-)
-def test_an_impossible_outcome_is_not_counted(family, y):
-    columns = rows(family, 30)
-    columns["y"][3] = y
-    with pytest.raises(PolyclinicError) as caught:
-        summed(plans(family, np.zeros(4)), Partition(columns))
-    assert caught.value.code == "BAD_DATA"
-
-
-def test_a_missing_term_is_not_counted():
-    columns = rows("binomial", 30)
-    columns["X"][3, 1] = np.nan
-    with pytest.raises(PolyclinicError) as caught:
-        summed(plans("binomial", np.zeros(4)), Partition(columns))
-    assert caught.value.code == "NONFINITE"
-
-
-def test_an_empty_site_adds_nothing():
-    for family in FAMILIES:
-        empty = Partition({"X": np.zeros((0, 3)), "y": np.zeros(0)})
-        assert not summed(plans(family, np.zeros(4)), empty).any()
-
-
-def test_the_algorithm_is_plain_data():
-    one = private_glm(spec("poisson"), STRICT, 4, ranges=RANGES)
-    assert isinstance(one, PrivateGLM) and one.rounds == 5
-    assert private_glm(spec("gaussian"), STRICT, 4, ranges=RANGES).rounds == 1
