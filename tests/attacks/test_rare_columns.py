@@ -15,7 +15,7 @@ import pytest
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.plan import Plan
-from polyclinic.models.glm.exposure import Asked, exposure, few_values, slots
+from polyclinic.models.glm.exposure import Asked, exposure, few_values
 from tests.attacks.world import (
     FRAME,
     SECRET,
@@ -26,7 +26,6 @@ from tests.attacks.world import (
     derivatives,
     design,
     exposed,
-    gradient,
     hessian,
     hospitals,
     level,
@@ -191,101 +190,6 @@ def test_what_two_common_factors_leave_out_together(sums: str) -> None:
     assert close(all_ - g - d + both, SECRET["lab"])
     last = moments(design(parts[-1]))
     assert refusal(lambda: ask(hospitals(), last, sums)) == "LEVEL_TOO_SMALL"
-
-
-TOGETHER = design(GROUP, [DRUG, LAB], value("age"))
-
-
-def entries() -> list[Plan]:
-    """Plans in whose answer an entry is the sum over those in `group` who have the drug."""
-    gaussian = derivatives(TOGETHER, np.zeros(4), "gaussian")
-    return [
-        gaussian,
-        derivatives(TOGETHER, np.zeros(4), "binomial"),
-        Plan("glm.information", gaussian.values),
-        derivatives(design([DRUG, LAB], response="group"), np.zeros(2), "gaussian", order=1),
-        derivatives(design([value("drug"), LAB], response="group"), np.zeros(2), order=1),
-    ]
-
-
-def test_two_columns_that_one_patient_has_both_of() -> None:
-    """Each of them many have; their entry of the Hessian, or of the gradient, is the victim."""
-    found = hessian(ask(exposed(), entries()[0]), TOGETHER)
-    assert close(found[1, 2], SECRET["lab"])
-    made = design([DRUG, LAB], response="group")
-    slope = gradient(ask(exposed(), entries()[3]), made)
-    assert close(-slope[1], SECRET["lab"])
-    for sums in MODES:
-        sites = hospitals()
-        for plan in entries():
-            code = refusal(lambda p=plan, g=sites, s=sums: ask(g, p, s))
-            assert code == "LEVEL_TOO_SMALL"
-
-
-def all_but_victim(one: str, other: str) -> Any:
-    """Who has `one` has `other` as well, but for the victim, who has only the one."""
-    data = FRAME.copy()
-    data.loc[data[one] == "yes", other] = "yes"
-    data.loc[VICTIM, [one, other]] = ["yes", "no"]
-    return data
-
-
-@pytest.mark.parametrize("sums", MODES)
-def test_one_of_two_columns_that_one_patient_has_alone(sums: str) -> None:
-    """What the entry of the two leaves of the other entries is the victim."""
-    for one, other in (("drug", "group"), ("group", "drug")):
-        made = design(GROUP, [DRUG, LAB], LAB, response="visits")
-        plan, data = derivatives(made, np.zeros(4), "gaussian"), all_but_victim(one, other)
-        found = hessian(ask(exposed(data), plan), made)
-        whole = found[0, 2] if one == "drug" else found[1, 3]
-        assert close(whole - found[1, 2], SECRET["lab"])
-        assert refusal(lambda p=plan, d=data: ask(hospitals(data=d), p, sums)) == "LEVEL_TOO_SMALL"
-
-
-@pytest.mark.parametrize("number", [2, 4, 5])
-def test_two_columns_that_a_few_patients_have_both_of(number: int) -> None:
-    data = FRAME.copy()
-    more = data.index[(data["site"] == "a") & (data["group"] == "yes")]
-    others = [row for row in more if row != VICTIM][: number - 1]
-    data.loc[others, "drug"] = "yes"
-    # Half the minimum is enough for a yes-or-no column as it stands.
-    for drug, least in ((DRUG, 5), (value("drug"), 3)):
-        plan = derivatives(design(GROUP, [drug, LAB], value("age")), np.zeros(4), "gaussian")
-        code = refusal(lambda plan=plan: ask(hospitals(data=data), plan))
-        assert code == ("" if number >= least else "LEVEL_TOO_SMALL")
-
-
-def test_other_hospitals_make_up_for_what_two_columns_have() -> None:
-    data = FRAME.copy()
-    for site in "bc":
-        rows = data.index[(data["site"] == site) & (data["group"] == "yes")]
-        data.loc[rows[:9], "drug"] = "yes"
-    plan = entries()[0]
-    assert refusal(lambda: ask(hospitals(data=data), plan)) == "LEVEL_TOO_SMALL"
-    assert refusal(lambda: ask(hospitals(data=data), plan, "auto")) == ""
-    together = hessian(ask(hospitals(data=data), plan, "secure"), TOGETHER)[1, 2]
-    both = data[(data["group"] == "yes") & (data["drug"] == "yes")]
-    assert len(both) == 19 and close(together, both["lab"].sum())
-
-
-def test_a_plan_alone_names_what_others_can_make_up_for() -> None:
-    """The names are the same at every hospital, whatever its rows are."""
-    made = design(GROUP, [DRUG, LAB], [level("rare", "no"), GROUP, value("age")], value("few"))
-    plan = moments(made)
-    names = slots(plan)
-    assert len(set(names)) == len(names)
-    for site in "abc":
-        rows = hospitals().rows(site, None)
-        seen = exposure(plan, rows, {}, Asked(None, 2, False, False))
-        assert set(seen.slots) <= set(names)
-        counted = [name for name, counts in seen.values.items() if set(counts) <= {"0", "1"}]
-        assert {f"{name} = {v}" for name in counted for v in (0, 1)} <= set(names)
-        assert "'level group (1.0,)' and 'level drug (1.0,):value lab ()': both" not in names
-
-
-def test_plain_columns_together_are_a_count() -> None:
-    made = design(GROUP, DRUG, [GROUP, level("sex", "male")], value("age"))
-    assert refusal(lambda: ask(hospitals(), derivatives(made, np.zeros(5)))) == ""
 
 
 @pytest.mark.parametrize("sums", MODES)

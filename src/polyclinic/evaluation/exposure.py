@@ -20,13 +20,12 @@ from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.evaluation.rows import Scored, chosen, observed, predictors_of, scored
+from polyclinic.models.glm.pairs import pair_counts, pair_slots
 from polyclinic.models.glm.support import (
     Data,
     few_values,
     filled_counts,
     filled_slots,
-    pair_counts,
-    pair_slots,
     product_counts,
 )
 

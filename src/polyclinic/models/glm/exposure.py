@@ -24,6 +24,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.kernel import Rows
+from polyclinic.models.glm.pairs import pair_counts, pair_slots
 from polyclinic.models.glm.rows import class_of, design_of, drawn, invalid, rows_of
 from polyclinic.models.glm.scale import unpack
 from polyclinic.models.glm.support import (
@@ -32,10 +33,9 @@ from polyclinic.models.glm.support import (
     few_values,
     filled_counts,
     filled_slots,
-    pair_counts,
-    pair_slots,
     patients,
     product_counts,
+    value_counts,
 )
 
 Floats = NDArray[np.float64]
@@ -56,7 +56,7 @@ class Exposed:
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Names of the levels that the plan itself names."""
-        return slots(plan)
+        return slots(plan, _asked(self.name, plan))
 
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Names of the columns, and the number of candidates."""
@@ -72,22 +72,26 @@ class Asked:
     order       highest derivative
     flagged     whether a candidate can be left out of the answer
     residuals   whether losses and residuals are in the sums
+    curved      whether patients have weights of their own in the sums of products of two columns
     """
 
     theta: Floats | None
     order: int
     flagged: bool
     residuals: bool
+    curved: bool = False
 
 
 def _asked(task: str, plan: Plan) -> Asked:
     if task == "glm.moments":
         return Asked(None, 2, False, False)
     theta = plan.values["theta"]
+    weighted = plan.values["family"] != "gaussian" or bool(design_of(plan).weight)
     if task == "glm.derivatives":
         order = int(plan.values["order"])
-        return Asked(theta, order, True, True)
-    return Asked(theta[:1], 2, False, task == "glm.scores")
+        return Asked(theta, order, True, True, order == 2 and weighted)
+    scores = task == "glm.scores"
+    return Asked(theta[:1], 2, False, scores, scores or weighted)
 
 
 def _judged(design: Design, asked: Asked) -> tuple[str, ...]:
@@ -108,7 +112,7 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
     kept = None if key is None else key[used]
     rates = _rates(plan, design, rows, asked.theta)
     second = rates[2] if asked.flagged else rates[2][:, 0]
-    slots, values = _levels(plan, design, partition, inside, rows, used, key)
+    slots, values = _levels(plan, design, partition, inside, rows, used, key, asked.curved)
     return Exposure(
         _size(design, asked.theta) if asked.order >= 1 else 0,
         slots,
@@ -122,14 +126,15 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
     )
 
 
-def slots(plan: Plan) -> tuple[str, ...]:
+def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
     """Names of the levels that the plan itself names."""
     design, classes = design_of(plan), _classes(plan)
     names = (*design.names, *factors_of(design).names)
     found = [f"{name} = {value}" for name in names for value in (0, 1)]
     found += [f"{column}: other levels" for column in _groups(design)]
     found += [f"outcome = {k}" for k in range(classes)]
-    return (*found, NOT_ALLOWED, ALLOWED, *filled_slots(design), *pair_slots(design, classes))
+    found += [NOT_ALLOWED, ALLOWED, *filled_slots(design)]
+    return (*found, *pair_slots(design, classes, asked.curved))
 
 
 def _classes(plan: Plan) -> int:
@@ -270,6 +275,7 @@ def _levels(
     rows: Rows,
     used: NDArray[np.bool_],
     key: NDArray[np.int64] | None,
+    curved: bool,
 ) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
     """Patients per level, and per value of the columns that have few."""
     kept = None if key is None else key[used]
@@ -289,8 +295,8 @@ def _levels(
         named[f"outcome = {k}"] = patients(label == k, kept)
     named |= filled_counts(design, columns, kept)
     data = Data(columns, design.fills, y, _classes(plan), kept)
-    named |= {**product_counts(design, data), **pair_counts(design, data)}
-    return named, values
+    named |= {**product_counts(design, data), **pair_counts(design, data, curved)}
+    return named, values | value_counts(design, data)
 
 
 def _groups(design: Design) -> dict[str, list[float]]:

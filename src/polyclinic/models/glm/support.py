@@ -1,19 +1,12 @@
 """Patients behind the levels of a model matrix: the counts that the gate looks at.
 
 Every term is looked at, and every factor of a product: a sum over all patients but one, beside the
-sum over all, is that one's value. So are two terms of which one is a product: their entry of the
-Hessian is a sum over the patients who have both, and with the other entries it gives the sums over
-those who have one of them, or none. The outcome stands beside a product in the gradient likewise.
-
-Two terms that are only ever 0 or 1 are not looked at together: the entry is a count, and ordinary
-models have small cross-tables. Of a product with a yes-or-no column as it stands, like `sex:age`, a
-patient counts twice, so that half the minimum is enough: ordinary models have such products beside
-other terms, and an entry that one patient or two make up stays out of reach.
+sum over all, is that one's value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,28 +19,6 @@ Bools = NDArray[np.bool_]
 Key = NDArray[np.int64] | None
 FEW_VALUES = 20  # a column of no more distinct values than this is counted value by value
 LOOKED_AT = 1000  # rows that show whether a column can have so few
-MOST_SLOTS = 4000  # that sites share: above, no site makes up for another's pairs
-SELECTING = ("level", "missing", "bspline")  # by which a plan picks patients
-CELLS = ("both", "the first alone", "the second alone", "neither")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Two groups of factors whose product is summed.
-
-    outcome   the second is this outcome
-    ordinary  its products pick patients by columns as they stand only
-    """
-
-    name: str
-    first: tuple[Factor, ...]
-    second: tuple[Factor, ...] = ()
-    outcome: int | None = None
-    ordinary: bool = False
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        return tuple(f"{self.name}: {cell}" for cell in CELLS)
 
 
 @dataclass(frozen=True)
@@ -121,49 +92,30 @@ def patients(mask: Bools, key: Key) -> int:
     return int(np.count_nonzero(np.diff(inside))) + 1 if len(inside) else 0
 
 
-def pairs(design: Design, classes: int) -> tuple[Pair, ...]:
-    """What is summed together, as the plan alone shows it."""
-    return tuple(_pairs(design, classes))
+def value_counts(design: Design, data: Data) -> dict[str, dict[str, int]]:
+    """Patients per value of a column of few values within a product, where both can be told apart.
 
-
-def pair_slots(design: Design, classes: int) -> tuple[str, ...]:
-    """Names of the cells of all pairs; none where there are too many to share."""
-    found = pairs(design, classes)
-    if len(found) * len(CELLS) > MOST_SLOTS:
-        return ()
-    return tuple(slot for pair in found for slot in pair.slots)
-
-
-def _pairs(design: Design, classes: int) -> Iterator[Pair]:
-    products = [i for i, term in enumerate(design.terms) if len(term.factors) > 1]
-    plain = {i: not any(f.kind in SELECTING for f in design.terms[i].factors) for i in products}
-    for i in products:
-        one = design.terms[i]
-        for j, two in enumerate(design.terms):
-            if j not in products or j > i:
-                ordinary = plain[i] and plain.get(j, True)
-                name = f"{one.name!r} and {two.name!r}"
-                yield Pair(name, one.factors, two.factors, ordinary=ordinary)
-        for k in range(classes) if classes > 2 else (1,):
-            name = f"{one.name!r} and outcome {k}"
-            yield Pair(name, one.factors, outcome=k, ordinary=plain[i])
-        for f, factor in enumerate(one.factors if len(one.factors) > 2 else ()):
-            rest = one.factors[:f] + one.factors[f + 1 :]
-            yield Pair(f"{one.name!r}, part {f}", rest, (factor,), ordinary=plain[i])
-
-
-def pair_counts(design: Design, data: Data) -> dict[str, int]:
-    """Patients per cell of the pairs that show more than a count."""
-    found: dict[str, int] = {}
-    seen = _Indicators(data)
-    for pair in pairs(design, data.classes):
-        (first, many), (second, more) = seen.of(pair.first), seen.other(pair)
-        if first is None or second is None or not (many or more):
-            continue
-        cells = (first & second, first & ~second, second & ~first, ~(first | second))
-        times = 2 if pair.ordinary else 1
-        for slot, cell in zip(pair.slots, cells, strict=True):
-            found[slot] = times * patients(cell, data.key)
+    Several functions of one column, like `pain` and `pain^2`, each times the same, are equations
+    for the sums over the patients of each of its values.
+    """
+    forms: dict[str, set[Factor]] = {}
+    for term in design.terms:
+        for factor in term.factors:
+            forms.setdefault(factor.column, set()).add(factor)
+    found: dict[str, dict[str, int]] = {}
+    seen = Indicators(data)
+    for term in design.terms:
+        for column in {f.column for f in term.factors if f.kind != "site"}:
+            rest, _ = seen.of(tuple(f for f in term.factors if f.column != column))
+            x = data.columns[column]
+            if rest is None or len(forms[column]) < 2:
+                continue
+            if len(np.unique(x[:LOOKED_AT])) > FEW_VALUES:
+                continue
+            for name, inside in (("", rest), (" less", ~rest)):
+                values = {_text(float(v)): inside & (x == v) for v in np.unique(x[~np.isnan(x)])}
+                counts = {v: 2 * patients(mask, data.key) for v, mask in values.items()}
+                found[f"{column} in {term.name!r}{name}"] = counts
     return found
 
 
@@ -174,7 +126,7 @@ def product_counts(design: Design, data: Data) -> dict[str, int]:
     columns less one would be of those who lack it.
     """
     found: dict[str, int] = {}
-    seen = _Indicators(data)
+    seen = Indicators(data)
     for term in design.terms:
         mask, many = seen.of(term.factors)
         if len(term.factors) > 1 and mask is not None and many:
@@ -183,7 +135,7 @@ def product_counts(design: Design, data: Data) -> dict[str, int]:
     return found
 
 
-class _Indicators:
+class Indicators:
     """Who has the factors that say yes or no, and whether there are others beside them."""
 
     def __init__(self, data: Data) -> None:
@@ -196,13 +148,10 @@ class _Indicators:
         known = [mask for mask in found if mask is not None]
         return np.all(known, axis=0) if known else None, len(known) < len(found)
 
-    def other(self, pair: Pair) -> tuple[Bools | None, bool]:
-        """The same of the pair's second half."""
-        if pair.outcome is None:
-            return self.of(pair.second)
-        y = self.data.y
-        says_yes = self.data.classes > 0 or _only(y)
-        return (y == pair.outcome if says_yes else None), False
+    def outcome(self, label: int) -> Bools | None:
+        """Rows that have the outcome; None where it has other values."""
+        says_yes = self.data.classes > 0 or _only(self.data.y)
+        return self.data.y == label if says_yes else None
 
     def _one(self, factor: Factor) -> Bools | None:
         if factor not in self._known:
