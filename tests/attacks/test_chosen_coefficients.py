@@ -82,7 +82,7 @@ def test_one_patient_on_the_wrong_side(order: int, sums: str) -> None:
         assert close(-gradient(total, WRONG)[4:], [SECRET["chol"], SECRET["age"]])
     assert not shown(plan, sums)
     near = derivatives(WRONG, np.asarray(WRONG_AT) / 80, order=order)
-    assert shown(near, sums)
+    assert shown(near, sums) == (order < 2)  # the Hessian has an entry of the victim alone
 
 
 def test_one_candidate_of_many_is_left_out_and_the_others_are_not() -> None:
@@ -97,11 +97,11 @@ def test_one_candidate_of_many_is_left_out_and_the_others_are_not() -> None:
 
 
 def test_robust_errors_at_a_point_that_isolates() -> None:
-    for made, theta in ((WRONG, WRONG_AT), (LARGE, POINTS["logistic, slope 5,000"][2])):
-        plan = Plan("glm.scores", {**derivatives(made, theta).values, "by": "row"})
-        for sums in MODES:
-            code = refusal(lambda plan=plan, sums=sums: ask(hospitals(), plan, sums))
-            assert code == "EFFECTIVE_SIZE"
+    made, theta = LARGE, POINTS["logistic, slope 5,000"][2]
+    plan = Plan("glm.scores", {**derivatives(made, theta).values, "by": "row"})
+    for sums in MODES:
+        code = refusal(lambda sums=sums: ask(hospitals(), plan, sums))
+        assert code == "EFFECTIVE_SIZE"
 
 
 def test_information_at_a_point_that_isolates() -> None:

@@ -169,7 +169,7 @@ def test_a_mistake_in_a_study_file_names_its_key(tmp_path, more, key, rule):
 
 @pytest.mark.parametrize("value", ["true", "false", '"auto"'])
 def test_secure_sums_are_true_false_or_auto(tmp_path, value):
-    from polyclinic.study.file import load_study
+    from polyclinic.governance.study_file import load_study
 
     path = tmp_path / "study.toml"
     path.write_text(f"{STUDY}[privacy]\nsecure_sums = {value}")

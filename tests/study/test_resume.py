@@ -7,9 +7,9 @@ import warnings
 import pytest
 
 import polyclinic as pc
+from polyclinic.governance.study_file import Study
 from polyclinic.study import run as module
 from polyclinic.study.demo import HEART
-from polyclinic.study.file import Study
 
 OUTPUT = ("model.pcm", "coefficients.csv", "metrics.json", "plans.json", "report.html")
 

@@ -61,7 +61,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Run a study; the run folder holds model, coefficients, metrics and report."""
-    from polyclinic.study.file import load_study
+    from polyclinic.governance.study_file import load_study
     from polyclinic.study.run import run as run_study
 
     view = show.View(quiet=json)

@@ -79,6 +79,7 @@ class Exposure:
 
     coefficients  unknowns that a release can be solved for: columns of a model matrix
     slots         patients per level that the plan names ("outcome = 1")
+    joint         the same where the sums of other plans hold the number itself
     values        patients per value of the columns with few values; "*" among them: it has many
     columns       shares in the weighted column sums, by name of column
     weights       shares in the weights, one per candidate of the plan
@@ -91,6 +92,7 @@ class Exposure:
 
     coefficients: int = 0
     slots: Mapping[str, int] = field(default_factory=dict)
+    joint: Mapping[str, int] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     columns: Mapping[str, Shares] = field(default_factory=dict)
     weights: Shares | None = None
@@ -104,6 +106,7 @@ class Exposure:
         return Exposure(
             max(self.coefficients, other.coefficients),
             _merged(self.slots, other.slots),
+            _merged(self.joint, other.joint),
             _nested(self.values, other.values),
             _merged(self.columns, other.columns),
             self.weights if other.weights is None else _plus(self.weights, other.weights),

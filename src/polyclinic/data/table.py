@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,3 +34,13 @@ class Table:
     @property
     def n_patients(self) -> int:
         return int(self.patient.max()) + 1 if len(self.patient) else 0
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of the content: changed data are other data."""
+        hash = hashlib.sha256()
+        for name in sorted(self.columns):
+            hash.update(name.encode() + b"\0")
+            hash.update(np.ascontiguousarray(self.columns[name]).data)
+        hash.update(np.ascontiguousarray(self.patient).data)
+        return hash.hexdigest()[:16]

@@ -97,7 +97,8 @@ def share(
 ) -> Floats:
     """What a site adds to `Totals`, as one vector: only numbers that are safe by themselves.
 
-    Patients and levels are whole multiples of the minimum, so no small count can be seen in them.
+    Patients and levels are whole multiples of the minimum, so no small count can be seen in them;
+    but of `Exposure.joint` only what is above the minimum is not seen.
 
     shown  True: the site has released the same sums by itself before
     """
@@ -106,7 +107,8 @@ def share(
     least = max(k, policy.min_subset) if selection.subset else k
     enough = evidence.patients >= least
     whole = [evidence.patients // k * k, enough, shown]
-    whole += [counts.get(slot, 0) // k * k for slot in slots]
+    joint = exposure.joint
+    whole += [min(joint[s], k) if s in joint else counts.get(s, 0) // k * k for s in slots]
     parts = [np.asarray(whole, dtype=np.float64)]
     for name, one in exposure.columns.items():
         good = _enough(policy, counts, name) & ~dominated(policy, one) & (one.total < LARGEST)
@@ -187,7 +189,7 @@ def levels_of(policy: Policy, exposure: Exposure, patients: int) -> dict[str, in
     the minimum; columns with more values are not judged value by value. Nor is a column of
     which so few `patients` have all different values: there their number is what is too small.
     """
-    found = dict(exposure.slots)
+    found = {**exposure.slots, **exposure.joint}
     few = max(policy.min_patients, 2)
     for column, counts in exposure.values.items():
         if patients <= few and _all_different(counts):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from polyclinic.core.errors import InputError
+from polyclinic.governance.study_file import Study
 from polyclinic.study import datasets
-from polyclinic.study.file import Study
 from polyclinic.study.sites import Sites
 
 HEART = {

@@ -5,12 +5,9 @@ Each site has a folder of its own. It belongs to the hospital: nothing in it is 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from polyclinic.core.errors import InputError
 from polyclinic.data.table import Table
@@ -45,7 +42,7 @@ def open_homes(
             Ledger(home.ledger_path),
             MemoryJournal(),  # sites and coordinator live and die with this process
             home.audit,
-            dataset_of(table),
+            table.fingerprint,
             data,
         )
     return books, held
@@ -55,16 +52,6 @@ def _home(folder: Path, site: str, policy: Policy) -> SiteHome:
     if folder.exists():
         return SiteHome.open(folder)
     return SiteHome(folder).init(site, policy)
-
-
-def dataset_of(table: Table) -> str:
-    """Name of a table's content: changed data are other data."""
-    hash = hashlib.sha256()
-    for name in sorted(table.columns):
-        hash.update(name.encode() + b"\0")
-        hash.update(np.ascontiguousarray(table.columns[name]).data)
-    hash.update(np.ascontiguousarray(table.patient).data)
-    return hash.hexdigest()[:16]
 
 
 def ledger_of(folder: str | Path, *, share: bool = False, data: bool = False) -> Any:

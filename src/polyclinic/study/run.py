@@ -15,6 +15,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Round, fit
 from polyclinic.data.formula import formula_columns
 from polyclinic.engines.embedded import About, Embedded, Sums
+from polyclinic.governance.study_file import Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import Results
@@ -22,7 +23,6 @@ from polyclinic.study.describe import table_one_algorithm
 from polyclinic.study.door import read
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
-from polyclinic.study.file import Study, load_study
 from polyclinic.study.formula import from_formula
 from polyclinic.study.results import assemble
 from polyclinic.study.saved import KINDS, save

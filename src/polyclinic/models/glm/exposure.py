@@ -24,7 +24,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.kernel import Rows
-from polyclinic.models.glm.pairs import pair_counts, pair_slots
+from polyclinic.models.glm.pairs import pair_counts, pair_slots, plain_counts
 from polyclinic.models.glm.rows import class_of, design_of, drawn, invalid, rows_of
 from polyclinic.models.glm.scale import unpack
 from polyclinic.models.glm.support import (
@@ -112,13 +112,15 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
     kept = None if key is None else key[used]
     rates = _rates(plan, design, rows, asked.theta)
     second = rates[2] if asked.flagged else rates[2][:, 0]
-    slots, values = _levels(plan, design, partition, inside, rows, used, key, asked.curved)
+    data = _data(plan, design, partition, inside, rows, used, kept)
+    slots, values = _levels(plan, design, rows, used, key, data)
     return Exposure(
-        _size(design, asked.theta) if asked.order >= 1 else 0,
-        slots,
-        values,
-        _columns(plan, design, rows, rates, used, kept, asked),
-        Shares.of(second[used], kept),
+        coefficients=_size(design, asked.theta) if asked.order >= 1 else 0,
+        slots=slots | pair_counts(design, data, asked.curved),
+        joint=plain_counts(design, data) if asked.curved else {},
+        values=values | value_counts(design, data),
+        columns=_columns(plan, design, rows, rates, used, kept, asked),
+        weights=Shares.of(second[used], kept),
         leverage=_leverage(plan, design, rows, rates[2][:, 0], used, own, kept),
         levels=max((len(levels) + 1 for levels in _groups(design).values()), default=0),
         alone=_names_a_site(design, partition.site),
@@ -267,36 +269,42 @@ def _leverage(
     return float(min(h.max(initial=0.0), 1.0))
 
 
-def _levels(
+def _data(
     plan: Plan,
     design: Design,
     partition: Partition,
     inside: NDArray[np.bool_],
     rows: Rows,
     used: NDArray[np.bool_],
-    key: NDArray[np.int64] | None,
-    curved: bool,
-) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
-    """Patients per level, and per value of the columns that have few."""
-    kept = None if key is None else key[used]
-    y, bad = rows.y[used], invalid(plan, rows.y)
+    kept: NDArray[np.int64] | None,
+) -> Data:
     factors = [f for term in design.terms for f in term.factors if f.kind != "site"]
     columns = {f.column: partition.columns[f.column][inside][used] for f in factors}
+    return Data(columns, design.fills, rows.y[used], _classes(plan), kept)
+
+
+def _levels(
+    plan: Plan,
+    design: Design,
+    rows: Rows,
+    used: NDArray[np.bool_],
+    key: NDArray[np.int64] | None,
+    data: Data,
+) -> tuple[dict[str, int], dict[str, dict[str, int]]]:
+    """Patients per level, and per value of the columns that have few."""
+    kept, y, bad = data.key, data.y, invalid(plan, rows.y)
     named = {NOT_ALLOWED: patients(bad, key), ALLOWED: patients(~bad[used], kept)}
     values = few_values(design, rows.x[used], kept)
     single = factors_of(design)
     if single.terms:
-        values |= few_values(single, single.matrix(columns), kept)
+        values |= few_values(single, single.matrix(data.columns), kept)
     for column, levels in _groups(design).items():
-        named[f"{column}: other levels"] = patients(~np.isin(columns[column], levels), kept)
+        named[f"{column}: other levels"] = patients(~np.isin(data.columns[column], levels), kept)
     weights = plan.values.get("class_weight")
     label = y if weights is None or not len(weights) else class_of(y, len(weights))
     for k in range(_classes(plan)):
         named[f"outcome = {k}"] = patients(label == k, kept)
-    named |= filled_counts(design, columns, kept)
-    data = Data(columns, design.fills, y, _classes(plan), kept)
-    named |= {**product_counts(design, data), **pair_counts(design, data, curved)}
-    return named, values | value_counts(design, data)
+    return named | filled_counts(design, data.columns, kept) | product_counts(design, data), values
 
 
 def _groups(design: Design) -> dict[str, list[float]]:

@@ -114,10 +114,15 @@ def pair_counts(design: Design, data: Data, curved: bool = False) -> dict[str, i
         times = 2 if only or pair.ordinary else 1
         for cell, slot in enumerate(pair.slots):
             found[slot] = times * patients(_cell(cell, first, second), data.key)
-    return found | (_plain_counts(design, data, seen) if curved else {})
+    return found
 
 
-def _plain_counts(design: Design, data: Data, seen: Indicators) -> dict[str, int]:
+def plain_counts(design: Design, data: Data) -> dict[str, int]:
+    """The same of pairs without a product, where the sums give patients weights.
+
+    Without weights their numbers are in the sums themselves.
+    """
+    seen = Indicators(data)
     wanted = plain_pairs(design)
     bounds = {term.factors: term.bound for term in design.terms}
     masks = {one: seen.of(one)[0] for pair in wanted for one in (pair.first, pair.second)}

@@ -1,0 +1,223 @@
+"""The papers of a study across hospitals: the study as it is offered, each hospital's decision, and
+the envelope of every question.
+
+The coordinator signs what it offers, a hospital's officer signs the decision, and both signatures
+are over the hash of the same content: the study file, the codebook and the keys of all hospitals
+that take part. A question comes in an envelope that the coordinator has signed for one hospital,
+one run of one study, and one place in the order of that run's questions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from polyclinic.core import codec
+from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.data.codebook import Codebook
+from polyclinic.governance.signing import signed_by, unhex
+from polyclinic.governance.study_file import Study
+from polyclinic.privacy.secure import Identity, Roster
+
+PROTOCOL = 1  # what hub and sites say to each other; another number is another language
+_OFFER, _DECISION = "polyclinic offer 1", "polyclinic decision 1"
+_QUESTION = "polyclinic question 1"
+    "polyclinic offer 1",
+    "polyclinic decision 1",
+    "polyclinic question 1",
+)
+_ENVELOPE = b"PCE1"
+_LONGEST_HEAD = 4096
+APPROVED, REFUSED = "approved", "refused"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A study as it is offered.
+
+    study        the study file
+    codebook     the columns as the coordinator understands them
+    sites        name of every hospital that takes part -> its public key
+    hub          name of the hub
+    coordinator  public key of who asks
+    """
+
+    study: Study
+    codebook: Codebook
+    sites: Mapping[str, bytes]
+    hub: str
+    coordinator: bytes
+
+    @cached_property
+    def roster(self) -> Roster:
+        """The hospitals' keys, for secure sums."""
+        return Roster(self.sites)
+
+    @cached_property
+    def hash(self) -> str:
+        """What is approved: any change of the content is another study."""
+        return codec.digest(self._content())
+
+    @property
+    def short_hash(self) -> str:
+        """The hash as people compare it."""
+        return f"{self.hash[:4]} {self.hash[4:8]}"
+
+    def signed(self, identity: Identity) -> bytes:
+        """The offer as bytes, signed by the coordinator."""
+        signature = identity.sign(codec.encode([_OFFER, self._content()]))
+        return codec.encode({"offer": self._content(), "signature": signature.hex()})
+
+    @staticmethod
+    def open(data: bytes, coordinator: bytes) -> Paper:
+        """The study in an offer.
+
+        Raises
+        ------
+        PolyclinicError : BAD_MESSAGE for bytes of another form, BAD_SIGNATURE for another signer.
+        """
+        value = codec.decode(data)
+        if not isinstance(value, dict) or set(value) != {"offer", "signature"}:
+            raise bad_message("an offer")
+        content = value["offer"]
+        if not signed_by(coordinator, unhex(value["signature"]), codec.encode([_OFFER, content])):
+            raise bad_signature("the offer is not signed by the coordinator of this hub")
+        try:
+            paper = Paper(
+                Study.model_validate(content["study"]),
+                Codebook.from_dict(content["codebook"]),
+                {site: bytes.fromhex(key) for site, key in content["sites"].items()},
+                content["hub"],
+                coordinator,
+            )
+            _ = paper.roster
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise bad_message("an offer") from error
+        if paper._content() != content:
+            raise bad_message("an offer")
+        return paper
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "study": self.study.model_dump(by_alias=True, mode="json"),
+            "codebook": self.codebook.model_dump(by_alias=True, mode="json", exclude_none=True),
+            "sites": {site: key.hex() for site, key in sorted(self.sites.items())},
+            "hub": self.hub,
+            "coordinator": self.coordinator.hex(),
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a hospital's officer has decided about a study.
+
+    verdict  "approved" or "refused"
+    why      in words, of a refusal
+    """
+
+    site: str
+    study: str
+    verdict: str
+    why: str = ""
+
+    def signed(self, identity: Identity) -> bytes:
+        """The decision as bytes, signed with the hospital's key."""
+        signature = identity.sign(codec.encode([_DECISION, self._content()]))
+        return codec.encode({"decision": self._content(), "signature": signature.hex()})
+
+    @staticmethod
+    def open(data: bytes, public: bytes) -> Decision:
+        """The decision in signed bytes. Raises BAD_MESSAGE or BAD_SIGNATURE."""
+        value = codec.decode(data)
+        if not isinstance(value, dict) or set(value) != {"decision", "signature"}:
+            raise bad_message("a decision")
+        content = value["decision"]
+        if not signed_by(public, unhex(value["signature"]), codec.encode([_DECISION, content])):
+            raise bad_signature("a decision is not signed by the hospital")
+        texts = isinstance(content, dict) and all(isinstance(v, str) for v in content.values())
+        if not texts or set(content) != {"site", "study", "verdict", "why"}:
+            raise bad_message("a decision")
+        if content["verdict"] not in (APPROVED, REFUSED):
+            raise bad_message("a decision")
+        return Decision(**content)
+
+    def _content(self) -> dict[str, str]:
+        return {"site": self.site, "study": self.study, "verdict": self.verdict, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One message to one hospital, as its envelope says.
+
+    study  hash of the paper
+    run    name of the run, used once
+    n      place among the questions of the run, from 1; it only grows
+    """
+
+    site: str
+    study: str
+    run: str
+    n: int
+    message: bytes
+
+    def sealed(self, identity: Identity) -> bytes:
+        """The envelope, signed by the coordinator."""
+        head = self._head()
+        signature = identity.sign(codec.encode([_QUESTION, head])).hex()
+        text = codec.encode({"head": head, "signature": signature})
+        return _ENVELOPE + struct.pack("<I", len(text)) + text + self.message
+
+    @staticmethod
+    def open(data: bytes, coordinator: bytes) -> Question:
+        """The question in an envelope. Raises BAD_MESSAGE or BAD_SIGNATURE."""
+        start = len(_ENVELOPE) + 4
+        if data[: len(_ENVELOPE)] != _ENVELOPE or len(data) < start:
+            raise bad_message("an envelope")
+        (length,) = struct.unpack("<I", data[len(_ENVELOPE) : start])
+        if length > _LONGEST_HEAD or len(data) < start + length:
+            raise bad_message("an envelope")
+        value = codec.decode(data[start : start + length])
+        if not isinstance(value, dict) or set(value) != {"head", "signature"}:
+            raise bad_message("an envelope")
+        head, message = value["head"], data[start + length :]
+        if not signed_by(coordinator, unhex(value["signature"]), codec.encode([_QUESTION, head])):
+            raise bad_signature("a question is not signed by the coordinator of this hub")
+        if head.get("sha256") != hashlib.sha256(message).hexdigest():
+            raise bad_signature("a question is not the one that was signed")
+        kinds = {"site": str, "study": str, "run": str, "n": int, "sha256": str}
+        if set(head) != set(kinds) or any(type(head[k]) is not kind for k, kind in kinds.items()):
+            raise bad_message("an envelope")
+        return Question(head["site"], head["study"], head["run"], head["n"], message)
+
+    def _head(self) -> dict[str, Any]:
+        return {
+            "site": self.site,
+            "study": self.study,
+            "run": self.run,
+            "n": self.n,
+            "sha256": hashlib.sha256(self.message).hexdigest(),
+        }
+
+
+def bad_message(what: str) -> PolyclinicError:
+    """Bytes that are not what they should be."""
+    return InputError(
+        f"{what} of another form than this version knows",
+        code="BAD_MESSAGE",
+        rule="messages have one canonical form",
+        next="compare the versions of hub and site: polyclinic --version",
+    )
+
+
+def bad_signature(what: str) -> PolyclinicError:
+    """A signature that does not fit."""
+    return InputError(
+        what,
+        code="BAD_SIGNATURE",
+        rule="everything is signed by who says it, with a key that was pinned when the site joined",
+        next="compare the fingerprints by telephone",
+    )
