@@ -20,16 +20,12 @@ from polyclinic.core import codec
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.data.codebook import Codebook
 from polyclinic.governance.signing import signed_by, unhex
-from polyclinic.governance.study_file import Study
+from polyclinic.governance.study_file import Session, Study
 from polyclinic.privacy.secure import Identity, Roster
 
 PROTOCOL = 1  # what hub and sites say to each other; another number is another language
 _OFFER, _DECISION = "polyclinic offer 1", "polyclinic decision 1"
 _QUESTION = "polyclinic question 1"
-    "polyclinic offer 1",
-    "polyclinic decision 1",
-    "polyclinic question 1",
-)
 _ENVELOPE = b"PCE1"
 _LONGEST_HEAD = 4096
 APPROVED, REFUSED = "approved", "refused"
@@ -39,14 +35,14 @@ APPROVED, REFUSED = "approved", "refused"
 class Paper:
     """A study as it is offered.
 
-    study        the study file
+    study        the study file, or what a session may ask
     codebook     the columns as the coordinator understands them
     sites        name of every hospital that takes part -> its public key
     hub          name of the hub
     coordinator  public key of who asks
     """
 
-    study: Study
+    study: Study | Session
     codebook: Codebook
     sites: Mapping[str, bytes]
     hub: str
@@ -88,7 +84,9 @@ class Paper:
             raise bad_signature("the offer is not signed by the coordinator of this hub")
         try:
             paper = Paper(
-                Study.model_validate(content["study"]),
+                (Session if "session" in content["study"] else Study).model_validate(
+                    content["study"]
+                ),
                 Codebook.from_dict(content["codebook"]),
                 {site: bytes.fromhex(key) for site, key in content["sites"].items()},
                 content["hub"],

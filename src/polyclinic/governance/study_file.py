@@ -33,18 +33,19 @@ class About(_Section):
 
 
 class Data(_Section):
-    """[data]: the codebook and the hospitals' files, or a named data set."""
+    """[data]: codebook and files of the hospitals, a hub that they joined, or a named data set."""
 
     schema_: Annotated[str | None, Field(alias="schema")] = None
     sites: dict[str, str] | None = None
     folder: str | None = None
     dataset: str | None = None
+    hub: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        given = [name for name in ("sites", "folder", "dataset") if getattr(self, name)]
+        given = [name for name in ("sites", "folder", "dataset", "hub") if getattr(self, name)]
         if len(given) != 1:
-            raise ValueError("give one of: sites, folder, dataset")
+            raise ValueError("give one of: sites, folder, dataset, hub")
         if self.dataset is None and self.schema_ is None:
             raise ValueError('files need a codebook: schema = "..."')
         return self
@@ -125,6 +126,26 @@ class EngineSection(_Section):
     threads: Annotated[int | None, Field(ge=1)] = None
 
 
+class FederationSection(_Section):
+    """[federation]: hospitals of a hub.
+
+    sites          that take part; none: all that have joined
+    round_timeout  how long a hospital may take for an answer: a number with s, min or h
+    when_lost      of a hospital that does not answer: the run waits for it, or ends
+    """
+
+    sites: list[str] = []
+    round_timeout: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5} ?(s|min|h)$")] = "10 min"
+    when_lost: Literal["wait", "abort"] = "wait"
+
+    @property
+    def seconds(self) -> float:
+        """`round_timeout` in seconds."""
+        number = self.round_timeout.rstrip("hmins ")
+        unit = self.round_timeout[len(number) :].strip()
+        return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
+
+
 class EvaluationSection(_Section):
     """[evaluation]"""
 
@@ -156,6 +177,7 @@ class Study(_Section):
     solver: SolverSection = SolverSection()
     privacy: PrivacySection = PrivacySection()
     engine: EngineSection = EngineSection()
+    federation: FederationSection = FederationSection()
     evaluation: Annotated[EvaluationSection, Field(validate_default=True)] = EvaluationSection()
     output: OutputSection = OutputSection()
 
@@ -174,7 +196,7 @@ class Study(_Section):
 
     @property
     def hash(self) -> str:
-        """What an officer approves: every setting except where the output goes."""
+        """Of every setting except where the output goes."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
         return codec.digest(content)
 
@@ -182,6 +204,30 @@ class Study(_Section):
     def short_hash(self) -> str:
         """The hash as people compare it: two groups of four."""
         return f"{self.hash[:4]} {self.hash[4:8]}"
+
+
+class SessionSection(_Section):
+    """[session]: questions of an analyst that are not written down before.
+
+    columns     that may be read
+    algorithms  whose steps may run
+    """
+
+    columns: Annotated[list[str], Field(min_length=1)]
+    algorithms: Annotated[
+        list[Literal["logistic", "linear", "poisson", "gamma", "descriptive", "evaluation"]],
+        Field(min_length=1),
+    ]
+
+
+class Session(_Section):
+    """What an analyst may ask of the hospitals of a hub, in any order."""
+
+    format: Literal[1]
+    study: About
+    data: Data
+    session: SessionSection
+    federation: FederationSection = FederationSection()
 
 
 def load_study(path: str | Path) -> Study:
