@@ -21,6 +21,7 @@ NAMES = [
     "SecureSum",
     "Sites",
     "Stopped",
+    "connect",
     "datasets",
     "load",
     "read",

@@ -29,6 +29,7 @@ _WHERE = {
     "Refused": "polyclinic.core.errors",
     "Stopped": "polyclinic.core.errors",
     "DataWarning": "polyclinic.core.errors",
+    "connect": "polyclinic.study.connected",
     "run": "polyclinic.study.run",
     "load": "polyclinic.study.saved",
 }

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from polyclinic.cli import show, site
+from polyclinic.cli import hub, show, site, try_
 from polyclinic.core.errors import PolyclinicError
 
 app = typer.Typer(
@@ -26,6 +26,8 @@ Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 app.add_typer(site.app, name="site")
+app.add_typer(try_.app, name="try")
+app.add_typer(hub.app, name="hub")
 _debug = False
 
 
@@ -58,15 +60,50 @@ def run(
     study: Annotated[Path, typer.Argument(help="A study file (TOML).")],
     out: Out = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a stopped run.")] = False,
+    over: Annotated[
+        str | None, typer.Option("--hub", help="Over the hospitals of this hub.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a study; the run folder holds model, coefficients, metrics and report."""
     from polyclinic.governance.study_file import load_study
     from polyclinic.study.run import run as run_study
 
+    found = load_study(study)
+    if over or found.data.hub:
+        return _over_hub(study, over or found.data.hub, out, json)
     view = show.View(quiet=json)
-    view.title(load_study(study), None)
+    view.title(found, None)
     _finish(run_study(study, out, resume=resume, show=view.tell), view, json)
+
+
+def _over_hub(study: Path, name: str | None, out: Path | None, json: bool) -> None:
+    """Hand a study in at a hub, and look on."""
+    from polyclinic.study import hubrun, hubservice
+    from polyclinic.study.hub import HubHome
+
+    home = HubHome.named(name)
+    submitted = hubrun.submit(home, study)
+    if not hubservice.running(home):
+        typer.echo(
+            f"hub    {home.name} is not running; the run begins when it is: "
+            f"polyclinic hub start {home.name}",
+            err=True,
+        )
+    hub.follow(home, submitted.id, out, json)
+
+
+@app.command()
+def attach(
+    run: Annotated[str, typer.Argument(help="A run, as `polyclinic hub runs` lists it.")],
+    over: Annotated[str | None, typer.Option("--hub", help="The hub's name.")] = None,
+    out: Out = None,
+    json: Json = False,
+) -> None:
+    """Look on at a run of a hub again, from its beginning, and fetch its result."""
+    from polyclinic.study.hub import HubHome
+
+    hub.follow(HubHome.named(over), run, out, json)
 
 
 @app.command()

@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from polyclinic.cli import show
+from polyclinic.cli import show, site_network
 from polyclinic.core.errors import InputError, PolyclinicError
 
 app = typer.Typer(no_args_is_help=True, help="The hospital's own side.")
 audit = typer.Typer(no_args_is_help=True, help="The tamper-evident log.")
 app.add_typer(audit, name="audit")
+site_network.add_to(app)
 
 Home = Annotated[Path, typer.Option("--home", envvar="POLYCLINIC_SITE", help="The site's folder.")]
 Share = Annotated[bool, typer.Option("--share", help="A copy to send: no small counts, no notes.")]

@@ -62,6 +62,19 @@ RULES = {
     "VERSION_MISMATCH": "all hospitals speak the same version of the protocol",
     "DEADLINE": "an attempt that a later one has replaced is over",
     "CANNOT_WRITE": "nothing leaves a hospital before its journal holds it",
+    "OUTSIDE_STUDY": "a hospital answers what stands in the study that it has approved: its steps, "
+    "its columns, its patients, its model",
+    "NOT_APPROVED": "a hospital answers nothing before its officer has approved the study",
+    "STUDY_REFUSED": "a hospital answers nothing of a study that its officer has refused, or whose "
+    "approval was taken back",
+    "UNKNOWN_STUDY": "a study is offered to a hospital before anything of it is asked",
+    "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
+    "WRONG_SITE": "a question is for the hospital whose name stands on it",
+    "CODEBOOK_DIFFERS": "all hospitals of a study read their data by the same codebook",
+    "REPLAYED": "a question is answered in its turn, and once",
+    "RUN_LOST": "the name of a run is used once; a hospital's part of it ends with its process",
+    "VERSION_DIFFERS": "hub and hospitals have the same version of Polyclinic",
+    "AGENT_LOST": "the process that holds a hospital's rows answers, or has ended and starts anew",
 }
 NEXT = {
     "SEEN_ALONE": "ask for the hospitals' own sums again, or for another cohort or other columns",
@@ -111,4 +124,14 @@ NEXT = {
     "DEADLINE": "ask again as a new attempt",
     "CANNOT_WRITE": "free some space at the hospital, then run again with --resume",
     "SITE_LOST": "wait for the hospital, then run again with --resume",
+    "OUTSIDE_STUDY": "write it into the study and ask the hospitals again",
+    "NOT_APPROVED": "ask the hospital: polyclinic site review",
+    "STUDY_REFUSED": "ask the hospital why; another study needs another approval",
+    "UNKNOWN_STUDY": "offer the study again: polyclinic run STUDY.toml --hub NAME",
+    "WRONG_HUB": "ask through the hub that the hospital has joined",
+    "CODEBOOK_DIFFERS": "send the hospital the codebook: polyclinic site join reads it with its "
+    "data",
+    "RUN_LOST": "go on under a new name from what is kept",
+    "AGENT_LOST": "ask again; if it stays away, look at the log of that hospital",
+    "VERSION_DIFFERS": "install the same version of Polyclinic at the hub and at every hospital",
 }

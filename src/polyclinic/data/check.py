@@ -18,7 +18,6 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, Mapped
 from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Findings, Severity
 from polyclinic.data.source import (
-    PARQUET,
     Source,
     cell_text,
     count_rows,
@@ -54,8 +53,12 @@ _IDENTIFIERS = {
 }
 
 
-def check_table(source: str | Path | Any, codebook: Codebook, site: str) -> Findings:
-    """Check a file (path) or a frame (pandas, polars, arrow) against the codebook.
+def check_table(
+    source: str | Path | Any, codebook: Codebook, site: str, table: str = ""
+) -> Findings:
+    """Check a file or folder (path) or a frame (pandas, polars, arrow) against the codebook.
+
+    table  of a duckdb file; "": its only one
 
     Raises
     ------
@@ -63,14 +66,17 @@ def check_table(source: str | Path | Any, codebook: Codebook, site: str) -> Find
         finding, never an error.
     """
     is_file = isinstance(source, (str, Path))
-    opened = open_file(source, codebook, site) if is_file else open_frame(source, codebook, site)
+    if is_file:
+        opened = open_file(source, codebook, site, table)
+    else:
+        opened = open_frame(source, codebook, site)
     n_rows = count_rows(opened)
     columns = tuple(
         _column(opened, codebook, site, name, n_rows)
         for name in codebook.columns
         if name != codebook.patient.id
     )
-    has_header = is_file and Path(source).suffix.lower() not in PARQUET
+    has_header = is_file and opened.is_text
     rows = (*_about_rows(opened, codebook, site, n_rows), *_about_names(opened, codebook, site))
     return Findings(
         site, n_rows, len(opened.names), opened.format.header if has_header else None, columns, rows

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
+from polyclinic.core.partition import Partition
 from polyclinic.data.expression import parse
 from polyclinic.data.table import Table
 
@@ -92,3 +93,24 @@ class Cohort:
         for column in self.with_rule("drop"):
             complete &= ~np.isnan(table.columns[column])
         return inside, complete
+
+
+def rows_of(table: Table, cohort: Cohort | None) -> Partition:
+    """The rows of a site that `cohort` selects, a patient's rows side by side."""
+    chosen = np.arange(table.n_rows) if cohort is None else cohort.rows(table)
+    patient = table.patient[chosen]
+    if np.any(np.diff(patient) < 0):
+        order = np.argsort(patient, kind="stable")
+        chosen, patient = chosen[order], patient[order]
+    key = np.cumsum(np.diff(patient, prepend=-1) != 0, dtype=np.int64) - 1
+    single = len(key) == 0 or key[-1] == len(key) - 1
+    whole = len(chosen) == table.n_rows and bool(np.all(np.diff(chosen) == 1))
+    columns = {name: values if whole else values[chosen] for name, values in table.columns.items()}
+    return Partition(
+        columns,
+        None if single else key,
+        table.site,
+        person=patient,
+        outside=0 if cohort is None else cohort.left_out(table)["condition"],
+        population=table.n_patients,
+    )

@@ -35,15 +35,15 @@ from polyclinic.data.units import conversion
 Floats = NDArray[np.float64]
 
 
-def read_table(path: str | Path, codebook: Codebook, site: str) -> Table:
-    """The rows of a CSV or Parquet file.
+def read_table(path: str | Path, codebook: Codebook, site: str, table: str = "") -> Table:
+    """The rows of a CSV or Parquet file, of a folder of them, or of a `table` of a duckdb file.
 
     Raises
     ------
     InputError : NO_FILE, BAD_FILE, NO_COLUMN, NOT_A_NUMBER, NOT_AN_INTEGER, UNKNOWN_LEVEL,
         OUT_OF_RANGE, NOT_FINITE, DUPLICATE_ROWS; names site, column, number of rows, never a value.
     """
-    return to_table(open_file(path, codebook, site), codebook, site)
+    return to_table(open_file(path, codebook, site, table), codebook, site)
 
 
 def table_from_frame(

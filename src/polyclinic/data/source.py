@@ -14,6 +14,8 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, FileFormat, Mapped
 
 PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".data", ".tsv", ".txt")
+DATABASE = (".duckdb",)
 
 
 @dataclass(frozen=True)
@@ -25,28 +27,31 @@ class Source:
     format: FileFormat
     where: str
     has_header: bool = False
+    is_text: bool = False
 
 
-def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
-    """The cells of a CSV or Parquet file as texts."""
+def open_file(path: str | Path, codebook: Codebook, site: str, table: str = "") -> Source:
+    """The cells of a CSV or Parquet file, or of a folder of one kind of them, as texts.
+
+    table  of a duckdb file, which is only read; "": its only one
+    """
     path, how = Path(path), codebook.file_of(site)
-    if not path.is_file():
-        raise InputError(
-            f"{site}: there is no file {path}",
-            code="NO_FILE",
-            site=site,
-            rule="one file per hospital",
-            next="check the path",
-        )
+    files = _files(path, site)
     connection = duckdb.connect()
+    listed = f"[{', '.join(_text(str(file)) for file in files)}]"
     try:
-        if path.suffix.lower() in PARQUET:
-            connection.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({_text(str(path))})")
+        if path.suffix.lower() in DATABASE:
+            _attach(connection, path, table, site)
             return _as_text(connection, how, f"{site}")
-        names = _header(path, how, codebook, site)
+        if files[0].suffix.lower() in PARQUET:
+            _same_columns({file.name: _parquet_names(connection, file) for file in files}, site)
+            connection.execute(f"CREATE VIEW raw AS SELECT * FROM read_parquet({listed})")
+            return _as_text(connection, how, f"{site}")
+        found = {file.name: _header(file, how, codebook, site) for file in files}
+        names = _same_columns(found, site)
         columns = ", ".join(f"{_text(f'c{i}')}: 'VARCHAR'" for i in range(len(names)))
         connection.execute(
-            f"CREATE TABLE source AS SELECT * FROM read_csv({_text(str(path))}, "
+            f"CREATE TABLE source AS SELECT * FROM read_csv({listed}, "
             f"auto_detect=false, header={str(how.header).lower()}, delim={_text(how.delimiter)}, "
             f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})"
         )
@@ -64,7 +69,73 @@ def open_file(path: str | Path, codebook: Codebook, site: str) -> Source:
         connection.execute(
             f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} TO {_name(name)}"
         )
-    return Source(connection, tuple(names), how, f"{site}", how.header)
+    return Source(connection, tuple(names), how, f"{site}", how.header, True)
+
+
+def _files(path: Path, site: str) -> list[Path]:
+    """The file, or those of a folder in the order of their names."""
+    if path.is_file():
+        return [path]
+    files = [one for one in sorted(path.glob("*")) if one.suffix.lower() in (*TEXT, *PARQUET)]
+    if not files:
+        there = "holds no CSV or Parquet file" if path.is_dir() else "is not there"
+        raise InputError(
+            f"{site}: {path} {there}",
+            code="NO_FILE",
+            site=site,
+            rule="a hospital's rows are one file, or a folder of files with the same columns",
+            next="check the path",
+        )
+    if len({one.suffix.lower() in PARQUET for one in files}) > 1:
+        raise InputError(
+            f"{site}: {path} holds CSV and Parquet files",
+            code="BAD_FILE",
+            site=site,
+            rule="the files of a folder are one table, written in one way",
+            next="keep one kind of them there",
+        )
+    return files
+
+
+def _same_columns(names: dict[str, list[str]], site: str) -> list[str]:
+    first, *others = names
+    for other in others:
+        if names[other] != names[first]:
+            raise InputError(
+                f"{site}: {other} has other columns than {first}",
+                code="BAD_FILE",
+                site=site,
+                rule="the files of a folder have the same columns in the same order",
+                next="take the other file out of the folder, or export it anew",
+            )
+    return names[first]
+
+
+def _parquet_names(connection: duckdb.DuckDBPyConnection, file: Path) -> list[str]:
+    described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_text(str(file))})")
+    return [f"{name} {kind}" for name, kind, *_ in described.fetchall()]
+
+
+def _attach(connection: duckdb.DuckDBPyConnection, path: Path, table: str, site: str) -> None:
+    """A table of a database as the view "raw". The database is opened for reading only."""
+    connection.execute(f"ATTACH {_text(str(path))} AS site_data (READ_ONLY)")
+    found = connection.execute(
+        "SELECT table_schema, table_name FROM information_schema.tables "
+        "WHERE table_catalog = 'site_data' ORDER BY ALL"
+    ).fetchall()
+    chosen = [row for row in found if table in ("", row[1], f"{row[0]}.{row[1]}")]
+    if len(chosen) != 1:
+        raise InputError(
+            f"{site}: {path.name} has "
+            + (f"no table {table}" if table and not chosen else f"{len(chosen)} tables"),
+            code="NO_TABLE",
+            site=site,
+            rule=f"a hospital's rows are one table; here: {', '.join(row[1] for row in found)}",
+            next="name it: --table NAME",
+        )
+    ((schema, name),) = chosen
+    where = f"site_data.{_name(schema)}.{_name(name)}"
+    connection.execute(f"CREATE VIEW raw AS SELECT * FROM {where}")
 
 
 def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:

@@ -90,11 +90,9 @@ class Embedded:
             )
             for name, make in rows.items()
         }
-        secure = SecureSums(roster, run, _threshold(policies))
-        known: dict[str, Summing] = {"clear": ClearSums(), "secure": secure}
-        summing = known.get(sums) or AutoSums(secure)
+        chosen = summing(sums, roster, run, _threshold(policies))
         witness = any(books[name].log is not None for name in sites)
-        return Federation(InProcess(sites), list(sites), cohort, summing, about.purpose, witness)
+        return Federation(InProcess(sites), list(sites), cohort, chosen, about.purpose, witness)
 
     def _held(
         self, make: Callable[[Cohort | None], Partition]
@@ -123,6 +121,13 @@ class InProcess:
     def session(self) -> Iterator[None]:
         with single_threaded_blas():
             yield
+
+
+def summing(sums: Sums, roster: Roster, run: str, threshold: str = "two_thirds") -> Summing:
+    """How the sites of a roster add up in the run of this name."""
+    secure = SecureSums(roster, run, threshold)
+    known: dict[str, Summing] = {"clear": ClearSums(), "secure": secure}
+    return known.get(sums) or AutoSums(secure)
 
 
 def _threshold(policies: Mapping[str, Policy]) -> str:

@@ -64,6 +64,7 @@ class Site:
     sites : how many take part.
     study : its name, for the site's own records.
     pinned : for secure sums; None: only clear ones.
+    admits : raises for a plan that nobody has agreed to here; None: the gate alone decides.
     """
 
     def __init__(
@@ -74,9 +75,11 @@ class Site:
         sites: int = 1,
         study: str = "",
         pinned: Pinned | None = None,
+        admits: Callable[[Plan], None] | None = None,
     ) -> None:
         self.name, self.gate, self.books, self._rows = gate.site, gate, books, rows
         self._n_sites, self._study, self._pinned = sites, study, pinned
+        self._admits = admits
         self._party = None if pinned is None else self._join(pinned)
         self._last: _Computed | None = None
         self.log: list[Exception] = []
@@ -155,6 +158,8 @@ class Site:
 
     def _admit(self, plan: Plan, audience: Audience) -> None:
         """What is refused whether or not it was released before."""
+        if self._admits is not None:
+            self._admits(plan)
         self.gate.admit(plan, audience)
         self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
 

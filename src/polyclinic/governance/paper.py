@@ -63,6 +63,10 @@ class Paper:
         """The hash as people compare it."""
         return f"{self.hash[:4]} {self.hash[4:8]}"
 
+    def question(self, site: str, run: str, n: int, message: bytes) -> Question:
+        """A question of this study."""
+        return Question(site, self.hash, run, n, message)
+
     def signed(self, identity: Identity) -> bytes:
         """The offer as bytes, signed by the coordinator."""
         signature = identity.sign(codec.encode([_OFFER, self._content()]))
@@ -93,16 +97,18 @@ class Paper:
                 coordinator,
             )
             _ = paper.roster
+            if not isinstance(paper.hub, str):
+                raise TypeError("a hub has a name")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise bad_message("an offer") from error
-        if paper._content() != content:
+        if codec.digest(paper._content()) != codec.digest(content):
             raise bad_message("an offer")
         return paper
 
     def _content(self) -> dict[str, Any]:
         return {
             "study": self.study.model_dump(by_alias=True, mode="json"),
-            "codebook": self.codebook.model_dump(by_alias=True, mode="json", exclude_none=True),
+            "codebook": self.codebook.to_dict(),  # keeps the order of columns and levels
             "sites": {site: key.hex() for site, key in sorted(self.sites.items())},
             "hub": self.hub,
             "coordinator": self.coordinator.hex(),

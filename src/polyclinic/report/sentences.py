@@ -111,7 +111,7 @@ def who(results: Results) -> str:
     if model["events"] is not None:
         text += f", {model['events']:,} of them with {results['data']['outcome_label']},"
     text += " were studied"
-    if not sites:
+    if not outs:
         return f"{text}; no hospital shows how many it left out."
     text += "; "
     if few:

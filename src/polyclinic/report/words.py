@@ -217,6 +217,8 @@ def _events(sites: Sequence[Mapping[str, Any]], model: Mapping[str, Any]) -> lis
 
 
 def _left_out(reasons: Mapping[str, int | None]) -> str:
+    if not reasons:  # known at the hospital only
+        return "-"
     text = small(reasons.get("missing", 0))
     if reasons.get("condition", 0) != 0:
         text += f", not in the cohort {small(reasons['condition'])}"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation
-from polyclinic.core.fit import Round, Run, Store, fit
+from polyclinic.core.fit import Callback, Round, Run, Store, fit
 from polyclinic.evaluation import Evaluation, Outcome
 from polyclinic.models.glm import glm
 from polyclinic.models.glm.alone import predictor_of
@@ -75,14 +75,20 @@ def no_store(name: str) -> Store | None:
 
 
 def cross_validate(
-    spec: Spec, federation: Federation, folds: int, seed: int, store_for: StoreFor = no_store
+    spec: Spec,
+    federation: Federation,
+    folds: int,
+    seed: int,
+    store_for: StoreFor = no_store,
+    callbacks: Sequence[Callback] = (),
 ) -> tuple[list[dict[str, Any]], tuple[Round, ...]]:
     """One predictor per fold, each fitted without that fold's patients."""
     predictors: list[dict[str, Any]] = []
     rounds: tuple[Round, ...] = ()
     for fold in range(folds):
         held_out = replace(spec, rows={"folds": folds, "without": fold})
-        run: Run = fit(glm(held_out), federation, seed=seed, store=store_for(f"fold-{fold + 1}"))
+        store = store_for(f"fold-{fold + 1}")
+        run: Run = fit(glm(held_out), federation, seed=seed, store=store, callbacks=callbacks)
         predictors.append(predictor_of(run.model[-1]).to_data())
         rounds += tuple(replace(r, step=f"validation: {r.step}") for r in run.rounds)
     return predictors, rounds
@@ -100,6 +106,7 @@ def evaluate(
     alone: bool = True,
     seed: int = 0,
     store_for: StoreFor = no_store,
+    callbacks: Sequence[Callback] = (),
 ) -> Evaluated:
     """Evaluate the model `full` (predictor data) on the rows of `data`.
 
@@ -108,11 +115,14 @@ def evaluate(
     subgroups   columns with levels: the same measures within each level
     show_sites  ask each site for its own measures
     alone       also fit the model at each site on its own rows, as a baseline
+    callbacks   called after every round
     """
     rounds: tuple[Round, ...] = ()
     predictors = [full]
     if folds:
-        predictors, rounds = cross_validate(spec, data.federation, folds, seed, store_for)
+        predictors, rounds = cross_validate(
+            spec, data.federation, folds, seed, store_for, callbacks
+        )
     kinds: dict[str, Outcome] = {"binomial": "binary", MULTINOMIAL: "classes"}
     codebook = data.codebook
     algorithm = Evaluation(
@@ -129,7 +139,8 @@ def evaluate(
         least=_least(data),
         alone_spec=spec.to_data() if alone and show_sites and folds else None,
     )
-    run = fit(algorithm, data.federation, seed=seed, store=store_for("evaluation"))
+    store = store_for("evaluation")
+    run = fit(algorithm, data.federation, seed=seed, store=store, callbacks=callbacks)
     return Evaluated(run.model, rounds + run.rounds)
 
 

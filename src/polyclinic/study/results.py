@@ -213,7 +213,7 @@ def _data(
         parts.append(
             {
                 "name": site,
-                "rows": sites.table(site).n_rows if whole and patients is not None else None,
+                "rows": sites.n_rows(site) if whole and patients is not None else None,
                 "patients": patients,
                 "events": events,
                 "left_out": gone,

@@ -62,7 +62,8 @@ def run(
     study : a study file, or what `load_study` made of it.
     out : run folder; None: the folder of the study file's [output].
     resume : go on with a run that was stopped; the result has the same bytes.
-    show : called with the name of an event and its value: "sites", "round", "model", "evaluated".
+    show : called with the name of an event and its value: "sites", "round" (of the fit), "step"
+        (any other round), "model", "evaluated".
     sites : hospitals, where the study file does not say where they are.
 
     Raises
@@ -82,6 +83,13 @@ def open_sites(study: Study, base: Path) -> Sites:
     """The hospitals of a study file; its paths are relative to `base`."""
     policy = Policy(min_patients=study.privacy.min_patients)
     data = study.data
+    if data.hub is not None:
+        raise InputError(
+            f"the hospitals of this study are those of hub {data.hub}",
+            code="WRONG_VALUE",
+            rule="a hub runs its studies by itself, so that they go on when this process ends",
+            next=f"polyclinic run STUDY.toml --hub {data.hub}",
+        )
     if data.dataset is not None:
         from polyclinic.study import datasets
 
@@ -119,6 +127,7 @@ class _Steps:
             table_one_algorithm(model.formula_data, self.study.privacy.show_sites),
             model.formula_data.federation,
             store=self.store("table-one"),
+            callbacks=[self._step],
         )
         self.rounds += table.rounds
         evaluated = self._evaluate(model)
@@ -137,11 +146,14 @@ class _Steps:
                 "purpose": study.study.purpose,
                 "hash": study.hash,
                 "seed": study.seed,
-                "engine": study.engine.name,
+                "engine": self.sites.engine or study.engine.name,
             },
         )
         self._write(model, results)
         return StudyRun(self.folder, study, self.sites, model, results)
+
+    def _step(self, done: Round) -> None:
+        self.tell("step", done)
 
     def _fit(self) -> Regression:
         study, section = self.study, self.study.model
@@ -191,6 +203,7 @@ class _Steps:
             alone=section.alone,
             seed=self.study.seed,
             store_for=self.store,
+            callbacks=[self._step],
         )
         self.rounds += evaluated.rounds
         return evaluated

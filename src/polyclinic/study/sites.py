@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from polyclinic.core.errors import EmptySite, InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
-from polyclinic.data.cohort import Cohort
+from polyclinic.data.cohort import Cohort, rows_of
 from polyclinic.data.table import Table
 from polyclinic.engines.books import Books
 from polyclinic.engines.embedded import About, Embedded, Sums
@@ -49,16 +50,31 @@ class Sites(Described):
         self.source = source
         self.policies = _policies(policy, self._tables)
 
+    def _with(self, **changes: Any) -> Self:
+        """The same hospitals with some attributes changed."""
+        other = copy.copy(self)
+        other.__dict__.update(changes)
+        return other
+
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._tables)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine that the hospitals are on; "": that of the study."""
+        return ""
+
+    def n_rows(self, site: str) -> int | None:
+        """Rows of a hospital's table; None where it is not on this machine."""
+        return self._tables[site].n_rows
 
     @property
     def table(self) -> Callable[[str], Table]:
         """The table of a site that is on this machine."""
         return self._tables.__getitem__
 
-    def at_home(self, folder: str | Path) -> Sites:
+    def at_home(self, folder: str | Path) -> Self:
         """The same hospitals, each with its ledger, log and signed policy in `folder`/NAME.
 
         What was released before, also by an earlier process, counts: see `Policy`. A policy that a
@@ -68,15 +84,7 @@ class Sites(Described):
 
         name = self.codebook.name
         books, policies = open_homes(Path(folder), self._tables, self.policies, name)
-        return Sites(
-            self._tables,
-            self.codebook,
-            policy=policies,
-            fixed=self.fixed,
-            empty_site=self.empty_site,
-            source=self.source,
-            books=books,
-        )
+        return self._with(policies=policies, _books=books)
 
     def cohort(
         self,
@@ -85,7 +93,7 @@ class Sites(Described):
         missing: str | Mapping[str, str] = "drop",
         columns: Sequence[str] | None = None,
         empty_site: str = "error",
-    ) -> Sites:
+    ) -> Self:
         """The same hospitals with the rows fixed: every later number is about these patients.
 
         Parameters
@@ -99,17 +107,9 @@ class Sites(Described):
         rules = {"default": missing} if isinstance(missing, str) else dict(missing)
         wanted = tuple(columns) if columns is not None else self._columns_in_use()
         fixed = Cohort(where=where, columns=wanted, missing=rules)
-        return Sites(
-            self._tables,
-            self.codebook,
-            policy=self.policies,
-            fixed=fixed,
-            empty_site=empty_site,
-            source=self.source,
-            books=self._books,
-        )
+        return self._with(fixed=fixed, empty_site=empty_site)
 
-    def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Sites:
+    def with_policy(self, policy: Policy | Mapping[str, Policy]) -> Self:
         """The same hospitals under another policy; one that a mapping leaves out keeps its own.
 
         Raises
@@ -126,41 +126,14 @@ class Sites(Described):
                     next="give the policy before at_home, or edit policy.toml in the folder and "
                     "sign it: polyclinic site policy --sign",
                 )
-        return Sites(
-            self._tables,
-            self.codebook,
-            policy=given,
-            fixed=self.fixed,
-            empty_site=self.empty_site,
-            source=self.source,
-            books=self._books,
-        )
+        return self._with(policies=given)
 
     def _columns_in_use(self) -> tuple[str, ...]:
         return tuple(next(iter(self._tables.values())).columns)
 
     def rows(self, site: str, cohort: Cohort | None) -> Partition:
         """The rows of `site` that `cohort` selects, a patient's rows side by side."""
-        table = self._tables[site]
-        chosen = np.arange(table.n_rows) if cohort is None else cohort.rows(table)
-        patient = table.patient[chosen]
-        if np.any(np.diff(patient) < 0):
-            order = np.argsort(patient, kind="stable")
-            chosen, patient = chosen[order], patient[order]
-        key = np.cumsum(np.diff(patient, prepend=-1) != 0, dtype=np.int64) - 1
-        single = len(key) == 0 or key[-1] == len(key) - 1
-        whole = len(chosen) == table.n_rows and bool(np.all(np.diff(chosen) == 1))
-        columns = {
-            name: values if whole else values[chosen] for name, values in table.columns.items()
-        }
-        return Partition(
-            columns,
-            None if single else key,
-            site,
-            person=patient,
-            outside=0 if cohort is None else cohort.left_out(table)["condition"],
-            population=table.n_patients,
-        )
+        return rows_of(self._tables[site], cohort)
 
     def federation(
         self,

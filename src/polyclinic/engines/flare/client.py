@@ -1,0 +1,101 @@
+"""The hospital's part inside FLARE's client process: from the hub to the agent and back.
+
+There are no rows in this process. It takes requests of the hub's server only, and hands them to the
+agent, which decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.fqcn import FQCN
+from nvflare.fuel.f3.cellnet.utils import make_reply
+
+import polyclinic
+from polyclinic.core.checkpoint import write_atomic
+from polyclinic.core.errors import Stopped
+from polyclinic.engines.flare import ending
+from polyclinic.engines.flare.agentpipe import AgentPipe
+from polyclinic.engines.flare.kit import HEARTBEAT
+from polyclinic.engines.flare.mailbox import Mailbox
+
+CHANNEL, TOPIC = "polyclinic", "ask"
+SILENT = 4 * HEARTBEAT
+TO_REGISTER = 10.0
+
+
+class SiteComponent(FLComponent):  # type: ignore[misc]
+    """Runs the agent and answers the hub.
+
+    Parameters
+    ----------
+    agent : command of the process that holds the rows.
+    state : file that says how this process is: connected, heard (seconds since the epoch), agent
+        and pid (process numbers), version.
+    """
+
+    def __init__(self, agent: list[str], state: str) -> None:
+        super().__init__()
+        self._state = Path(state)
+        self._lock = threading.Lock()
+        self._about: dict[str, Any] = {
+            "connected": False,
+            "heard": 0.0,
+            "agent": 0,
+            "pid": os.getpid(),
+            "version": polyclinic.__version__,
+        }
+        log = self._state.with_name("agent.log")
+        self._agent = AgentPipe(agent, log, lambda pid: self._say(agent=pid))
+        self._mailbox = Mailbox(self._agent.ask)
+        self._begun = False
+        self._registered = threading.Event()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Begin before FLARE registers; note every sign of the hub."""
+        if event_type == EventType.BEFORE_CLIENT_REGISTER and not self._begun:
+            self._begun = True  # before the hub knows that there is someone to ask
+            cell = fl_ctx.get_engine().get_cell().core_cell  # no streams: chunks are ours
+            self._agent.start()
+            cell.register_request_cb(CHANNEL, TOPIC, self._answer)
+            ending.at_end(self._stop)
+            self._say()
+            threading.Thread(target=self._watch, name="state", daemon=True).start()
+        elif event_type in (EventType.SYSTEM_START, EventType.AFTER_CLIENT_HEARTBEAT):
+            self._registered.set()
+            self._heard()
+
+    def _answer(self, message: Any) -> Any:
+        if message.get_header(MessageHeaderKey.ORIGIN) != FQCN.ROOT_SERVER:
+            return make_reply(ReturnCode.AUTHENTICATION_ERROR)
+        self._registered.wait(TO_REGISTER)  # FLARE's server drops what it hears before
+        return make_reply(ReturnCode.OK, "", self._mailbox.answer(message.payload))
+
+    def _heard(self) -> None:
+        self._say(connected=True, heard=time.time())
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(HEARTBEAT)
+            if self._about["connected"] and time.time() - self._about["heard"] > SILENT:
+                self._say(connected=False)
+
+    def _say(self, **news: Any) -> None:
+        with self._lock:
+            self._about.update(news)
+            with suppress(Stopped):  # a full disk is no reason to stop answering
+                write_atomic(self._state, json.dumps(self._about).encode())
+
+    def _stop(self) -> None:
+        self._agent.stop()
+        self._say(connected=False, agent=0)

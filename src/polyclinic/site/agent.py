@@ -1,0 +1,399 @@
+"""The process that holds a hospital's rows, its gate and its keys. It has no network code.
+
+It reads questions from its standard input and writes answers to its standard output, in frames: an
+id and a length, both of 8 bytes, little-endian, then the bytes. Whatever goes wrong, no more than a
+code leaves, and the hospital's log has it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import sys
+import threading
+import traceback
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from polyclinic.core import codec
+from polyclinic.core.checkpoint import sync_folder
+from polyclinic.core.codes import RULES
+from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.core.plan import Plan
+from polyclinic.data.cohort import Cohort, rows_of
+from polyclinic.engines.books import Books
+from polyclinic.engines.site import Pinned, Site
+from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
+from polyclinic.governance.home import SiteHome, Standing
+from polyclinic.governance.paper import PROTOCOL, Paper, Question, bad_message
+from polyclinic.governance.scope import Scope
+from polyclinic.governance.signing import unhex
+from polyclinic.privacy.gate import Gate
+from polyclinic.privacy.ledger import Ledger
+from polyclinic.privacy.secure.journal import SQLiteJournal
+from polyclinic.site.data import Joined
+from polyclinic.site.inbox import Inbox, agent_log
+
+ENVELOPE = b"PCE1"
+FRAME = struct.Struct("<QQ")
+LONGEST = 1 << 30  # bytes of one question
+MOST_COHORTS = 8  # whose rows are held at once
+MOST_RUNS = 64
+MOST_THREADS = 64
+_RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@dataclass
+class _Run:
+    """A run as this process knows it; n is the place of the last question."""
+
+    study: str
+    site: Site
+    threshold: str
+    n: int = 0
+
+
+@dataclass
+class _Asked:
+    """The different questions of a study about these data, kept on disk; see `Scope.rounds`."""
+
+    path: Path
+    most: int
+    known: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.path.is_file():
+            self.known |= set(self.path.read_text().split())
+
+    def add(self, plan: Plan) -> bool:
+        """Write a new one down; False where there are too many."""
+        if plan.content_hash in self.known:
+            return True
+        if len(self.known) >= self.most:
+            return False
+        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        with os.fdopen(handle, "w") as file:
+            file.write(plan.content_hash + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.known.add(plan.content_hash)
+        return True
+
+
+class Agent:
+    """One hospital.
+
+    Parameters
+    ----------
+    home : the site's folder, after `polyclinic site join`.
+
+    Raises
+    ------
+    InputError : NO_SITE, NOT_JOINED, LOG_DAMAGED, and what reading the data raises.
+    """
+
+    def __init__(self, home: Path) -> None:
+        self.home = SiteHome.open(home)
+        self.name, joined = self.home.name, Joined.load(home)
+        self.table = joined.read(self.name)
+        self.inbox = Inbox(self.home)
+        self.books = Books(
+            self.home.identity,
+            Ledger(self.home.ledger_path),
+            SQLiteJournal(self.home.journal_path),
+            self.home.audit,
+            self.table.fingerprint,
+            self.table.codebook.name,
+        )
+        self._runs: OrderedDict[str, _Run] = OrderedDict()
+        self._asked: dict[str, _Asked] = {}
+        self._held: OrderedDict[str, ThreadWorkers] = OrderedDict()
+        self._locks: dict[str, threading.Lock] = {}
+        self._guard = threading.Lock()
+        self._stack = ExitStack()
+        self._stack.enter_context(single_threaded_blas())
+
+    def close(self) -> None:
+        """Close the books."""
+        self.books.ledger.close()
+        self._stack.close()
+
+    def receive(self, data: bytes) -> bytes:
+        """The answer to a letter or a question; never more than a code of what went wrong."""
+        about: dict[str, str] = {}
+        try:
+            if data[: len(ENVELOPE)] == ENVELOPE:
+                return self._question(data, about)
+            return codec.encode(self._letter(data))
+        except PolyclinicError as error:
+            code = error.code if error.code in RULES else "SITE_FAILED"
+            return self._refused(code, error, about)
+        except Exception as error:  # whatever it was, no more than a code may cross the border
+            return self._refused("SITE_FAILED", error, about)
+
+    def _refused(self, code: str, error: Exception, about: Mapping[str, str]) -> bytes:
+        try:
+            if code == "SITE_FAILED":
+                self._write_down(error)
+            self.home.audit.append("refused", code=code, **about)
+        except Exception as worse:  # a log that cannot be written lets nothing else out either
+            with suppress(OSError):
+                self._write_down(worse)
+            code = "SITE_FAILED"
+        return codec.encode({"code": code})
+
+    def _letter(self, data: bytes) -> dict[str, Any]:
+        letter = codec.decode(data)
+        kind = letter.get("kind") if isinstance(letter, dict) else None
+        known: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "HELLO": self._hello,
+            "OFFER": self._offer,
+            "STATE": self._state,
+            "DONE": self._done,
+        }
+        if not isinstance(kind, str) or kind not in known:
+            raise bad_message("a letter")
+        texts = all(isinstance(value, str) for value in letter.values())
+        wanted = {"OFFER": {"paper"}, "STATE": {"study"}, "DONE": {"study", "run"}}
+        if not texts or set(letter) != {"kind", *wanted.get(kind, set())}:
+            raise bad_message("a letter")
+        return known[kind](letter)
+
+    def _hello(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "site": self.name,
+            "version": version("polyclinic"),
+            "protocol": PROTOCOL,
+            "public": self.home.identity.public.hex(),
+            "codebook": self.table.codebook.content_hash,
+            "min_patients": self.home.policy().policy.min_patients,
+        }
+
+    def _offer(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+        return self._standing(self.inbox.offer(unhex(letter["paper"])))
+
+    def _state(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+        return self._standing(self.inbox.paper(letter["study"]))
+
+    def _standing(self, paper: Paper) -> dict[str, Any]:
+        decision = self.inbox.signed_decision(paper.hash)
+        return {"state": self.inbox.state(paper.hash), "decision": decision.hex()}
+
+    def _done(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+        with self._guard:
+            run = self._runs.get(letter["run"])
+            if run is not None and run.study == letter["study"]:
+                del self._runs[letter["run"]]
+        return {"ok": True}
+
+    def _question(self, data: bytes, about: dict[str, str]) -> bytes:
+        question = Question.open(data, self.inbox.joined.coordinator)
+        about |= {"study": question.study, "run": question.run}
+        if question.site != self.name:
+            raise _refusal("a question for another hospital", "WRONG_SITE")
+        self._in_turn(question)
+        self.inbox.paper(question.study)
+        with self._lock(question.study):
+            # Read anew: what was edited or taken back counts at once.
+            standing = self.home.policy()
+            if not standing.signed:
+                raise _refusal(standing.reason, standing.code)
+            paper = self.inbox.approved(question.study)
+            run = self._run(paper, question, standing)
+            run.n = question.n
+            run.site.gate = Gate(self.name, standing.policy)
+            answer = run.site.answer(question.message)
+            self._drained(run.site, about)
+        return answer
+
+    def _lock(self, study: str) -> threading.Lock:
+        with self._guard:
+            return self._locks.setdefault(study, threading.Lock())
+
+    def _in_turn(self, question: Question) -> _Run | None:
+        """The run, where it is known. Raises REPLAYED for a question that was asked before."""
+        with self._guard:
+            run = self._runs.get(question.run)
+        if run is not None and (run.study != question.study or question.n <= run.n):
+            raise _refusal("a question that was asked before", "REPLAYED")
+        return run
+
+    def _run(self, paper: Paper, question: Question, standing: Standing) -> _Run:
+        """The run that a question belongs to; a new name opens one, and is used up by that."""
+        run = self._in_turn(question)
+        if run is not None and run.threshold != standing.policy.threshold:
+            with self._guard:
+                del self._runs[question.run]
+            raise _refusal("the policy has another threshold now", "RUN_LOST")
+        if run is not None:
+            return run
+        if question.n < 1 or not _RUN.fullmatch(question.run):
+            raise bad_message("a question")
+        self._mark(question)
+        run = _Run(question.study, self._site(paper, question.run), standing.policy.threshold)
+        with self._guard:
+            self._runs[question.run] = run
+            while len(self._runs) > MOST_RUNS:
+                self._runs.popitem(last=False)
+        return run
+
+    def _mark(self, question: Question) -> None:
+        """Use the run's name up, durably. Raises RUN_LOST where it was used before."""
+        folder = self.home.folder / "runs"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            handle = os.open(folder / question.run, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            raise _refusal("a run of this name was here before", "RUN_LOST") from None
+        os.close(handle)
+        sync_folder(folder)
+        self.home.audit.append("run_opened", study=question.study, run=question.run)
+
+    def _site(self, paper: Paper, run: str) -> Site:
+        policy = self.home.policy().policy
+        return Site(
+            Gate(self.name, policy),
+            self._rows,
+            self.books,
+            len(paper.sites),
+            paper.study.study.name,
+            Pinned(paper.roster, run),
+            self._admits(paper),
+        )
+
+    def _admits(self, paper: Paper) -> Callable[[Plan], None]:
+        """The check of every plan against the approved study."""
+        scope = Scope.of(paper)
+        if paper.hash not in self._asked:
+            path = self.inbox.folder / paper.hash / f"asked-{self.table.fingerprint}"
+            self._asked[paper.hash] = _Asked(path, scope.rounds)
+        asked = self._asked[paper.hash]
+
+        def admits(plan: Plan) -> None:
+            note = scope.refuses(plan)
+            if not note and not asked.add(plan):
+                note = "more different questions than the study has"
+            if note:
+                step = plan.step or plan.task
+                raise Refused(
+                    f"{self.name} refused {step}: not in the approved study: {note}",
+                    code="OUTSIDE_STUDY",
+                    rule=RULES["OUTSIDE_STUDY"],
+                    site=self.name,
+                    step=plan.step,
+                )
+
+        return admits
+
+    def _rows(self, cohort: Mapping[str, Any] | None) -> ThreadWorkers:
+        """The rows of a cohort; those of the last few are held."""
+        key = codec.digest(cohort)
+        with self._guard:
+            if key in self._held:
+                self._held.move_to_end(key)
+                return self._held[key]
+        chosen = None if cohort is None else Cohort.from_data(cohort)
+        workers = ThreadWorkers(rows_of(self.table, chosen))
+        with self._guard:
+            self._held[key] = workers
+            while len(self._held) > MOST_COHORTS:
+                self._held.popitem(last=False)
+        return workers
+
+    def _drained(self, site: Site, about: Mapping[str, str]) -> None:
+        """What nobody planned goes to the hospital's own log; the rest stands in its books."""
+        for error in site.log:
+            if not isinstance(error, PolyclinicError):
+                self._write_down(error)
+                self.home.audit.append("refused", code="SITE_FAILED", **about)
+        site.log.clear()
+
+    def _write_down(self, error: Exception) -> None:
+        """The kind and the place of an error, without its words: they may hold a value."""
+        path = agent_log(self.home.folder)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        frames = "".join(
+            f"  {frame.filename}:{frame.lineno} {frame.name}\n"
+            for frame in traceback.extract_tb(error.__traceback__)
+        )
+        with os.fdopen(handle, "w") as file:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            file.write(f"{now} {type(error).__name__}\n{frames}")
+
+
+def _refusal(what: str, code: str) -> PolyclinicError:
+    return PolyclinicError(what, code=code, rule=RULES.get(code, ""))
+
+
+def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
+    """Answer frames until the input ends; a thread for each question."""
+    writing, room = threading.Lock(), threading.Semaphore(MOST_THREADS)
+
+    def send(number: int, answer: bytes) -> None:
+        with writing:
+            answers.write(FRAME.pack(number, len(answer)) + answer)
+            answers.flush()
+
+    def one(number: int, data: bytes) -> None:
+        try:
+            send(number, agent.receive(data))
+        except OSError:
+            os._exit(1)  # nobody is there to read it
+        finally:
+            room.release()
+
+    while True:
+        head = _exactly(questions, FRAME.size)
+        if head is None:
+            return
+        number, length = FRAME.unpack(head)
+        if length > LONGEST:
+            if not _skipped(questions, length):
+                return
+            send(number, agent.receive(b""))
+            continue
+        data = _exactly(questions, length)
+        if data is None:
+            return
+        room.acquire()
+        threading.Thread(target=one, args=(number, data), daemon=True).start()
+
+
+def _exactly(stream: BinaryIO, length: int) -> bytes | None:
+    """So many bytes; None where the stream ends before."""
+    found = stream.read(length) if length else b""
+    return found if len(found) == length else None
+
+
+def _skipped(stream: BinaryIO, length: int) -> bool:
+    while length:
+        found = stream.read(min(length, 1 << 20))
+        if not found:
+            return False
+        length -= len(found)
+    return True
+
+
+def main() -> None:
+    """`python -m polyclinic.site.agent HOME`, started by the FLARE client of the site."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what anything prints is no frame
+    try:
+        agent = Agent(Path(sys.argv[1]))
+    except PolyclinicError as error:
+        print(error, file=sys.stderr)
+        os._exit(error.exit_code)
+    serve(agent, sys.stdin.buffer, answers)
+    os._exit(0)  # threads that still compute have nobody to answer
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""What a study would mean here, in plain words, for the officer who decides about it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+from polyclinic.core.codes import RULES
+from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.data.cohort import Cohort, rows_of
+from polyclinic.data.table import Table
+from polyclinic.governance.home import SiteHome, Standing
+from polyclinic.governance.officer import plain
+from polyclinic.governance.paper import Paper
+from polyclinic.governance.scope import Scope
+from polyclinic.governance.study_file import Session
+from polyclinic.privacy.gate import MIN_SECURE, Audience, Gate
+from polyclinic.site.data import Joined
+from polyclinic.site.inbox import WAITING, Inbox
+
+WIDTH, LABEL = 80, 14
+
+
+def review(home: SiteHome, study: str) -> str:
+    """The text of one study, by its name or hash; see `polyclinic.site.inbox.Inbox.find`."""
+    inbox = Inbox(home)
+    paper = inbox.find(study)
+    table = Joined.load(home.folder).read(home.name)
+    return "\n".join(_lines(home, inbox, paper, table)) + "\n"
+
+
+def waiting(home: SiteHome) -> list[Paper]:
+    """The studies that nobody has decided about."""
+    inbox = Inbox(home)
+    return [paper for paper in inbox.papers() if inbox.state(paper.hash) == WAITING]
+
+
+def _lines(home: SiteHome, inbox: Inbox, paper: Paper, table: Table) -> Iterator[str]:
+    scope, state = Scope.of(paper), inbox.state(paper.hash)
+    found, about = scope.summary(), paper.study.study
+    key = " ".join(paper.coordinator.hex()[i : i + 4] for i in (0, 4))
+    since = inbox.since(paper.hash)
+    head = f"{state} since {since:%H:%M}, hash {paper.short_hash}"
+    if state != WAITING:
+        head = f"{state}, hash {paper.short_hash}"
+    yield f"{plain(about.name):<40} {head}"
+    yield from _line("asked by", f"the coordinator of {paper.hub}, key {key}")
+    title = f"{about.title}; " if about.title and about.title != about.purpose else ""
+    yield from _line("purpose", f"{title}{about.purpose or 'none is given'}")
+    yield from _line("with", ", ".join(site for site in paper.sites if site != home.name))
+    patients = _patients(paper, scope, table)
+    yield from _line("patients", _patients_text(paper, scope, table, patients))
+    yield from _line("reads", " ".join(found["reads"]))
+    yield from _line("computes", "; ".join(found["computes"]))
+    yield from _would_leave(paper, found, patients)
+    yield from _line("never leaves", "rows, ids, dates, free text, error texts")
+    yield from _line("privacy cost", _cost(home, found))
+    standing = home.policy()
+    yield from _policy(home, standing, paper, found, table)
+    yield from _line("next", _next(standing, about.name, state))
+
+
+def _line(label: str, text: str) -> list[str]:
+    return textwrap.wrap(
+        plain(text) or "-",
+        WIDTH,
+        initial_indent=f"{label:<{LABEL}}",
+        subsequent_indent=" " * LABEL,
+        break_long_words=True,
+    )
+
+
+def _patients(paper: Paper, scope: Scope, table: Table) -> int:
+    if isinstance(paper.study, Session):
+        return table.n_patients
+    return rows_of(table, scope.cohort).n_patients
+
+
+def _patients_text(paper: Paper, scope: Scope, table: Table, patients: int) -> str:
+    if isinstance(paper.study, Session):
+        return f"any of your {table.n_patients:,}, by conditions on the columns below"
+    cohort: Cohort = scope.cohort
+    parts = [cohort.where] if cohort.where else []
+    complete = cohort.with_rule("drop")
+    parts += [f"complete in {len(complete)} columns"] if complete else []
+    filled = cohort.with_rule("mean")
+    parts += [f"a mean in place of missing values of {', '.join(filled)}"] if filled else []
+    return f"{patients:,} of your {table.n_patients:,}: {', '.join(parts)}"
+
+
+def _would_leave(paper: Paper, found: dict[str, Any], patients: int) -> Iterator[str]:
+    if isinstance(paper.study, Session):
+        text = (
+            "what the analyst asks, in any order: questions are open within these columns and "
+            "algorithms. Sums over patients, and by name what your policy allows"
+        )
+        yield from _line("would leave", text)
+        return
+    secure = paper.study.privacy.secure_sums
+    seen = {
+        True: "seen only in the total",
+        False: "seen by the coordinator",
+        "auto": "seen only in the total where a rule of a hospital asks for it",
+    }[secure]
+    noise = " with noise" if found["cost"] else ""
+    first = f"a round: {found['round']:,} sums{noise} over {patients:,} patients, {seen}"
+    yield from _line("would leave", first)
+    yield from _line("", f"once: {'; '.join(found['once'])}")
+    yield from _line("", f"at most {found['rounds']:,} different questions")
+
+
+def _cost(home: SiteHome, found: dict[str, Any]) -> str:
+    if found["open"]:
+        limit = home.policy().policy.epsilon
+        budget = "any" if limit is None else f"epsilon {limit:g} of your policy in all"
+        return f"none of exact sums; noisy ones: {budget}"
+    return found["cost"] or "none (exact sums)"
+
+
+def _policy(
+    home: SiteHome, standing: Standing, paper: Paper, found: dict[str, Any], table: Table
+) -> Iterator[str]:
+    """A dry run: what the policy would say of each step."""
+    if not standing.signed:
+        yield from _line("your policy", f"refuses everything: {standing.reason}")
+        return
+    gate, refused = Gate(home.name, standing.policy), {}
+    secure = len(paper.sites) >= MIN_SECURE
+    for plan in found["steps"]:
+        try:
+            by_name = plan.combine == "collect"
+            gate.admit(plan, Audience(len(paper.sites), secure and not by_name))
+            gate.check_columns(plan, table.columns)
+        except Refused as error:
+            refused[error.code, plan.task] = error
+    if not refused:
+        yield from _line("your policy", "allows all of it")
+        return
+    text = "would refuse: " + "; ".join(f"{task} ({code})" for code, task in refused)
+    yield from _line("your policy", text)
+    for code in dict.fromkeys(code for code, _ in refused):
+        yield from _line("", f"{code}: {RULES[code]}")
+
+
+def _next(standing: Standing, name: str, state: str) -> str:
+    if not standing.signed:
+        return "polyclinic site policy --sign, after you have read it"
+    if state == "approved":
+        return f"nothing; take it back: polyclinic site refuse {name} --why TEXT"
+    return f"polyclinic site approve {name}   (or refuse --why)"
+
+
+def not_in_force(standing: Standing) -> PolyclinicError:
+    """The error for an approval that would have no effect."""
+    return PolyclinicError(
+        f"this site's policy is not in force: {standing.reason}",
+        code=standing.code,
+        rule="an approved study is answered within a signed policy; without one all is refused",
+        next="polyclinic site policy shows it; polyclinic site policy --sign puts it in force",
+        kept="the study is not approved",
+    )

@@ -1,0 +1,190 @@
+"""Starting, stopping and looking at the process that keeps a hospital connected to its hub.
+
+The process holds a lock on its pid file for as long as it lives, so a number that is left over
+from an earlier one is never taken for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.governance.home import SiteHome
+from polyclinic.site.data import Joined
+from polyclinic.site.inbox import Inbox
+
+STOP_SECONDS = 20.0
+STALE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Status:
+    """What `polyclinic site status` shows.
+
+    pid        of the process; 0: it does not run
+    connected  to the hub now; `heard` seconds ago, None: not known
+    policy     "" when it is in force, else the code of why not
+    studies    name, short hash and state of each
+    """
+
+    site: str
+    hub: str
+    pid: int
+    connected: bool
+    heard: float | None
+    agent: bool
+    version: str
+    policy: str
+    studies: tuple[tuple[str, str, str], ...] = field(default=())
+
+
+def kit_of(home: SiteHome) -> Path:
+    """The folder of the site's FLARE client."""
+    return home.folder.resolve() / "kit"
+
+
+def start(home: SiteHome, foreground: bool = False) -> int:
+    """Start the process, and return its number; with `foreground` become it.
+
+    Raises
+    ------
+    InputError : NOT_JOINED, KIT_CHANGED, ALREADY_RUNNING.
+    """
+    from polyclinic.engines.flare.kit import check_kit, client_command, client_environment
+
+    Joined.load(home.folder)
+    check_kit(kit_of(home))
+    handle = _locked(home)
+    if handle is None:
+        raise InputError(
+            f"{home.name} runs already, process {running(home)}",
+            code="ALREADY_RUNNING",
+            rule="one process for a site",
+            next="polyclinic site status; polyclinic site stop",
+            kept="it goes on",
+        )
+    with suppress(OSError):
+        (home.folder / "log" / "state.json").unlink()
+    command = client_command(kit_of(home))
+    environment = {**os.environ, **client_environment(kit_of(home))}
+    os.set_inheritable(handle, True)  # the lock is the process's own, until it ends
+    if foreground:
+        os.pwrite(handle, f"{os.getpid():>20}".encode(), 0)
+        os.execvpe(command[0], command, environment)
+    log = home.folder / "log"
+    log.mkdir(mode=0o700, exist_ok=True)
+    file = os.open(log / "site.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            cwd=home.folder,
+            start_new_session=True,
+            pass_fds=(handle,),
+        )
+        os.pwrite(handle, f"{process.pid:>20}".encode(), 0)
+        threading.Thread(target=process.wait, daemon=True).start()  # so that no zombie stays
+    finally:
+        os.close(file)
+        os.close(handle)
+    return process.pid
+
+
+def _locked(home: SiteHome) -> int | None:
+    """The pid file, locked; None where a living process has it."""
+    handle = os.open(home.folder / "site.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    return handle
+
+
+def running(home: SiteHome) -> int:
+    """The number of the site's process; 0 when none runs."""
+    path = home.folder / "site.pid"
+    if not path.is_file():
+        return 0
+    handle = _locked(home)
+    if handle is not None:
+        os.close(handle)
+        return 0
+    try:
+        return int(path.read_text() or 0)
+    except ValueError:
+        return 0
+
+
+def stop(home: SiteHome, seconds: float = STOP_SECONDS) -> int:
+    """End the process of this site, and no other; its number, 0 when none ran.
+
+    Raises
+    ------
+    PolyclinicError : STILL_RUNNING when it does not end.
+    """
+    pid = running(home)
+    if not pid:
+        return 0
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if not running(home):
+                return pid
+            time.sleep(0.05)
+    raise PolyclinicError(
+        f"{home.name}: process {pid} does not end",
+        code="STILL_RUNNING",
+        rule="a process ends when it is told to",
+        next=f"look at process {pid}",
+        kept="",
+    )
+
+
+def status(home: SiteHome) -> Status:
+    """How things stand, from what is on this machine alone."""
+    joined, pid, state = Joined.load(home.folder), running(home), _state(home)
+    heard = state.get("heard")
+    ago = max(0.0, time.time() - heard) if isinstance(heard, (int, float)) and heard else None
+    inbox = Inbox(home)
+    studies = tuple(
+        (paper.study.study.name, paper.short_hash, inbox.state(paper.hash))
+        for paper in inbox.papers()
+    )
+    recent = ago is not None and ago < STALE_SECONDS
+    return Status(
+        home.name,
+        joined.hub,
+        pid,
+        bool(pid and state.get("connected") is True and recent),
+        ago,
+        bool(pid and state.get("agent")),
+        str(state.get("version", "")),
+        home.policy().code,
+        studies,
+    )
+
+
+def _state(home: SiteHome) -> Mapping[str, Any]:
+    """What the process has last written about itself."""
+    try:
+        found = json.loads((home.folder / "log" / "state.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

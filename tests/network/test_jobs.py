@@ -1,0 +1,160 @@
+"""Nobody brings code: not even with an administrator's certificate of the hub's own authority.
+
+FLARE's own client is used as it comes, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509 import DNSName
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from polyclinic.engines.flare import kit, pki
+from tests.network.conftest import SITES, wait
+
+ATTEMPT = """
+import json, sys
+from nvflare.fuel.flare_api.flare_api import new_secure_session
+said = {}
+try:
+    session = new_secure_session("admin", sys.argv[1], timeout=10.0)
+except Exception as error:
+    print(json.dumps({"login": repr(error)}))
+    raise SystemExit
+said["login"] = "ok"
+for job in sys.argv[2:]:
+    try:
+        said[job] = "taken " + str(session.submit_job(job))
+    except Exception as error:
+        said[job] = repr(error)
+for command in ("cat server network.log", "ls server", "check_status client", "shutdown client"):
+    said[command] = json.dumps(session.api.do_command(command), default=str)
+try:
+    said["jobs"] = session.list_jobs()
+except Exception as error:
+    said["jobs"] = repr(error)
+print(json.dumps(said, default=str))
+import os
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def admin(network, folder):
+    """The folder of an administrator, signed by the hub's authority."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=pki.BITS)
+    subject = pki._subject("admin", "project_admin")
+    kits, names = network.kits, [DNSName("admin")]
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
+    cert = pki._signed(kits.ca, kits.ca_key, subject, key.public_key(), names, purposes)
+    (folder / "startup").mkdir(parents=True)
+    (folder / "local").mkdir()
+    (folder / "startup/client.crt").write_bytes(cert)
+    (folder / "startup/client.key").write_bytes(pki._key_pem(key))
+    (folder / "startup/rootCA.pem").write_bytes(kits.ca)
+    about = {
+        "project_name": "heart",
+        "server_identity": "server",
+        "scheme": "grpc",
+        "connection_security": "mtls",
+        "host": "localhost",
+        "port": kits.port,
+        "client_key": "client.key",
+        "client_cert": "client.crt",
+        "ca_cert": "rootCA.pem",
+        "uid_source": "cert",
+        "username": "admin",
+        "upload_dir": str(folder / "transfer"),
+        "download_dir": str(folder / "transfer"),
+        "with_debug": False,
+    }
+    settings = {"format_version": 1, "admin": about}
+    (folder / "startup/fed_admin.json").write_text(json.dumps(settings))
+    (folder / "local/resources.json").write_text(json.dumps({"format_version": 1, "admin": {}}))
+    return folder
+
+
+def job(folder, path, code=""):
+    """A job whose executor is `path`, with its own code where there is some."""
+    config = folder / "app" / "config"
+    config.mkdir(parents=True)
+    about = {"name": folder.name, "min_clients": 1, "resource_spec": {}}
+    (folder / "meta.json").write_text(json.dumps({**about, "deploy_map": {"app": ["@ALL"]}}))
+    server = {"format_version": 2, "workflows": [{"id": "w", "path": path, "args": {}}]}
+    client = {
+        "format_version": 2,
+        "executors": [{"tasks": ["x"], "executor": {"path": path, "args": {"args": ["id"]}}}],
+    }
+    (config / "config_fed_server.json").write_text(json.dumps(server))
+    (config / "config_fed_client.json").write_text(json.dumps(client))
+    if code:
+        (folder / "app" / "custom").mkdir()
+        (folder / "app" / "custom" / "evil.py").write_text(code)
+    return folder
+
+
+def test_no_job_is_taken_and_no_command_obeyed(network, tmp_path):
+    mark = tmp_path / "ran"
+    code = f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n"
+    jobs = [
+        job(tmp_path / "with-code", "evil.Evil", code),
+        job(tmp_path / "foreign-class", "subprocess.Popen"),
+    ]
+    folder = admin(network, tmp_path / "admin")
+    command = [sys.executable, "-W", "ignore", "-c", ATTEMPT, str(folder), *map(str, jobs)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
+    said = json.loads(found.stdout.splitlines()[-1])
+    assert said["login"] == "ok", said
+    for name in map(str, jobs):
+        assert "authoriz" in said[name].lower() and not said[name].startswith("taken"), said
+    for word in ("cat server", "ls server", "check_status", "shutdown"):
+        (answer,) = (text for asked, text in said.items() if asked.startswith(word))
+        assert "authoriz" in answer.lower(), (word, answer)
+    assert not mark.exists()
+    assert not any((network.kits.hub / "jobs").iterdir())
+    messages = dict.fromkeys(SITES, b"still here")
+    assert network.line.ask(messages, 20) == messages
+
+
+@pytest.mark.parametrize("whose", ["another authority", "another name"])
+def test_a_stranger_is_not_let_in(network, whose):
+    """A certificate of someone else's authority, or of this one for another name."""
+    kits = network.kits
+    ca, ca_key = pki.make_ca("heart") if whose == "another authority" else (kits.ca, kits.ca_key)
+    request, key = pki.make_request("a")
+    folder = kits.folder / "stranger"
+    kit.write_client_kit(
+        folder,
+        hub="heart",
+        site="a",
+        host="localhost",
+        port=kits.port,
+        ca=kits.ca,
+        cert=pki.sign_request(request, ca, ca_key, "a"),
+        key=key,
+        agent=["cat"],
+        state=folder / "state.json",
+    )
+    if whose == "another name":
+        request, key = pki.make_request("stranger")
+        cert = pki.sign_request(request, ca, ca_key, "stranger")
+        (folder / "startup/client.crt").write_bytes(cert)
+        (folder / "startup/client.key").write_bytes(key)
+    joined = (kits.hub / "network.log").read_text().count("client a@")
+    network.start("stranger")
+    try:
+        wait(lambda: (folder / "network.log").exists(), 30)
+        for _ in range(5):  # a site that is let in is there within two of these seconds
+            time.sleep(1)
+            assert network.line.ask({"a": b"really you?"}, 20) == {"a": b"really you?"}
+        state = folder / "state.json"
+        assert not (state.exists() and json.loads(state.read_text())["connected"])
+        assert (kits.hub / "network.log").read_text().count("client a@") == joined
+    finally:
+        network.kill("stranger")

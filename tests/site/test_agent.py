@@ -1,0 +1,398 @@
+"""A hospital's agent: the same numbers as in one process, and nothing but what was approved."""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from polyclinic.core import codec
+from polyclinic.core.errors import Refused
+from polyclinic.core.federation import MAY
+from polyclinic.core.plan import Plan
+from polyclinic.data.codebook import Codebook
+from polyclinic.data.read import read_table
+from polyclinic.engines.embedded import Embedded
+from polyclinic.governance.chain import verify
+from polyclinic.governance.paper import REFUSED, Decision, Question
+from polyclinic.governance.scope import Scope
+from polyclinic.models.glm import glm
+from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.secure import Identity
+from polyclinic.site.agent import FRAME, LONGEST
+from polyclinic.study.sites import Sites
+from tests.site.world import PURPOSE, SITES, study
+
+
+def codes(world, site="north"):
+    return [line["code"] for line in world.log(site)]
+
+
+def plan_of(paper):
+    """The first plan of a run, as it travels."""
+    scope = Scope.of(paper)
+    plan = glm(scope.spec).plan(glm(scope.spec).init(0))
+    return replace(plan, cohort=scope.cohort.to_data(), purpose=PURPOSE, round=1)
+
+
+@pytest.mark.parametrize("sums", ["auto", "secure", "clear"])
+def test_a_fit_over_agents_has_the_bytes_of_one_in_one_process(world, sums):
+    from polyclinic.core.fit import fit
+
+    paper = world.approved()
+    found = world.fit(paper, sums=sums)
+    tables = {s: read_table(world.folder / f"{s}.csv", world.codebook, s) for s in SITES}
+    scope = Scope.of(paper)
+    together = Sites(tables, world.codebook).federation(Embedded(), scope.cohort, sums=sums)
+    assert fit(glm(scope.spec), together).model[-1].coef.tobytes() == found.coef.tobytes()
+    assert codes(world) == [] and world.left()
+    assert all(verify(home.audit_path).ok for home in world.homes.values())
+
+
+def test_hello_tells_nothing_of_patients(world):
+    found = world.letter("north", kind="HELLO")
+    assert set(found) == {"site", "version", "protocol", "public", "codebook", "min_patients"}
+    assert found["codebook"] == world.codebook.content_hash and found["min_patients"] == 5
+
+
+def test_an_offer_is_kept_once_and_its_decision_travels_signed(world):
+    paper, home = world.paper(), world.homes["north"]
+    assert world.letter("north", kind="STATE", study=paper.hash) == {"code": "UNKNOWN_STUDY"}
+    for _ in range(3):
+        assert world.offer(paper) == {"state": "waiting", "decision": ""}
+    assert len(world.log(event="study_offered")) == 1
+    world.decide(paper)
+    found = world.letter("north", kind="STATE", study=paper.hash)
+    assert found["state"] == "approved" and world.offer(paper) == found
+    signed = Decision.open(bytes.fromhex(found["decision"]), home.identity.public)
+    assert signed == Decision("north", paper.hash, "approved")
+    world.decide(paper, REFUSED, why="not this year")
+    assert world.letter("north", kind="STATE", study=paper.hash)["state"] == "refused"
+    assert [line["why"] for line in world.log(event="study_refused")] == ["not this year"]
+    folder = home.folder / "studies"
+    assert all(path.stat().st_mode & 0o077 == 0 for path in [folder, *folder.rglob("*")])
+
+
+def test_offers_that_are_not_for_this_site_are_refused(world):
+    stranger = Identity.generate()
+    good = world.paper()
+    other_book = Codebook.from_dict({**world.codebook.to_dict(), "title": "another"})
+    mine = {**good.sites, "north": stranger.public}
+    absent = {site: key for site, key in good.sites.items() if site != "north"}
+    wrong = {
+        "WRONG_HUB": world.paper(hub="lungs"),
+        "CODEBOOK_DIFFERS": world.paper(codebook=other_book),
+        "KEY_SUBSTITUTED": world.paper(sites=mine),
+    }
+    for code, paper in wrong.items():
+        assert world.offer(paper) == {"code": code}
+    assert world.offer(world.paper(sites=absent)) == {"code": "KEY_SUBSTITUTED"}
+    foreign = replace(good, coordinator=stranger.public)
+    assert world.offer(foreign, by=stranger) == {"code": "BAD_SIGNATURE"}
+    assert world.offer(good, by=stranger) == {"code": "BAD_SIGNATURE"}
+    tampered = good.signed(world.coordinator).replace(b"research", b"resell!!")
+    assert world.letter("north", kind="OFFER", paper=tampered.hex()) == {"code": "BAD_SIGNATURE"}
+    assert not (world.homes["north"].folder / "studies").exists()
+    assert len(codes(world)) == 7
+
+
+def test_the_keys_of_the_others_are_pinned_by_the_first_approval(world):
+    paper = world.approved()
+    changed = world.paper(study("ill ~ age"), sites={**paper.sites, "west": bytes(32)})
+    changed = replace(changed, sites={**paper.sites, "west": Identity.generate().public})
+    assert world.offer(changed) == {"code": "KEY_SUBSTITUTED"}
+    assert world.offer(world.paper(study("ill ~ age")))["state"] == "waiting"
+    # A pin that is changed afterwards stops the study that was approved with the old key.
+    data = world.homes["north"].folder / "data.toml"
+    text = data.read_text()
+    data.write_text(text.replace(paper.sites["west"].hex(), Identity.generate().public.hex()))
+    assert world.ask(paper, plan_of(paper).to_bytes()) == {"code": "KEY_SUBSTITUTED"}
+    assert not world.left()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"kind": "SHELL"},
+        {"kind": 5},
+        {"kind": "HELLO", "more": "x"},
+        {"kind": "OFFER"},
+        {"kind": "OFFER", "paper": 5},
+        {"kind": "OFFER", "paper": "zz"},
+        {"kind": "STATE", "study": "../../etc"},
+        {"kind": "STATE", "study": ["x"]},
+        {},
+        [],
+        None,
+    ],
+)
+def test_letters_of_another_form_are_refused(world, content):
+    reply = codec.decode(world.agents["north"].receive(codec.encode(content)))
+    assert set(reply) == {"code"} and reply["code"] in ("BAD_MESSAGE", "UNKNOWN_STUDY")
+    assert codes(world) == [reply["code"]]
+
+
+def test_nothing_is_answered_before_an_approval_or_after_it_is_taken_back(world):
+    paper = world.paper()
+    message = plan_of(paper).to_bytes()
+    assert world.ask(paper, message) == {"code": "UNKNOWN_STUDY"}
+    world.offer(paper)
+    assert world.ask(paper, message) == {"code": "NOT_APPROVED"}
+    world.decide(paper)
+    assert "words" in world.ask(paper, message)
+    before = len(world.left())
+    world.decide(paper, REFUSED, why="no more")
+    assert world.ask(paper, message, n=2) == {"code": "STUDY_REFUSED"}
+    assert codes(world) == ["UNKNOWN_STUDY", "NOT_APPROVED", "STUDY_REFUSED"]
+    assert len(world.left()) == before
+
+
+def test_a_decision_that_this_site_has_not_signed_counts_for_nothing(world):
+    paper = world.paper()
+    world.offer(paper)
+    forged = Decision("north", paper.hash, "approved").signed(world.coordinator)
+    (world.homes["north"].folder / "studies" / paper.hash / "decision.pcm").write_bytes(forged)
+    assert world.ask(paper, plan_of(paper).to_bytes()) == {"code": "BAD_SIGNATURE"}
+    own = world.homes["north"].identity
+    other = Decision("north", "0" * 64, "approved").signed(own)
+    (world.homes["north"].folder / "studies" / paper.hash / "decision.pcm").write_bytes(other)
+    assert world.ask(paper, plan_of(paper).to_bytes()) == {"code": "BAD_SIGNATURE"}
+
+
+def test_an_edited_policy_counts_at_once_also_inside_a_secure_sum(world):
+    paper = world.approved()
+    home = world.homes["north"]
+    wire = world.federation(paper, sums="secure").transport
+    text = home.policy_path.read_text()
+    plan = plan_of(paper)
+    assert "words" in codec.decode(wire.ask({"north": plan.to_bytes()})["north"])
+    home.policy_path.write_text(text.replace("min_patients = 5", "min_patients = 500"))
+    steps = [plan.to_bytes(), codec.encode({"kind": "AGREE"})]
+    for message in steps:
+        assert codec.decode(wire.ask({"north": message})["north"]) == {"code": "POLICY_CHANGED"}
+    home.sign_policy()
+    may = codec.encode({"kind": MAY, "secure": False, "plan": plan.to_data()})
+    assert codec.decode(wire.ask({"north": may})["north"]) == {"code": "TOO_FEW_PATIENTS"}
+    assert home.policy().policy == Policy(min_patients=500)
+
+
+def test_questions_of_others_and_for_others_are_refused(world):
+    paper, stranger = world.approved(), Identity.generate()
+    message = plan_of(paper).to_bytes()
+    agent = world.agents["north"]
+
+    def answer(sealed):
+        return codec.decode(agent.receive(sealed))
+
+    assert answer(world.sealed(paper, message, by=stranger)) == {"code": "BAD_SIGNATURE"}
+    assert answer(world.sealed(paper, message, site="west")) == {"code": "WRONG_SITE"}
+    long = world.sealed(paper, message, run="r" * 5000)
+    assert answer(long) == {"code": "BAD_MESSAGE"}
+    assert answer(b"PCE1" + struct.pack("<I", 1 << 31) + b"x" * 100) == {"code": "BAD_MESSAGE"}
+    for run in ("../../x", "", "a/b", "A", "r" * 100):
+        assert answer(world.sealed(paper, message, run=run)) == {"code": "BAD_MESSAGE"}
+    for n in (0, -1):
+        assert answer(world.sealed(paper, message, n=n)) == {"code": "BAD_MESSAGE"}
+    assert not world.left() and len(codes(world)) == 11
+
+
+def plans_outside(paper):
+    inside = plan_of(paper)
+    everyone = {**inside.cohort, "where": "age == 44"}
+    yield replace(inside, cohort=everyone, _derived={})
+    yield replace(inside, purpose="", _derived={})
+    values = {"a": {"name": "ward", "levels": 2}, "b": {"name": "sex", "levels": 2}}
+    yield replace(inside, task="descriptive.cross_table", values=values, _derived={})
+    design = dict(inside.values["design"])
+    factor = {"kind": "value", "column": "chol", "args": []}
+    term = {"name": "chol", "bound": 800.0, "factors": [factor]}
+    design["terms"] = [*design["terms"], term]
+    yield replace(inside, values={**inside.values, "design": design}, _derived={})
+
+
+def test_a_plan_outside_the_study_is_refused_in_every_kind_of_message(world):
+    paper = world.approved()
+    outside = list(plans_outside(paper))
+    place = 0
+    for plan in outside:
+        may = codec.encode({"kind": MAY, "secure": True, "plan": plan.to_data()})
+        for message in (plan.to_bytes(), may):
+            place += 1
+            assert world.ask(paper, message, n=place) == {"code": "OUTSIDE_STUDY"}
+    assert codes(world) == ["OUTSIDE_STUDY"] * place
+    for number, plan in enumerate(outside):
+        for what in ("secure", "leaning"):
+            run = f"s{number}{what}"
+            federation = world.federation(paper, run=run, sums="secure")
+            federation.cohort, federation.purpose = plan.cohort, plan.purpose
+            federation.summing._leaning = what == "leaning"
+            with pytest.raises(Refused) as found:
+                federation.total(plan)
+            assert found.value.code == "OUTSIDE_STUDY"
+            assert set(found.value.refusals) == set(SITES)
+    for site in SITES:
+        assert not world.left(site)
+        notes = [one["note"] for one in world.agents[site].books.ledger.refusals()]
+        assert notes and all("not in the approved study" in note for note in notes)
+
+
+def test_only_as_many_different_questions_as_the_study_has(world):
+    paper = world.approved()
+    scope = Scope.of(paper)
+    spec = scope.spec
+    values = spec.values(order=0, shift=np.zeros(2), class_weight=np.zeros(0), response_exponent=0)
+    cohort = scope.cohort.to_data()
+
+    def answer(number):
+        theta = np.array([[0.0, 0.0, number / 1e4]])
+        plan = Plan("glm.derivatives", {**values, "theta": theta}, cohort=cohort, purpose=PURPOSE)
+        may = codec.encode({"kind": MAY, "secure": False, "plan": plan.to_data()})
+        return world.ask(paper, may, n=number + 1)
+
+    found = [answer(number) for number in range(scope.rounds + 3)]
+    assert found[: scope.rounds] == [{"may": True}] * scope.rounds
+    assert found[scope.rounds :] == [{"code": "OUTSIDE_STUDY"}] * 3
+    world.agents["north"].close()
+    world.agents["north"] = type(world.agents["north"])(world.homes["north"].folder)
+    again = world.ask(paper, plan_of(paper).to_bytes(), run="r2")
+    assert again == {"code": "OUTSIDE_STUDY"}  # what was asked is remembered
+
+
+@pytest.fixture
+def quick_log(monkeypatch):
+    """A log that does not wait for the disk: it is not what these tests are about."""
+    monkeypatch.setattr("polyclinic.governance.audit._sync", lambda handle: None)
+
+
+def test_ten_thousand_replays_are_refused_and_written_down(world, quick_log):
+    paper = world.approved()
+    federation = world.federation(paper, sums="secure")
+    wire = federation.transport
+    federation.total(plan_of(paper))
+    before = {site: len(world.left(site)) for site in SITES}
+    old = [(site, sealed) for site, sealed in wire.sent if site == "north"]
+    refused = codec.encode({"code": "REPLAYED"})
+    for number in range(10_000):
+        site, sealed = old[number % len(old)]
+        assert world.agents[site].receive(sealed) == refused
+    assert codes(world).count("REPLAYED") == 10_000
+    assert {site: len(world.left(site)) for site in SITES} == before
+    assert verify(world.homes["north"].audit_path).ok
+
+
+def test_ten_thousand_flipped_bits_are_refused(world, quick_log):
+    paper = world.approved()
+    sealed = world.sealed(paper, plan_of(paper).to_bytes())
+    rng = np.random.default_rng(7)
+    agent = world.agents["north"]
+    known = set()
+    for place in rng.integers(0, 8 * len(sealed), 10_000):
+        bent = bytearray(sealed)
+        bent[place // 8] ^= 1 << (place % 8)
+        reply = codec.decode(agent.receive(bytes(bent)))
+        assert set(reply) == {"code"}
+        known.add(reply["code"])
+    assert known <= {"BAD_MESSAGE", "BAD_SIGNATURE"} and not world.left()
+    assert len(codes(world)) == 10_000
+    assert "words" in codec.decode(agent.receive(sealed))
+
+
+def test_a_failure_leaves_a_code_and_its_place_but_no_value(world, monkeypatch):
+    paper = world.approved()
+    world.agents["north"].table.columns["age"][3] = 44.125
+
+    def broken(*_):
+        raise ValueError("patient 3 is 44.125 years old")
+
+    monkeypatch.setattr("polyclinic.site.agent.rows_of", broken)
+    assert world.ask(paper, plan_of(paper).to_bytes()) == {"code": "SITE_FAILED"}
+    home = world.homes["north"]
+    said = (home.folder / "log" / "agent.log").read_text()
+    assert "ValueError" in said and " broken\n" in said
+    assert "44.125" not in said and "44.125" not in home.audit_path.read_text()
+    assert codes(world) == ["SITE_FAILED"]
+
+
+def test_a_full_disk_lets_nothing_out(world, monkeypatch):
+    paper = world.approved()
+    monkeypatch.setattr(
+        "polyclinic.governance.audit.os.write",
+        lambda *_: (_ for _ in ()).throw(OSError(28, "no space")),
+    )
+    reply = world.ask(paper, plan_of(paper).to_bytes())
+    assert reply in ({"code": "CANNOT_WRITE"}, {"code": "SITE_FAILED"})
+    assert not world.left()
+
+
+class Process:
+    """The agent as the process that it is at a hospital."""
+
+    def __init__(self, home):
+        command = [sys.executable, "-m", "polyclinic.site.agent", str(home)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.number = 0
+
+    def ask(self, data):
+        self.number += 1
+        self.process.stdin.write(FRAME.pack(self.number, len(data)) + data)
+        self.process.stdin.flush()
+        number, length = FRAME.unpack(self.process.stdout.read(FRAME.size))
+        assert number == self.number
+        return codec.decode(self.process.stdout.read(length))
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.stdout.close()
+        return self.process.wait(20)
+
+
+def test_a_killed_agent_never_takes_up_a_run_again(world):
+    paper = world.approved()
+    home = world.homes["north"].folder
+    message = plan_of(paper).to_bytes()
+    first = Process(home)
+    released = first.ask(world.sealed(paper, message, n=1))
+    assert "words" in released
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.end()
+    second = Process(home)
+    assert second.ask(world.sealed(paper, message, n=2)) == {"code": "RUN_LOST"}
+    assert second.ask(world.sealed(paper, message, n=1)) == {"code": "RUN_LOST"}
+    again = second.ask(world.sealed(paper, message, n=1, run="r2"))
+    assert codec.encode(again["words"]) == codec.encode(released["words"])
+    done = codec.encode({"kind": "DONE", "study": paper.hash, "run": "r2"})
+    assert second.ask(done) == {"ok": True}
+    assert second.ask(world.sealed(paper, message, n=9, run="r2")) == {"code": "RUN_LOST"}
+    assert second.end() == 0
+    assert codes(world).count("RUN_LOST") == 3
+
+
+def test_frames_that_are_too_long_or_cut_short(world):
+    process = Process(world.homes["north"].folder)
+    hello = codec.encode({"kind": "HELLO"})
+    assert process.ask(hello)["site"] == "north"
+    stdin = process.process.stdin
+    stdin.write(FRAME.pack(99, 40) + b"only this")
+    assert process.end() == 0
+    assert LONGEST < 1 << 32
+
+
+def test_an_agent_without_data_says_so_and_ends(world, tmp_path):
+    (tmp_path / "north.csv").unlink()
+    command = [sys.executable, "-m", "polyclinic.site.agent", str(world.homes["north"].folder)]
+    done = subprocess.run(command, capture_output=True, input=b"", timeout=60, check=False)
+    assert done.returncode == 2 and b"NO_FILE" in done.stderr and done.stdout == b""
+
+
+def test_one_question_of_a_run_is_not_one_of_another_study(world):
+    first, second = world.approved(), world.approved(study("ill ~ age", name="other"))
+    assert "words" in world.ask(first, plan_of(first).to_bytes())
+    assert world.ask(second, plan_of(second).to_bytes(), n=2) == {"code": "REPLAYED"}
+    assert world.ask(second, plan_of(first).to_bytes(), run="r2") == {"code": "OUTSIDE_STUDY"}
+    assert Question.open(world.sealed(first, b"x"), world.coordinator.public).n == 1
