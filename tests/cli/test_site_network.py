@@ -78,7 +78,7 @@ def test_from_an_invite_to_an_approval_and_back(desk):
         "hub heart, fingerprint ",
         "data 120 rows, 5 columns, 0 findings",
         "policy none: this site refuses every plan until you sign one",
-        "next polyclinic site policy",
+        "then polyclinic site policy --sign",
     ):
         assert words in said, said
     assert "INVITE_REFUSED" in desk.site("join", "north.invite", *where, code=2)

@@ -74,11 +74,8 @@ def approve(stage: Stage, name: str) -> None:
 
 
 def folder_of(stage: Stage, name: str) -> Path:
-    """The run folder of a study."""
-    below = stage.folder / "hub" / "hubs" / stage.hub / "runs"
-    found = [f for f in below.iterdir() if name in (f / "study.json").read_text("utf-8")]
-    assert len(found) == 1
-    return found[0]
+    """The results of a run at the hub."""
+    return stage.folder / "hub" / "hubs" / stage.hub / "runs" / name / "result"
 
 
 def same_bytes(stage: Stage, name: str, validate: str) -> None:
@@ -148,10 +145,7 @@ def test_killed_in_mid_run_it_goes_on_with_the_same_bytes(stage: Stage, who: str
     running = stage.begin("run", str(study(stage, name, "cross-validation")), "--hub", stage.hub)
     approve(stage, name)
     waited = time.monotonic() + 120
-    while not list(stage.folder.glob(f"hub/hubs/{stage.hub}/runs/*/checkpoints/fit.pcm")) or not (
-        any(name in f.read_text("utf-8") and (f.parent / "checkpoints" / "fit.pcm").exists()
-            for f in stage.folder.glob(f"hub/hubs/{stage.hub}/runs/*/study.json"))
-    ):  # fmt: skip
+    while not (folder_of(stage, name) / "checkpoints" / "fit.pcm").exists():
         assert time.monotonic() < waited
         time.sleep(0.05)
     killed = ("va", "hub") if who == "both" else (who,)

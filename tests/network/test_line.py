@@ -266,10 +266,12 @@ def test_a_killed_hub_is_lost_and_gets_its_sites_back(network):
     thread.join(5)
     assert lost == ["HUB_LOST"]
     wait(lambda: not alive(child), 10)
+    wait(lambda: not network.kits.said("a")["connected"])
     network.start("hub")
     network.wait_for(*SITES)
     messages = dict.fromkeys(SITES, b"again")
     assert network.line.ask(messages, 20) == messages
+    wait(lambda: network.kits.said("a")["connected"])
 
 
 def test_told_to_end_a_process_takes_its_own_along(network):

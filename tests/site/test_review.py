@@ -7,6 +7,7 @@ import pytest
 from polyclinic.governance.home import SiteHome
 from polyclinic.governance.paper import REFUSED
 from polyclinic.governance.policy_file import save
+from polyclinic.governance.signing import fingerprint
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.policy import Policy
 from polyclinic.site.inbox import Inbox
@@ -24,11 +25,11 @@ def test_a_review_in_plain_words(world):
     paper = world.paper(study("ill ~ age + sex + ward", cohort={"where": "age >= 40"}))
     world.offer(paper)
     text = said(world)
-    key = paper.coordinator.hex()
+    key = fingerprint(paper.coordinator)
     patients = int((world.agents["north"].table.columns["age"] >= 40).sum())
     for words in (
         f"hash {paper.short_hash}",
-        f"asked by the coordinator of heart, key {key[:4]} {key[4:8]}",
+        f"asked by the coordinator of heart, fingerprint {key}",
         f"purpose {PURPOSE}",
         f"patients {patients} of your 120: age >= 40, complete in 4 columns",
         "reads sex age ward ill",

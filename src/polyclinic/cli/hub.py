@@ -43,6 +43,8 @@ def init(
     typer.echo(f"hub    {name} in {home.folder} (mode 0700): back it up, its keys are only there")
     typer.echo(f"key    {fingerprint(home.identity.public)}: hospitals compare it by telephone")
     typer.echo(f"ports  {home.port} for the hospitals' processes, {home.enrol_port} for joining")
+    if host == "localhost":
+        typer.echo("host   localhost: for hospitals on this machine only; for others give --host")
     typer.echo(f"next   polyclinic hub start {name}; polyclinic hub invite HOSPITAL")
 
 
@@ -184,7 +186,8 @@ def logs(run: Run, hub: Hub = None, json: Json = False) -> None:
 def _said(one: dict[str, Any]) -> str:
     event = one["event"]
     if event == "state":
-        more = f"; {' '.join(one['detail'].split())}" if one["detail"] else ""
+        lines = [" ".join(line.split()) for line in one["detail"].splitlines()]
+        more = "".join(f"; {line}" for line in lines if line)
         return f"{one['state']}{more}"
     if event == "decision":
         return f"{one['site']} {one['verdict']}" + (f": {one['why']}" if one["why"] else "")
@@ -306,7 +309,7 @@ def _ended(home: Any, run: Any) -> PolyclinicError:
         code=code if what else run.state.upper(),
         rule=parts.get("rule", ""),
         next=parts.get("next", "") or f"polyclinic hub logs {run.id} --hub {home.name}",
-        kept="everything up to the last round; the same command goes on from there"
+        kept="everything up to the last round; polyclinic run STUDY goes on from there"
         if run.state == "failed"
-        else "what was released before, in the hospitals' ledgers",
+        else parts.get("kept") or "what was released before, in the hospitals' ledgers",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,8 +51,11 @@ def join(
     else:
         _said("policy", "none: this site refuses every plan until you sign one")
     _said("home", str(folder))
-    here = "" if folder.resolve() == Path.cwd().resolve() else f" --home {folder}"
-    _said("next", f"polyclinic site {'start' if standing.signed else 'policy'}{here}")
+    if standing.signed:
+        _said("next", f"polyclinic site start{_at(folder)}")
+    else:
+        _said("next", f"read {folder / 'policy.toml'}, change what you want, then")
+        _said("", f"polyclinic site policy --sign{_at(folder)}")
 
 
 def check(
@@ -151,7 +155,12 @@ def start(
     site = SiteHome.open(home)
     pid = service.start(site, foreground)
     _said("started", f"{site.name}, process {pid}; log in {site.folder / 'log'}", 9)
-    _said("next", "polyclinic site status", 9)
+    standing = site.policy()
+    if not standing.signed:
+        _said("policy", f"! {standing.code}: every plan is refused", 9)
+        _said("next", f"polyclinic site policy{_at(site.folder)}", 9)
+        return
+    _said("next", f"polyclinic site status{_at(site.folder)}", 9)
 
 
 def stop(home: Home = HERE) -> None:
@@ -173,11 +182,12 @@ def status(home: Home = HERE, json: Json = False) -> None:
     if json:
         show.as_json({**vars(found), "studies": [list(one) for one in found.studies]})
         return
-    typer.echo(_status_text(found), nl=False)
+    typer.echo(_status_text(found, _at(home)), nl=False)
 
 
-def _status_text(found: Any) -> str:
-    process = f"runs, process {found.pid}" if found.pid else "does not run: polyclinic site start"
+def _status_text(found: Any, at: str) -> str:
+    stopped = f"does not run: polyclinic site start{at}"
+    process = f"runs, process {found.pid}" if found.pid else stopped
     ago = "" if found.heard is None else f", last heard {_ago(found.heard)} ago"
     link = "-"
     if found.pid:
@@ -192,7 +202,7 @@ def _status_text(found: Any) -> str:
     ]
     lines += [f"{'study':<16}{name:<34}{short}   {state}" for name, short, state in found.studies]
     if any(state == "waiting" for *_, state in found.studies):
-        lines.append(f"{'next':<16}polyclinic site review")
+        lines.append(f"{'next':<16}polyclinic site review{at}")
     return "\n".join(lines) + "\n"
 
 
@@ -200,6 +210,12 @@ def _ago(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+
+
+def _at(folder: Path) -> str:
+    """How a command is told about this folder; nothing where it finds it by itself."""
+    known = os.environ.get("POLYCLINIC_SITE") or "."
+    return "" if folder.resolve() == Path(known).resolve() else f" --home {folder}"
 
 
 def _said(label: str, text: str, width: int = 8) -> None:

@@ -14,6 +14,7 @@ from polyclinic.governance.home import SiteHome, Standing
 from polyclinic.governance.officer import plain
 from polyclinic.governance.paper import Paper
 from polyclinic.governance.scope import Scope
+from polyclinic.governance.signing import fingerprint
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.gate import MIN_SECURE, Audience, Gate
 from polyclinic.site.data import Joined
@@ -39,13 +40,13 @@ def waiting(home: SiteHome) -> list[Paper]:
 def _lines(home: SiteHome, inbox: Inbox, paper: Paper, table: Table) -> Iterator[str]:
     scope, state = Scope.of(paper), inbox.state(paper.hash)
     found, about = scope.summary(), paper.study.study
-    key = " ".join(paper.coordinator.hex()[i : i + 4] for i in (0, 4))
     since = inbox.since(paper.hash)
-    head = f"{state} since {since:%H:%M}, hash {paper.short_hash}"
+    head = f"{state} since {since:%Y-%m-%d %H:%M}, hash {paper.short_hash}"
     if state != WAITING:
         head = f"{state}, hash {paper.short_hash}"
-    yield f"{plain(about.name):<40} {head}"
-    yield from _line("asked by", f"the coordinator of {paper.hub}, key {key}")
+    yield f"{plain(about.name):<32} {head}"
+    key = fingerprint(paper.coordinator)
+    yield from _line("asked by", f"the coordinator of {paper.hub}, fingerprint {key}")
     title = f"{about.title}; " if about.title and about.title != about.purpose else ""
     yield from _line("purpose", f"{title}{about.purpose or 'none is given'}")
     yield from _line("with", ", ".join(site for site in paper.sites if site != home.name))
@@ -148,6 +149,8 @@ def _next(standing: Standing, name: str, state: str) -> str:
         return "polyclinic site policy --sign, after you have read it"
     if state == "approved":
         return f"nothing; take it back: polyclinic site refuse {name} --why TEXT"
+    if state == "refused":
+        return f"nothing; approve it after all: polyclinic site approve {name}"
     return f"polyclinic site approve {name}   (or refuse --why)"
 
 

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
 
-import polyclinic
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import Stopped
 from polyclinic.engines.flare import ending
@@ -53,19 +53,21 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
             "heard": 0.0,
             "agent": 0,
             "pid": os.getpid(),
-            "version": polyclinic.__version__,
+            "version": version("polyclinic"),
         }
         log = self._state.with_name("agent.log")
         self._agent = AgentPipe(agent, log, lambda pid: self._say(agent=pid))
         self._mailbox = Mailbox(self._agent.ask)
         self._begun = False
         self._registered = threading.Event()
+        self._cell: Any = None
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begin before FLARE registers; note every sign of the hub."""
         if event_type == EventType.BEFORE_CLIENT_REGISTER and not self._begun:
             self._begun = True  # before the hub knows that there is someone to ask
             cell = fl_ctx.get_engine().get_cell().core_cell  # no streams: chunks are ours
+            self._cell = cell
             self._agent.start()
             cell.register_request_cb(CHANNEL, TOPIC, self._answer)
             ending.at_end(self._stop)
@@ -82,12 +84,17 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
         return make_reply(ReturnCode.OK, "", self._mailbox.answer(message.payload))
 
     def _heard(self) -> None:
-        self._say(connected=True, heard=time.time())
+        if self._linked():  # FLARE tells of a sign that failed, too
+            self._say(connected=True, heard=time.time())
+
+    def _linked(self) -> bool:
+        return FQCN.ROOT_SERVER in self._cell.agents
 
     def _watch(self) -> None:
         while True:
             time.sleep(HEARTBEAT)
-            if self._about["connected"] and time.time() - self._about["heard"] > SILENT:
+            silent = time.time() - self._about["heard"] > SILENT
+            if self._about["connected"] and (silent or not self._linked()):
                 self._say(connected=False)
 
     def _say(self, **news: Any) -> None:

@@ -270,7 +270,12 @@ def _client(folder: Path, about: Mapping[str, Any]) -> tuple[dict[str, Any], dic
     }
     no_gpu = {"num_of_gpus": 0, "mem_per_gpu_in_GiB": 0, "expiration_period": 300}
     resources = {
-        "client": {"retry_timeout": 30, "compression": "Gzip", "communication_timeout": 30.0},
+        "client": {
+            "retry_timeout": 30,
+            "compression": "Gzip",
+            "communication_timeout": 30.0,
+            "maint_msg_timeout": 8.0,  # a sign of life to a hub that has just ended waits as long
+        },
         "components": [
             _component(
                 "resource_manager",
