@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import threading
@@ -363,7 +364,9 @@ def some() -> list[Case]:
     """A few of each."""
     return [
         Case([killed("waiting", 0.0, HUB), killed("round 9", 0.05, HUB), killed("done", 0.0, HUB)]),
-        Case([killed("offered", 0.3, ONE), killed("round 5", 0.1, ONE), killed("round 20", 0, ONE)]),
+        Case(
+            [killed("offered", 0.3, ONE), killed("round 5", 0.1, ONE), killed("round 20", 0, ONE)]
+        ),
         Case([killed("running", 0.1, "both"), killed("file model.pcm", 0.0, "both")]),
         Case([killed("round 6", 0.1, HUB, "driver"), killed("round 20", 0.1, ONE, "agent")]),
         Case([killed("round 4", 0.1, HUB, "server"), killed("round 22", 0.1, ONE, "client")]),
@@ -394,12 +397,17 @@ def main() -> int:
     parser.add_argument("--only", choices=("kills", "network", "disks"), help="one kind")
     parser.add_argument("--per-run", type=int, default=3, help="kills in the life of a run")
     parser.add_argument("--from", type=int, default=0, dest="first", help="begin with this case")
+    parser.add_argument("--out", type=Path, help="keep all folders here")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all that runs is stopped
     kinds = {"kills": lambda: kills(options.per_run), "network": network, "disks": disks}
     chosen = [options.only] if options.only else list(kinds)
     cases = some() if options.quick else [case for kind in chosen for case in kinds[kind]()]
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name, stage_of(Path(name)) as stage:
-        return _all(stage, cases, options.first)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        folder = options.out or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        with stage_of(folder) as stage:
+            return _all(stage, cases, options.first)
 
 
 def _all(stage: Chaos, cases: Sequence[Case], first: int) -> int:
@@ -414,7 +422,9 @@ def _all(stage: Chaos, cases: Sequence[Case], first: int) -> int:
         same += bool(found.struck and not found.wrong)
         wrong += bool(found.wrong)
         said = f"WRONG  {found.wrong}" if found.wrong else "same bytes"
-        print(f"{found.name:<9}{found.seconds:>6.1f} s  {'; '.join(found.struck)}  {said}", flush=True)
+        print(
+            f"{found.name:<9}{found.seconds:>6.1f} s  {'; '.join(found.struck)}  {said}", flush=True
+        )
     print(
         f"{points} troubles in {same + wrong} runs: {same} with the bytes of an undisturbed run, "
         f"{wrong} wrong; {stage.eyes.looks} looks at the status, {len(stage.eyes.lies)} untrue; "

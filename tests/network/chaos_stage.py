@@ -152,7 +152,7 @@ class Chaos(Stage):
     # officers
 
     def approve(self, site: str, name: str) -> bool:
-        """Sign at a hospital, as `polyclinic site approve` does; False where it is not there yet."""
+        """Sign as `polyclinic site approve` does; False where it is not there yet."""
         if site not in self._homes:
             self._homes[site] = SiteHome.open(self.home(site))
         inbox = Inbox(self._homes[site])
@@ -172,7 +172,7 @@ def _command(entry: Path) -> list[str]:
 
 
 class Eyes:
-    """Looks at `polyclinic hub status` all the time, and at what is so; `lies` are the differences."""
+    """Looks at `polyclinic hub status` all the time; `lies` are where it is not as it says."""
 
     def __init__(self, stage: Chaos) -> None:
         self.stage, self.lies, self.looks = stage, list[str](), 0

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 pytest.importorskip("nvflare")
@@ -97,6 +98,9 @@ def test_a_study_over_the_network_has_the_bytes_of_one_machine(stage: Stage) -> 
     assert running.returncode == 0, said
     assert "exang" in said
     same_bytes(stage, "whole", "cross-validation")
+    carried = pd.read_csv(stage.folder / "runs" / "whole" / "network.csv")
+    assert set(carried["hospital"]) == set(SITES) and carried["round"].max() > 20
+    assert (carried[["bytes to it", "bytes back"]] > 0).all(axis=None)
     for site in SITES:
         assert "chain unbroken" in stage.do("site", "audit", "verify", site=site)
         assert "total of 4" in stage.do("site", "ledger", site=site)

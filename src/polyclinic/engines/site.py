@@ -108,7 +108,7 @@ class Site:
             self._refused(error, plan)
         except Exception as worse:
             self.log.append(worse)
-            return codec.encode({"code": "SITE_FAILED"})
+            return codec.encode({"code": unwritten(worse)})
         return codec.encode({"code": error.code})
 
     def _join(self, pinned: Pinned) -> SecureSite:
@@ -363,6 +363,12 @@ class Site:
         if not isinstance(task, Exposing):
             return disclosure.totals(ring.decode(words), (), ())
         return disclosure.totals(ring.decode(words), task.slots(plan), task.candidates(plan)[0])
+
+
+def unwritten(error: Exception) -> str:
+    """The code of a refusal that could not be written down: of a full disk, or of anything."""
+    full = isinstance(error, PolyclinicError) and error.code == "CANNOT_WRITE"
+    return "CANNOT_WRITE" if full else "SITE_FAILED"
 
 
 def _population(rows: Partition) -> int:

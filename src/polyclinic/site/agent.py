@@ -14,8 +14,8 @@ import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -29,7 +29,7 @@ from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.plan import Plan
 from polyclinic.data.cohort import Cohort, rows_of
 from polyclinic.engines.books import Books
-from polyclinic.engines.site import Pinned, Site
+from polyclinic.engines.site import Pinned, Site, unwritten
 from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
 from polyclinic.governance.home import SiteHome, Standing
 from polyclinic.governance.paper import PROTOCOL, Paper, Question, bad_message
@@ -38,10 +38,11 @@ from polyclinic.governance.signing import unhex
 from polyclinic.privacy.gate import Gate
 from polyclinic.privacy.ledger import Ledger
 from polyclinic.privacy.secure.journal import SQLiteJournal
-from polyclinic.site.data import Joined
+from polyclinic.site.data import Joined, write_private
 from polyclinic.site.inbox import Inbox, agent_log
 
 ENVELOPE = b"PCE1"
+NOTE = 0  # number of a frame that is told, not asked
 FRAME = struct.Struct("<QQ")
 LONGEST = 1 << 30  # bytes of one question
 MOST_COHORTS = 8  # whose rows are held at once
@@ -78,11 +79,8 @@ class _Asked:
             return True
         if len(self.known) >= self.most:
             return False
-        handle = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(plan.content_hash + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        lines = [*sorted(self.known), plan.content_hash, ""]
+        write_private(self.path, "\n".join(lines).encode())
         self.known.add(plan.content_hash)
         return True
 
@@ -146,8 +144,16 @@ class Agent:
         except Exception as worse:  # a log that cannot be written lets nothing else out either
             with suppress(OSError):
                 self._write_down(worse)
-            code = "SITE_FAILED"
+            code = unwritten(worse)
         return codec.encode({"code": code})
+
+    def noted(self, data: bytes) -> None:
+        """Write down what the hospital's own network process has refused; nothing is answered."""
+        with suppress(Exception):
+            about = codec.decode(data)
+            texts = {key: str(about[key])[:64] for key in ("why", "peer", "origin", "topic")}
+            channel, times = str(about["channel"])[:64], int(about["times"])
+            self.home.audit.append("network_refused", **texts, channel=channel, times=times)
 
     def _letter(self, data: bytes) -> dict[str, Any]:
         letter = codec.decode(data)
@@ -247,13 +253,14 @@ class Agent:
     def _mark(self, question: Question) -> None:
         """Use the run's name up, durably. Raises RUN_LOST where it was used before."""
         folder = self.home.folder / "runs"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        try:
-            handle = os.open(folder / question.run, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise _refusal("a run of this name was here before", "RUN_LOST") from None
-        os.close(handle)
-        sync_folder(folder)
+        with _full_disk(folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            try:
+                handle = os.open(folder / question.run, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                raise _refusal("a run of this name was here before", "RUN_LOST") from None
+            os.close(handle)
+            sync_folder(folder)
         self.home.audit.append("run_opened", study=question.study, run=question.run)
 
     def _site(self, paper: Paper, run: str) -> Site:
@@ -329,6 +336,15 @@ class Agent:
             file.write(f"{now} {type(error).__name__}\n{frames}")
 
 
+@contextmanager
+def _full_disk(path: Path) -> Iterator[None]:
+    """An error of the disk has its code, so that the hub knows that it may ask again later."""
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(f"{path}: {error.strerror}", "CANNOT_WRITE") from error
+
+
 def _refusal(what: str, code: str) -> PolyclinicError:
     return PolyclinicError(what, code=code, rule=RULES.get(code, ""))
 
@@ -344,6 +360,8 @@ def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
 
     def one(number: int, data: bytes) -> None:
         try:
+            if number == NOTE:
+                return agent.noted(data)
             send(number, agent.receive(data))
         except OSError:
             os._exit(1)  # nobody is there to read it

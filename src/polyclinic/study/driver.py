@@ -6,17 +6,20 @@ time: the next one goes on from the last round that was kept, and ends with the 
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.core.fit import Round as Done
 from polyclinic.governance.paper import REFUSED, Paper
@@ -187,6 +190,7 @@ class Driver:
         out = self.folder / "result"
         try:
             run(self.study, out, resume=(out / "study.json").exists(), show=self._tell, sites=sites)
+            write_atomic(out / "network.csv", carried(self.events.read()[0]))
         finally:
             with suppress(PolyclinicError):
                 self.lobby.done(sites.runs)
@@ -220,7 +224,7 @@ class Driver:
         whom = _whom(error)
         kept = f"from round {self.round + 1}, with the same result" if self.round else "then"
         back = f"{whom} {'are' if ',' in whom else 'is'} back"
-        back = f"there is {whom}" if whom == SPACE else back
+        back = f"there is {whom}" if whom.startswith("space ") else back
         detail = f"goes on by itself when {back}, {kept}"
         if attempt >= len(PATIENT):
             detail += f"\n{error.what}  {error.code}"
@@ -229,8 +233,6 @@ class Driver:
 
     def _probe(self) -> None:
         """Whether there is space again. Raises CANNOT_WRITE."""
-        from polyclinic.core.checkpoint import write_atomic
-
         path = self.folder / "space"
         write_atomic(path, b"\0" * 1_000_000)
         path.unlink()
@@ -282,6 +284,18 @@ class Driver:
             raise Cancelled
 
 
+def carried(events: Sequence[Mapping[str, Any]]) -> bytes:
+    """A line for every round and hospital: bytes to it and back, with all that was asked again."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["round", "step", "seconds", "hospital", "bytes to it", "bytes back"])
+    for one in events:
+        if one["event"] in ("round", "step"):
+            for site, (there, back) in sorted(one["bytes"].items()):
+                table.writerow([one["n"], one["step"], one["seconds"], site, there, back])
+    return text.getvalue().encode()
+
+
 class _Declined(Refused):
     """A hospital has refused the study."""
 
@@ -322,7 +336,7 @@ def still(found: Round) -> str:
 def _passing(error: PolyclinicError) -> bool:
     """Whether it helps to wait: someone is lost, or a disk is full."""
     codes = set(getattr(error, "refusals", {}).values()) or {error.code}
-    return bool(codes & PASSING) or codes == {"CANNOT_WRITE"}
+    return bool(codes & PASSING)
 
 
 def _here(error: PolyclinicError) -> bool:
@@ -336,7 +350,8 @@ def _whom(error: PolyclinicError) -> str:
         return HUB
     if _here(error):
         return SPACE
-    return ", ".join(getattr(error, "refusals", {})) or error.site or "the hospitals"
+    names = ", ".join(getattr(error, "refusals", {})) or error.site or "the hospitals"
+    return f"space at {names}" if error.code == "CANNOT_WRITE" else names
 
 
 def _pause(attempt: int) -> float:

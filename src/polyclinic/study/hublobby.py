@@ -18,7 +18,7 @@ VERSION = version("polyclinic")
 WAITING, LOST = "waiting", "lost"
 LETTER_SECONDS = 10.0
 # Codes that say "ask again later", not "no".
-PASSING = frozenset({"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST"})
+PASSING = frozenset({"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST", "CANNOT_WRITE"})
 TAKEN_BACK = frozenset({"STUDY_REFUSED", "NOT_APPROVED"})
 
 
@@ -188,8 +188,9 @@ def _decoded(reply: bytes | None) -> dict[str, Any]:
 def lost(sites: Iterable[str], code: str = "SITE_LOST") -> Stopped:
     """The error of hospitals that do not answer."""
     names = ", ".join(sites)
+    what = f"{names} cannot write" if code == "CANNOT_WRITE" else f"{names} did not answer"
     return Stopped(
-        f"{names} did not answer" if names else "the hub is not there",
+        what if names else "the hub is not there",
         code=code,
         site=names or None,
         rule=RULES.get(code, ""),

@@ -25,6 +25,7 @@ RESULT = (
     "coefficients.csv",
     "metrics.json",
     "plans.json",
+    "network.csv",
     "study.json",
     "report.html",
 )

@@ -93,7 +93,8 @@ class HubStore:
         if not path.exists():
             path.touch(mode=0o600)
         with self._open() as db:
-            db.execute("PRAGMA journal_mode=WAL")
+            # Not WAL: on a full disk that could not even be read.
+            db.execute("PRAGMA journal_mode=DELETE")
             db.executescript(_SCHEMA)
 
     @contextmanager

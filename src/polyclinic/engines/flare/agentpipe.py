@@ -1,7 +1,8 @@
 """The agent of a hospital, as its network process sees it: a command with a pipe in and out.
 
-A frame is a number (u64), a length (u64), and bytes; replies come in any order. An agent that ends
-is started again; what it was asked is answered AGENT_LOST, and nothing is asked twice.
+A frame is a number (u64), a length (u64), and bytes; replies come in any order, none to number 0.
+An agent that ends is started again; what it was asked is answered AGENT_LOST, and nothing is asked
+twice.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ LOST = codec.encode({"code": "AGENT_LOST"})
 PAUSES = (0.2, 1.0, 5.0, 30.0)  # seconds before the next start, longer and longer
 LIVED = 60.0  # seconds of life after which a start counts as a good one
 LOG_BYTES = 5_000_000
+NOTE = 0  # number of a frame that is told, not asked
 _FRAME = struct.Struct("<QQ")
 _PIPE, _SHORT = 1 << 20, 4096
 
@@ -81,6 +83,12 @@ class AgentPipe:
             work = (process, number, message)
             threading.Thread(target=self._write, args=work, daemon=True).start()
         return promise
+
+    def note(self, about: bytes) -> None:
+        """Have the agent write something into the hospital's log; lost where there is no agent."""
+        process = self._process
+        if process is not None:
+            self._write(process, NOTE, about)
 
     def stop(self, seconds: float = 5.0) -> None:
         """Let the agent end by closing its input; kill it when it does not."""

@@ -22,9 +22,10 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.fqcn import FQCN
 from nvflare.fuel.f3.cellnet.utils import make_reply
 
+from polyclinic.core import codec
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import Stopped
-from polyclinic.engines.flare import ending
+from polyclinic.engines.flare import border, ending
 from polyclinic.engines.flare.agentpipe import AgentPipe
 from polyclinic.engines.flare.kit import HEARTBEAT
 from polyclinic.engines.flare.mailbox import Mailbox
@@ -69,6 +70,7 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
             cell = fl_ctx.get_engine().get_cell().core_cell  # no streams: chunks are ours
             self._cell = cell
             self._agent.start()
+            border.here.tell(lambda about: self._agent.note(codec.encode(dict(about))))
             cell.register_request_cb(CHANNEL, TOPIC, self._answer)
             ending.at_end(self._stop)
             self._say()

@@ -13,7 +13,7 @@ from nvflare.apis.fl_context import FLContext
 from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import new_cell_message
 
-from polyclinic.engines.flare import ending
+from polyclinic.engines.flare import border, ending
 from polyclinic.engines.flare.children import Children
 from polyclinic.engines.flare.door import Door
 from polyclinic.engines.flare.kit import HEARTBEAT
@@ -36,11 +36,13 @@ class HubComponent(FLComponent):  # type: ignore[misc]
         self._door = Door(Path(socket), self._sites, self._send)
         self._children = Children(children)
         self._engine: Any = None
+        self._refused = Path(socket).with_name("refused.jsonl")
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Begin when FLARE is up."""
         if event_type == EventType.SYSTEM_START and self._engine is None:
             self._engine = fl_ctx.get_engine()
+            border.here.tell(border.to_file(self._refused))
             self._door.open()
             self._children.start()
             ending.at_end(self._stop)
@@ -50,7 +52,8 @@ class HubComponent(FLComponent):  # type: ignore[misc]
         self._children.stop()
 
     def _clients(self) -> dict[str, Any]:
-        return {client.name: client for client in self._engine.get_clients()}
+        clients = self._engine.get_clients()
+        return {client.name: client for client in clients if border.here.knows(client.name)}
 
     def _sites(self) -> dict[str, dict[str, Any]]:
         now = time.time()

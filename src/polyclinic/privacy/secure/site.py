@@ -122,9 +122,10 @@ class SecureSite:
         }
         try:
             self._record("secure_refused", code=code, **details)
-        except Exception:
+        except Exception as error:
             _log.exception("%s: a refusal could not be written down", self.name)
-            return "SITE_FAILED"
+            full = isinstance(error, PolyclinicError) and error.code == "CANNOT_WRITE"
+            return "CANNOT_WRITE" if full else "SITE_FAILED"
         return code
 
     def end(self) -> None:
