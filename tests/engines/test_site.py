@@ -239,8 +239,10 @@ def test_an_answer_by_name_is_hidden_where_it_would_be_refused():
 def test_no_word_crosses_the_border_where_a_refusal_cannot_be_written(tmp_path):
     one = site(Policy(release_alone=False), books(tmp_path / "ledger.sqlite"))
     one.books.ledger._db.execute("PRAGMA query_only = ON")
-    assert answer(one, moments()) == {"code": "SITE_FAILED"}
+    assert answer(one, moments()) == {"code": "CANNOT_WRITE"}
     assert "sqlite" in str(one.log[-1])
+    one.books.ledger.refuse = None  # whatever else goes wrong
+    assert answer(one, moments()) == {"code": "SITE_FAILED"}
 
 
 class _Unjudged(_Bounded):

@@ -16,7 +16,7 @@ from cryptography.x509 import DNSName
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from polyclinic.engines.flare import kit, pki
-from tests.network.conftest import SITES, wait
+from tests.network.conftest import SITES, Kits, Network, wait
 
 ATTEMPT = """
 import json, sys
@@ -46,11 +46,11 @@ os._exit(0)
 """
 
 
-def admin(network, folder):
+def admin(kits, folder):
     """The folder of an administrator, signed by the hub's authority."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=pki.BITS)
     subject = pki._subject("admin", "project_admin")
-    kits, names = network.kits, [DNSName("admin")]
+    names = [DNSName("admin")]
     purposes = [ExtendedKeyUsageOID.CLIENT_AUTH]
     cert = pki._signed(kits.ca, kits.ca_key, subject, key.public_key(), names, purposes)
     (folder / "startup").mkdir(parents=True)
@@ -99,27 +99,67 @@ def job(folder, path, code=""):
     return folder
 
 
-def test_no_job_is_taken_and_no_command_obeyed(network, tmp_path):
-    mark = tmp_path / "ran"
+OPEN = """
+import sys
+from pathlib import Path
+from polyclinic.engines.flare import border, process
+border.close = lambda members: None
+process.main(Path(sys.argv[1]))
+"""
+
+
+def attempt(folder, jobs, cwd, seconds=100):
+    """What FLARE's own client says; nothing where it is still waiting after so many seconds."""
+    words = [sys.executable, "-W", "ignore", "-c", ATTEMPT, str(folder), *map(str, jobs)]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, cwd=cwd)
+    except subprocess.TimeoutExpired:
+        return {}
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def two_jobs(folder):
+    """A job with code of its own, which would leave a mark, and one that names a foreign class."""
+    mark = folder / "ran"
     code = f"open({str(mark)!r}, 'w').close()\nclass Evil: pass\n"
-    jobs = [
-        job(tmp_path / "with-code", "evil.Evil", code),
-        job(tmp_path / "foreign-class", "subprocess.Popen"),
-    ]
-    folder = admin(network, tmp_path / "admin")
-    command = [sys.executable, "-W", "ignore", "-c", ATTEMPT, str(folder), *map(str, jobs)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=100, cwd=tmp_path)
-    said = json.loads(found.stdout.splitlines()[-1])
+    jobs = [job(folder / "code", "evil.Evil", code), job(folder / "foreign", "subprocess.Popen")]
+    return jobs, mark
+
+
+def test_an_administrator_is_not_let_in(network, tmp_path):
+    jobs, mark = two_jobs(tmp_path)
+    said = attempt(admin(network.kits, tmp_path / "admin"), jobs, tmp_path, seconds=12)
+    assert said.get("login") != "ok"
+    log = network.kits.socket.with_name("refused.jsonl")
+    lines = wait(lambda: [json.loads(line) for line in log.read_text().splitlines()])
+    found = [one for one in lines if one["peer"].startswith("_admin_")]
+    assert found and {one["why"] for one in found} == {"not a hospital of this hub"}
+    assert not mark.exists() and not any((network.kits.hub / "jobs").iterdir())
+    messages = dict.fromkeys(SITES, b"still here")
+    assert network.line.ask(messages, 20) == messages
+
+
+def test_behind_the_border_no_job_is_taken_and_no_command_obeyed(tmp_path):
+    """What FLARE's own policy files refuse, were someone to reach it."""
+    pytest.importorskip("nvflare")
+    jobs, mark = two_jobs(tmp_path)
+    alone = Network(Kits(tmp_path / "hub-alone", sites=()))
+    words = [sys.executable, "-c", OPEN, str(alone.kits.hub)]
+    with open(tmp_path / "said", "wb") as out:
+        alone.processes["hub"] = subprocess.Popen(words, stdout=out, stderr=out)
+    try:
+        wait(lambda: alone.kits.socket.exists())
+        said = attempt(admin(alone.kits, tmp_path / "admin"), jobs, tmp_path)
+    finally:
+        alone.stop()
     assert said["login"] == "ok", said
     for name in map(str, jobs):
         assert "authoriz" in said[name].lower() and not said[name].startswith("taken"), said
     for word in ("cat server", "ls server", "check_status", "shutdown"):
         (answer,) = (text for asked, text in said.items() if asked.startswith(word))
         assert "authoriz" in answer.lower(), (word, answer)
-    assert not mark.exists()
-    assert not any((network.kits.hub / "jobs").iterdir())
-    messages = dict.fromkeys(SITES, b"still here")
-    assert network.line.ask(messages, 20) == messages
+    assert not mark.exists() and not any((alone.kits.hub / "jobs").iterdir())
+    assert "submit_job" in (alone.kits.hub / "audit.log").read_text()
 
 
 @pytest.mark.parametrize("whose", ["another authority", "another name"])

@@ -43,6 +43,10 @@ def test_a_review_in_plain_words(world):
     ):
         assert words in text, (words, text)
     assert "waiting since" in text and "east, west" in text
+    named = [f"{site} {fingerprint(paper.sites[site])}" for site in ("east", "west")]
+    assert f"new keys {'; '.join(named)}: compare them by telephone" in text
+    world.decide(paper)
+    assert "new keys" not in said(world)
 
 
 def test_a_policy_that_would_refuse_is_shown_with_its_rules(world):

@@ -261,3 +261,55 @@ def test_a_site_that_does_not_take_the_study_is_named(world):
     )
     assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.FAILED
     assert "hungarian does not take the study" in world.home.store.run(run.id).detail
+
+
+def test_who_is_lost_is_named_before_anything_else_is_asked(world, whole):
+    """A letter to a hospital that is silent would wait for its deadline."""
+    run = hubrun.submit(world.home, study_of())
+    line, ask, told = world.line, world.line.ask, []
+
+    def trouble(n, messages):
+        if n == 5:
+            line.away = {"hungarian"}
+
+    def asked(messages, timeout):
+        if line.away & set(messages):
+            told.append(world.home.store.run(run.id).state)
+        return ask(messages, timeout)
+
+    def look():
+        world.decide()
+        if line.away:
+            assert world.home.store.run(run.id).state == "waiting for hungarian"
+            line.away = set()
+
+    line.trouble, line.ask = trouble, asked
+    assert Driver(world.home, run.id, line, Waits(look)).drive() == hubstore.DONE
+    assert told == []
+    same(world, run.id, whole)
+
+
+@pytest.mark.parametrize("at", [1, 6, 15])
+def test_a_full_disk_at_a_hospital_is_waited_for(world, whole, at):
+    run = hubrun.submit(world.home, study_of())
+    log, states = world.agents["hungarian"].home.audit, []
+    write = log.append
+
+    def full(event, /, **details):
+        raise Stopped("the disk is full", code="CANNOT_WRITE")
+
+    def trouble(n, messages):
+        if n == at:
+            log.append = full
+
+    def look():
+        world.decide()
+        states.append(world.home.store.run(run.id).state)
+        if states.count("waiting for space at hungarian") > 2:
+            log.append = write
+
+    world.line.trouble = trouble
+    ended = Driver(world.home, run.id, world.line, Waits(look)).drive()
+    assert ended == hubstore.DONE, world.home.store.run(run.id).detail
+    assert "waiting for space at hungarian" in states
+    same(world, run.id, whole)

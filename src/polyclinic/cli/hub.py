@@ -119,15 +119,20 @@ def status_lines(found: dict[str, Any]) -> list[str]:
     runs = [run for run in found["runs"] if not run["finished"]]
     if runs:
         wide = max(24, *(len(run["id"]) + 2 for run in runs))
-        lines.append(f"{'run':<{wide}}{'state':<27}{'rounds':<8}since")
+        state = _wide(runs)
+        lines.append(f"{'run':<{wide}}{'state':<{state}}{'rounds':<8}since")
         for run in runs:
             lines.append(
-                f"{run['id']:<{wide}}{run['state']:<27}{run['round']:<8}{_ago(run['since'])}"
+                f"{run['id']:<{wide}}{run['state']:<{state}}{run['round']:<8}{_ago(run['since'])}"
             )
             lines += [f"  {line}" for line in run["detail"].splitlines()]
     if found["up"] is None:
         lines.append(f"next   polyclinic hub start {found['hub']}")
     return lines
+
+
+def _wide(runs: list[dict[str, Any]]) -> int:
+    return max(27, *(len(run["state"]) + 2 for run in runs))
 
 
 def _hospital(one: dict[str, Any], wide: int) -> list[str]:
@@ -160,11 +165,13 @@ def runs(name: Name = None, json: Json = False) -> None:
     if not found:
         return typer.echo("no run yet: polyclinic run STUDY.toml --hub NAME")
     wide = max(24, *(len(run["id"]) + 2 for run in found))
-    typer.echo(f"{'run':<{wide}}{'study':<12}{'state':<27}{'rounds':<8}since")
+    state = _wide(found)
+    typer.echo(f"{'run':<{wide}}{'study':<12}{'state':<{state}}{'rounds':<8}since")
     for run in found:
         short = f"{run['hash'][:4]} {run['hash'][4:8]}"
         typer.echo(
-            f"{run['id']:<{wide}}{short:<12}{run['state']:<27}{run['round']:<8}{_ago(run['since'])}"
+            f"{run['id']:<{wide}}{short:<12}{run['state']:<{state}}"
+            f"{run['round']:<8}{_ago(run['since'])}"
         )
 
 
@@ -218,8 +225,8 @@ def revoke(
     from polyclinic.study import hubservice
 
     hubservice.revoke(_home(hub), hospital)
-    typer.echo(f"hub    {hospital} is out; its unfinished runs are cancelled")
-    typer.echo(f"next   to let it in again with new keys: polyclinic hub invite {hospital}")
+    typer.echo(f"hub    {hospital} is out: its certificate is not taken, its runs are cancelled")
+    typer.echo(f"next   to let it in again: polyclinic hub invite {hospital}")
 
 
 class HubView(show.View):

@@ -29,7 +29,7 @@ def join(
     schema: Annotated[Path, typer.Option("--schema", help="The codebook (TOML).")],
     home: Annotated[
         Path | None,
-        typer.Option("--home", envvar="POLYCLINIC_SITE", help="The site's folder; made if new."),
+        typer.Option("--home", envvar="POLYCLINIC_SITE", help="The site's folder; none: ./NAME."),
     ] = None,
     table: Annotated[str, typer.Option("--table", help="Of a duckdb file.")] = "",
 ) -> None:
@@ -37,9 +37,11 @@ def join(
     from polyclinic.governance import signing
     from polyclinic.site import join as joining
 
+    had_key = home is not None and (home / "keys").is_dir()
     done = joining.join(invite, data, schema, home, table)
     joined, folder = done.joined, done.home.folder
-    _said("keys", "made here; the private key never leaves this folder (mode 0700)")
+    made = "this folder's own, kept as it was" if had_key else "made here"
+    _said("keys", f"{made}; the private key never leaves this folder (mode 0700)")
     name = signing.fingerprint(joined.coordinator)
     _said("hub", f"{joined.hub}, fingerprint {name}: compare it by telephone")
     many = done.findings.problems + done.findings.errors

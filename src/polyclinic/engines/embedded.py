@@ -6,7 +6,7 @@ Messages are the same bytes that a network would carry.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -90,7 +90,8 @@ class Embedded:
             )
             for name, make in rows.items()
         }
-        chosen = summing(sums, roster, run, _threshold(policies))
+        threshold = common_threshold(policy.threshold for policy in policies.values())
+        chosen = summing(sums, roster, run, threshold)
         witness = any(books[name].log is not None for name in sites)
         return Federation(InProcess(sites), list(sites), cohort, chosen, about.purpose, witness)
 
@@ -130,7 +131,7 @@ def summing(sums: Sums, roster: Roster, run: str, threshold: str = "two_thirds")
     return known.get(sums) or AutoSums(secure)
 
 
-def _threshold(policies: Mapping[str, Policy]) -> str:
+def common_threshold(thresholds: Iterable[str]) -> str:
     """What all sites have chosen; where they differ, the stricter rule, which some will refuse."""
-    chosen = {policy.threshold for policy in policies.values()}
+    chosen = set(thresholds)
     return chosen.pop() if len(chosen) == 1 else "two_thirds"

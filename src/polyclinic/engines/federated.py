@@ -97,12 +97,19 @@ class Federated:
     paper : what the hospitals have approved.
     identity : the coordinator's key.
     timeout : seconds that a hospital may take for an answer.
+    threshold : who must take part for a secure sum to be opened, as the hospitals have set it.
     """
 
     def __init__(
-        self, line: Line, paper: Agreed, identity: Identity, timeout: float = 600.0
+        self,
+        line: Line,
+        paper: Agreed,
+        identity: Identity,
+        timeout: float = 600.0,
+        threshold: str = "two_thirds",
     ) -> None:
         self.line, self.paper, self.identity, self.timeout = line, paper, identity, timeout
+        self.threshold = threshold
         self.run = ""
 
     def federation(
@@ -120,7 +127,7 @@ class Federated:
         transport = HubTransport(self.line, self.paper, self.identity, self.run, self.timeout)
         study = self.paper.study.study
         purpose = study.purpose if about is None else about.purpose
-        chosen = summing(sums, self.paper.roster, self.run)
+        chosen = summing(sums, self.paper.roster, self.run, self.threshold)
         return Federation(transport, list(self.paper.sites), cohort, chosen, purpose, witness=True)
 
 

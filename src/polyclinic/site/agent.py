@@ -173,13 +173,15 @@ class Agent:
         return known[kind](letter)
 
     def _hello(self, letter: Mapping[str, Any]) -> dict[str, Any]:
+        policy = self.home.policy().policy
         return {
             "site": self.name,
             "version": version("polyclinic"),
             "protocol": PROTOCOL,
             "public": self.home.identity.public.hex(),
             "codebook": self.table.codebook.content_hash,
-            "min_patients": self.home.policy().policy.min_patients,
+            "min_patients": policy.min_patients,
+            "threshold": policy.threshold,
         }
 
     def _offer(self, letter: Mapping[str, Any]) -> dict[str, Any]:

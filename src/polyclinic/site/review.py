@@ -27,8 +27,8 @@ def review(home: SiteHome, study: str) -> str:
     """The text of one study, by its name or hash; see `polyclinic.site.inbox.Inbox.find`."""
     inbox = Inbox(home)
     paper = inbox.find(study)
-    table = Joined.load(home.folder).read(home.name)
-    return "\n".join(_lines(home, inbox, paper, table)) + "\n"
+    joined = Joined.load(home.folder)
+    return "\n".join(_lines(home, inbox, paper, joined)) + "\n"
 
 
 def waiting(home: SiteHome) -> list[Paper]:
@@ -37,8 +37,8 @@ def waiting(home: SiteHome) -> list[Paper]:
     return [paper for paper in inbox.papers() if inbox.state(paper.hash) == WAITING]
 
 
-def _lines(home: SiteHome, inbox: Inbox, paper: Paper, table: Table) -> Iterator[str]:
-    scope, state = Scope.of(paper), inbox.state(paper.hash)
+def _lines(home: SiteHome, inbox: Inbox, paper: Paper, joined: Joined) -> Iterator[str]:
+    scope, state, table = Scope.of(paper), inbox.state(paper.hash), joined.read(home.name)
     found, about = scope.summary(), paper.study.study
     since = inbox.since(paper.hash)
     head = f"{state} since {since:%Y-%m-%d %H:%M}, hash {paper.short_hash}"
@@ -49,7 +49,13 @@ def _lines(home: SiteHome, inbox: Inbox, paper: Paper, table: Table) -> Iterator
     yield from _line("asked by", f"the coordinator of {paper.hub}, fingerprint {key}")
     title = f"{about.title}; " if about.title and about.title != about.purpose else ""
     yield from _line("purpose", f"{title}{about.purpose or 'none is given'}")
-    yield from _line("with", ", ".join(site for site in paper.sites if site != home.name))
+    others = {site: key for site, key in paper.sites.items() if site != home.name}
+    yield from _line("with", ", ".join(others))
+    new = [
+        f"{site} {fingerprint(key)}" for site, key in others.items() if site not in joined.pinned
+    ]
+    if new:
+        yield from _line("new keys", f"{'; '.join(new)}: compare them by telephone")
     patients = _patients(paper, scope, table)
     yield from _line("patients", _patients_text(paper, scope, table, patients))
     yield from _line("reads", " ".join(found["reads"]))

@@ -65,7 +65,7 @@ def start(home: SiteHome, foreground: bool = False) -> int:
 
     Joined.load(home.folder)
     check_kit(kit_of(home))
-    handle = _locked(home)
+    handle = _locked(home, tries=5)
     if handle is None:
         raise InputError(
             f"{home.name} runs already, process {running(home)}",
@@ -104,15 +104,19 @@ def start(home: SiteHome, foreground: bool = False) -> int:
     return process.pid
 
 
-def _locked(home: SiteHome) -> int | None:
-    """The pid file, locked; None where a living process has it."""
+def _locked(home: SiteHome, tries: int = 1) -> int | None:
+    """The pid file, locked; None where a living process has it.
+
+    Who only looks holds it for a moment, so that a start tries several times.
+    """
     handle = os.open(home.folder / "site.pid", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    return handle
+    for _ in range(tries):
+        with suppress(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return handle
+        time.sleep(0.02)
+    os.close(handle)
+    return None
 
 
 def running(home: SiteHome) -> int:

@@ -40,6 +40,7 @@ class Connected(Sites):
     paper : what the hospitals have approved.
     identity : the coordinator's key.
     least : by hospital, how many patients it asks for behind a number.
+    threshold : who must take part for a secure sum to be opened, as the hospitals have set it.
     before : called before every question; what it raises ends the run.
     watch : called after every question with the bytes that went to and fro.
     """
@@ -51,12 +52,13 @@ class Connected(Sites):
         identity: Identity,
         *,
         least: Mapping[str, int],
+        threshold: str = "two_thirds",
         before: Callable[[], None] = lambda: None,
         watch: Watch = lambda out, back: None,
     ) -> None:
         super().__init__({}, paper.codebook, source=f"hub {paper.hub}")
         self.paper, self._line, self._identity = paper, line, identity
-        self._before, self._watch = before, watch
+        self._before, self._watch, self._threshold = before, watch, threshold
         self.policies = {site: Policy(min_patients=least[site]) for site in self.names}
         self.runs: list[str] = []  # names of what was asked under, shared by all copies
 
@@ -119,7 +121,11 @@ class Connected(Sites):
             )
         cohort = cohort or self.fixed
         federated = Federated(
-            self._line, self.paper, self._identity, self.paper.study.federation.seconds
+            self._line,
+            self.paper,
+            self._identity,
+            self.paper.study.federation.seconds,
+            self._threshold,
         )
         found: Federation = federated.federation(
             None if cohort is None else cohort.to_data(), sums=sums

@@ -22,6 +22,7 @@ from typing import Any
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.core.fit import Round as Done
+from polyclinic.engines.embedded import common_threshold
 from polyclinic.governance.paper import REFUSED, Paper
 from polyclinic.governance.study_file import Study
 from polyclinic.study import hubstore
@@ -30,6 +31,7 @@ from polyclinic.study.hubevents import Events
 from polyclinic.study.hublobby import PASSING, TAKEN_BACK, Line, Lobby, Round, no
 
 PATIENT = (1.0, 1.5, 2.0, 3.0, 5.0)  # seconds between attempts, the last for ever
+MOST_NAMES = 8  # of a run's names, that hospitals are told to forget; they forget the oldest
 LOOK = 0.25  # seconds between two looks at the flag that ends a run
 HUB, SPACE = "the hub", "space on the hub's disk"
 
@@ -63,6 +65,7 @@ class Driver:
         self.lobby = Lobby(self.line, home.identity, self.paper)
         self.round, self._looked, self._cancelled = record.round, 0.0, False
         self._bytes: dict[str, list[int]] = {}
+        self._asked_as: list[str] = []  # names under which hospitals were asked
         self.ending = threading.Event()
 
     @property
@@ -88,6 +91,9 @@ class Driver:
             state, detail = self._outcome()
             self.ending.set()
             self._patiently(lambda: self._state(state, detail))
+            # Only now: a hospital that is lost would be waited for.
+            with suppress(PolyclinicError):
+                self.lobby.done(self._asked_as[-MOST_NAMES:])
             return state
 
     def _outcome(self) -> tuple[str, str]:
@@ -177,12 +183,14 @@ class Driver:
         from polyclinic.study.connected import Connected
         from polyclinic.study.run import run
 
-        least = {site: one.min_patients for site, one in self.lobby.hello().items()}
+        said = self.lobby.hello()
+        least = {site: one.min_patients for site, one in said.items()}
         sites = Connected(
             self.line,
             self.paper,
             self.home.identity,
             least=self._least(least),
+            threshold=common_threshold(one.threshold for one in said.values()),
             before=self.look,
             watch=self._count,
         )
@@ -192,8 +200,7 @@ class Driver:
             run(self.study, out, resume=(out / "study.json").exists(), show=self._tell, sites=sites)
             write_atomic(out / "network.csv", carried(self.events.read()[0]))
         finally:
-            with suppress(PolyclinicError):
-                self.lobby.done(sites.runs)
+            self._asked_as += sites.runs
 
     def _least(self, now: Mapping[str, int]) -> Mapping[str, int]:
         """What the hospitals asked for when the run began: a run that goes on asks the same."""

@@ -53,7 +53,7 @@ class Enrolment:
     """
 
     def __init__(self, home: HubHome, sign: Sign) -> None:
-        self.store, self._sign = home.store, sign
+        self._home, self.store, self._sign = home, home.store, sign
         self.log = Events(home.folder / "enrol.jsonl")
 
     def answer(self, body: bytes, address: str) -> tuple[int, dict[str, Any]]:
@@ -84,6 +84,7 @@ class Enrolment:
             raise No("BAD_REQUEST") from None
         if not self.store.enrol(digest, site, public, certificate, value["version"]):
             raise No("INVITE_REFUSED")
+        self._home.publish()
         return certificate
 
     def _check_key(self, site: str, public: bytes, known: dict[str, Any]) -> None:

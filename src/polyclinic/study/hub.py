@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 import shutil
@@ -141,6 +142,22 @@ class HubHome:
                 for name in ("enrol", "supervisor")
             ],
         )
+        self.publish()
+
+    def publish(self) -> None:
+        """Tell the server process whose certificates it may take: of those who are in, the last."""
+        from polyclinic.engines.flare.border import MEMBERS, certificate_hash
+
+        self.kit.mkdir(mode=0o700, exist_ok=True)
+        alone = os.open(self.kit, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX)
+            members = self.store.members().values()
+            known = {one.name: certificate_hash(one.certificate) for one in members}
+            write_atomic(self.kit / MEMBERS, json.dumps(known, indent=1).encode())
+            (self.kit / MEMBERS).chmod(0o600)
+        finally:
+            os.close(alone)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -242,7 +259,7 @@ class Locked:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            if not _take(handle, fcntl.LOCK_EX, tries=5):
+            if not take(handle, fcntl.LOCK_EX, tries=5):
                 yield False
                 return
             with suppress(
@@ -261,7 +278,7 @@ class Locked:
         except OSError:
             return 0
         try:
-            if _take(handle, fcntl.LOCK_SH):
+            if take(handle, fcntl.LOCK_SH):
                 return 0
             text = os.pread(handle, 20, 0)
             return int(text) if text.isdigit() else -1
@@ -278,7 +295,7 @@ class Locked:
         return True
 
 
-def _take(handle: int, how: int, tries: int = 1) -> bool:
+def take(handle: int, how: int, tries: int = 1) -> bool:
     """Take a lock; who only looks whether it is held holds it for a moment, hence several tries."""
     for left in reversed(range(tries)):
         try:

@@ -13,6 +13,7 @@ from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.governance.paper import APPROVED, PROTOCOL, REFUSED, Decision, Paper
 from polyclinic.governance.signing import unhex
 from polyclinic.privacy.secure import Identity
+from polyclinic.privacy.secure.keyring import THRESHOLDS
 
 VERSION = version("polyclinic")
 WAITING, LOST = "waiting", "lost"
@@ -39,6 +40,7 @@ class Hello:
     public: bytes
     codebook: str
     min_patients: int
+    threshold: str
 
     @property
     def same_version(self) -> bool:
@@ -83,10 +85,13 @@ def hellos(
 
 def _hello(site: str, reply: bytes | None) -> Hello | None:
     value = _decoded(reply)
-    kinds = {"site": str, "version": str, "protocol": int, "public": str, "codebook": str}
-    if any(type(value.get(n)) is not kind for n, kind in {**kinds, "min_patients": int}.items()):
+    texts, numbers = ("site", "version", "public", "codebook", "threshold"), ("protocol",)
+    kinds = dict.fromkeys(texts, str) | dict.fromkeys((*numbers, "min_patients"), int)
+    if any(type(value.get(name)) is not kind for name, kind in kinds.items()):
         return None
     if value["site"] != site or len(value["version"]) > 64 or value["min_patients"] < 1:
+        return None
+    if value["threshold"] not in THRESHOLDS:
         return None
     return Hello(
         site,
@@ -95,6 +100,7 @@ def _hello(site: str, reply: bytes | None) -> Hello | None:
         unhex(value["public"]),
         value["codebook"],
         value["min_patients"],
+        value["threshold"],
     )
 
 

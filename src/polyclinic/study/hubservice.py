@@ -14,7 +14,7 @@ from polyclinic.core.errors import InputError, PolyclinicError, Stopped
 from polyclinic.governance.paper import PROTOCOL
 from polyclinic.study import hubstore
 from polyclinic.study.driver import line_of
-from polyclinic.study.hub import HubHome, Locked
+from polyclinic.study.hub import HubHome, Locked, take
 from polyclinic.study.hublobby import VERSION, Line, hellos
 
 START_SECONDS, STOP_SECONDS, LOOK_SECONDS = 60.0, 15.0, 3.0
@@ -40,6 +40,7 @@ def start(home: HubHome, *, foreground: bool = False) -> int:
     from polyclinic.engines.flare.kit import check_kit, server_command, server_environment
 
     check_kit(home.kit)
+    home.publish()
     command, environment = server_command(home.kit), {**os.environ, **server_environment(home.kit)}
     handle = _lock(home)
     try:
@@ -72,9 +73,7 @@ def _lock(home: HubHome) -> int:
     """The lock that the server process inherits and holds as long as it lives."""
     path = home.folder / "socket" / "lock"
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if not take(handle, fcntl.LOCK_EX, tries=5):
         os.close(handle)
         raise InputError(
             f"hub {home.name} is running",
@@ -82,7 +81,7 @@ def _lock(home: HubHome) -> int:
             rule="a hub has one server process",
             next=f"polyclinic hub status {home.name}",
             kept="nothing was changed",
-        ) from None
+        )
     os.ftruncate(handle, 0)
     return handle
 
@@ -211,7 +210,7 @@ def _run(home: HubHome, run: hubstore.HubRun, up: bool) -> dict[str, Any]:
 
 
 def revoke(home: HubHome, site: str) -> None:
-    """Put a hospital out: no new study asks it, and its unfinished runs end.
+    """Put a hospital out: its certificate is worth nothing from now on, its unfinished runs end.
 
     Raises
     ------
@@ -228,6 +227,7 @@ def revoke(home: HubHome, site: str) -> None:
             next="correct the name",
             kept="nothing was changed",
         )
+    home.publish()
     for run in home.store.unfinished():
         if site in Paper.open(run.paper, home.identity.public).sites:
             cancel(home, run.id)

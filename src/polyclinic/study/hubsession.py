@@ -11,6 +11,7 @@ from typing import Any
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.toml import validate
+from polyclinic.engines.embedded import common_threshold
 from polyclinic.governance.paper import Paper
 from polyclinic.governance.study_file import Session
 from polyclinic.study import hubstore
@@ -61,10 +62,12 @@ def open_session(
         run = _record(home, paper, lock)
         lobby = Lobby(line or line_of(home), home.identity, paper)
         _approved(home, run, lobby, until, show)
-        least = {site: one.min_patients for site, one in lobby.hello().items()}
+        said = lobby.hello()
+        least = {site: one.min_patients for site, one in said.items()}
+        threshold = common_threshold(one.threshold for one in said.values())
         home.store.set_state(run, hubstore.RUNNING)
         _OPEN.push(lock.pop_all())
-    return Connected(lobby.line, paper, home.identity, least=least)
+    return Connected(lobby.line, paper, home.identity, least=least, threshold=threshold)
 
 
 def _codebook(home: HubHome, schema: Any) -> Codebook:
