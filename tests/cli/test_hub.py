@@ -12,12 +12,16 @@ from typer.testing import CliRunner
 from polyclinic.cli import hub as module
 from polyclinic.cli import main as entry
 from polyclinic.core.errors import PolyclinicError, Refused
+from polyclinic.engines.flare.pki import make_ca
 from polyclinic.study import hubstore
 from polyclinic.study.hub import HubHome, Locked
 from polyclinic.study.hubevents import Events
 from polyclinic.study.hubstore import hash_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+CERTIFICATE, _ = make_ca("any")
 
 
 @pytest.fixture
@@ -40,7 +44,8 @@ def home(tmp_path, monkeypatch):
 def joined(home, *names):
     for name in names:
         token, _ = home.store.invite(name, 60.0)
-        assert home.store.enrol(hash_of(token), name, name.encode().ljust(32, b"\1"), b"", "0.1.0")
+        key = name.encode().ljust(32, b"\1")
+        assert home.store.enrol(hash_of(token), name, key, CERTIFICATE, "0.1.0")
 
 
 def say(*arguments):

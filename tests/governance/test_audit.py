@@ -19,6 +19,7 @@ from polyclinic.core.errors import InputError, PolyclinicError, Stopped
 from polyclinic.governance import signing
 from polyclinic.governance.audit import AuditLog, entries, held_heads, verify
 from polyclinic.governance.chain import line_hash, write_line
+from polyclinic.governance.witness import heads_text
 
 LINES = 30
 
@@ -222,18 +223,47 @@ def test_heads_of_other_sites_are_kept_and_find_their_truncation(tmp_path, log, 
     assert checked(log.path, identity) == 3
 
 
-def test_a_log_that_went_back_is_refused_and_the_refusal_logged(tmp_path, log, identity, stranger):
+def test_a_log_that_became_another_is_refused_and_the_refusal_logged(
+    tmp_path, log, identity, stranger
+):
+    other = fill(AuditLog(tmp_path / "other.jsonl", stranger), 5)
+    log.receive_head("cleveland", other.signed_head(), stranger.public)
+    forked = fill(AuditLog(tmp_path / "forked.jsonl", stranger), 5)
+    again = AuditLog(log.path, identity)  # also after a restart
+    with pytest.raises(PolyclinicError) as caught:
+        again.receive_head("cleveland", forked.signed_head(), stranger.public)
+    assert (caught.value.code, caught.value.site) == ("HEAD_WENT_BACK", "cleveland")
+    assert len(of(log.path, "head_rejected")) == 1
+
+
+def test_an_earlier_head_of_the_same_log_is_kept_and_no_false_alarm(
+    tmp_path, log, identity, stranger
+):
+    """Of two runs at once, one brings what the other has brought already, or older news."""
     other = fill(AuditLog(tmp_path / "other.jsonl", stranger), 4)
     early = other.signed_head()
     fill(other, 1)
+    late = other.signed_head()
+    for data in (late, early, late, early):
+        log.receive_head("cleveland", data, stranger.public)
+    heads = held_heads(log.path, "cleveland")
+    assert len(heads) == 2 and verify(other.path, stranger.public, heads).ok
+    text = heads_text(log.path, "va")
+    assert json.loads(text)["seq"] == 6
+
+
+def test_an_earlier_head_of_a_log_that_was_cut_off_and_went_on_is_seen_by_the_check(
+    tmp_path, log, stranger
+):
+    other = fill(AuditLog(tmp_path / "other.jsonl", stranger), 4)
     log.receive_head("cleveland", other.signed_head(), stranger.public)
-    forked = fill(AuditLog(tmp_path / "forked.jsonl", stranger), 5)
-    for data in (early, forked.signed_head()):
-        again = AuditLog(log.path, identity)  # also after a restart
-        with pytest.raises(PolyclinicError) as caught:
-            again.receive_head("cleveland", data, stranger.public)
-        assert (caught.value.code, caught.value.site) == ("HEAD_WENT_BACK", "cleveland")
-    assert len(of(log.path, "head_rejected")) == 2
+    lines = other.path.read_bytes().splitlines(keepends=True)
+    other.path.write_bytes(b"".join(lines[:-2]))
+    shorter = AuditLog(other.path, stranger)
+    shorter.append("something_else")
+    log.receive_head("cleveland", shorter.signed_head(), stranger.public)
+    fill(shorter, 5)
+    assert not verify(other.path, stranger.public, held_heads(log.path, "cleveland")).ok
 
 
 def test_a_head_without_the_pinned_signature_is_refused(log, identity, stranger):

@@ -18,6 +18,7 @@ class Agent:
         self.site, self.held = site, threading.Lock()
         self.identity: Any = None
         self.sites: dict[str, Any] = {}
+        self.workers: Any = None
 
     def answer(self, message: bytes) -> bytes:
         word, _, rest = message.partition(b":")
@@ -33,6 +34,8 @@ class Agent:
             return self._key()
         if word == b"paper":
             return self._paper(rest)
+        if word == b"rows":
+            return self._rows(rest)
         return self._question(message) if message.startswith(b"PCE1") else message
 
     def _key(self) -> bytes:
@@ -47,6 +50,22 @@ class Agent:
 
         offer, coordinator = codec.decode(data)
         self.paper = Paper.open(bytes.fromhex(offer), bytes.fromhex(coordinator))
+        return b"taken"
+
+    def _rows(self, data: bytes) -> bytes:
+        """From now on the rows of a file, in so many partitions; no file: those of `rows`."""
+        import numpy as np
+
+        from polyclinic.core import codec
+        from polyclinic.core.partition import Partition
+        from polyclinic.engines.workers import ThreadWorkers
+
+        path, partitions = codec.decode(data)
+        self.workers = None
+        if path:
+            with np.load(path, allow_pickle=False) as file:
+                columns = {name: file[name] for name in file.files}
+            self.workers = ThreadWorkers(Partition(columns, site=self.site), partitions, 1)
         return b"taken"
 
     def _question(self, data: bytes) -> bytes:
@@ -68,7 +87,7 @@ class Agent:
         from polyclinic.privacy.gate import Gate
         from polyclinic.privacy.policy import Policy
 
-        workers = ThreadWorkers(rows(self.site), 1, 1)
+        workers = self.workers or ThreadWorkers(rows(self.site), 1, 1)
         books = replace(Books.in_memory(), identity=self.identity)
         pinned = Pinned(self.paper.roster, run)
         gate, sites = Gate(self.site, Policy()), len(self.paper.sites)

@@ -57,7 +57,8 @@ def test_a_fit_over_agents_has_the_bytes_of_one_in_one_process(world, sums):
 
 def test_hello_tells_nothing_of_patients(world):
     found = world.letter("north", kind="HELLO")
-    assert set(found) == {"site", "version", "protocol", "public", "codebook", "min_patients"}
+    whose = {"site", "version", "protocol", "public", "codebook"}
+    assert set(found) == whose | {"min_patients", "threshold"}
     assert found["codebook"] == world.codebook.content_hash and found["min_patients"] == 5
 
 

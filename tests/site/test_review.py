@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from polyclinic.governance.home import SiteHome
@@ -10,6 +12,8 @@ from polyclinic.governance.policy_file import save
 from polyclinic.governance.signing import fingerprint
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.policy import Policy
+from polyclinic.privacy.secure import Identity
+from polyclinic.site.data import Joined
 from polyclinic.site.inbox import Inbox
 from polyclinic.site.review import review, waiting
 from tests.site.world import PURPOSE, study
@@ -109,3 +113,12 @@ def test_what_was_decided_no_longer_waits(world):
     assert Inbox(home).find(other.hash[:8]) == Inbox(home).find("other")
     with pytest.raises(ValueError, match="no study 'third'"):
         review(home, "third")
+
+
+def test_studies_of_a_hub_that_the_site_has_left_are_passed_over(world):
+    world.offer(world.paper(study("ill ~ age + ward")))
+    folder = world.homes["north"].folder
+    assert len(waiting(SiteHome(folder))) == 1
+    joined = Joined.load(folder)
+    replace(joined, coordinator=Identity.generate().public).save(folder)
+    assert waiting(SiteHome(folder)) == []

@@ -11,6 +11,7 @@ import typer
 
 from polyclinic.cli import show
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
+from polyclinic.governance.officer import plain
 
 app = typer.Typer(no_args_is_help=True, help="The coordinator's own side.")
 Name = Annotated[str | None, typer.Argument(help="The hub's name; not needed where there is one.")]
@@ -197,7 +198,7 @@ def _said(one: dict[str, Any]) -> str:
         more = "".join(f"; {line}" for line in lines if line)
         return f"{one['state']}{more}"
     if event == "decision":
-        return f"{one['site']} {one['verdict']}" + (f": {one['why']}" if one["why"] else "")
+        return f"{one['site']} {one['verdict']}" + (f": {plain(one['why'])}" if one["why"] else "")
     if event in ("round", "step"):
         moved = sum(sum(pair) for pair in one["bytes"].values())
         loss = "" if one["loss"] is None else f"   deviance {2 * one['loss']:.3f}"

@@ -6,11 +6,18 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+from polyclinic.core.errors import Stopped
+from polyclinic.engines.hubline import HubLine
+
 HOST = "localhost"
+AT_ONCE = max(2, min(os.cpu_count() or 1, 8))  # commands
+TO_CONNECT = 120.0  # seconds
 
 
 class Stage:
@@ -51,21 +58,57 @@ class Stage:
         self.do("hub", "init", self.hub, "--host", HOST, "--port", str(self.port))
         self.do("hub", "start", self.hub)
         yield f"hub {self.hub} on {HOST}:{self.port}"
-        for site, data in self.files.items():
-            invite = self.folder / f"{site}.invite"
-            self.do("hub", "invite", site, "--hub", self.hub, "--out", str(invite))
-            where = ("--data", str(data), "--schema", str(self.schema))
-            self.do("site", "join", str(invite), *where, site=site)
-            self.do("site", "policy", "--sign", site=site)
-            self.do("site", "start", site=site)
+        for site in self.each(self._join):
             yield f"hospital {site}: joined with keys of its own, policy signed, started"
+        self._wait_for_all()
+
+    def each(self, work: Callable[[str], object]) -> Iterator[str]:
+        """Do `work` for every hospital, for a few at once; yields them in order when it is done.
+
+        Raises
+        ------
+        Exception : the first one of `work`; what has not begun by then is left.
+        """
+        helpers = ThreadPoolExecutor(AT_ONCE)
+        try:
+            for site, _ in zip(self.files, helpers.map(work, self.files), strict=True):
+                yield site
+        finally:
+            helpers.shutdown(cancel_futures=True)
+
+    def _join(self, site: str) -> None:
+        invite = self.folder / f"{site}.invite"
+        self.do("hub", "invite", site, "--hub", self.hub, "--out", str(invite))
+        where = ("--data", str(self.files[site]), "--schema", str(self.schema))
+        self.do("site", "join", str(invite), *where, site=site)
+        self.do("site", "policy", "--sign", site=site)
+        self.do("site", "start", site=site)
+
+    def _wait_for_all(self) -> None:
+        """Raises Stopped SITE_LOST for a hospital that does not connect."""
+        line = HubLine(self.folder / "hub" / "hubs" / self.hub / "socket" / "hub.sock")
+        until, missing = time.monotonic() + TO_CONNECT, set(self.files)
+        while missing and time.monotonic() < until:
+            with suppress(Stopped):
+                missing = set(self.files) - set(line.sites())
+            time.sleep(0.1)
+        if missing:
+            raise Stopped(
+                f"{', '.join(sorted(missing))}: started, but not connected to the hub",
+                code="SITE_LOST",
+                rule=f"a hospital connects within {TO_CONNECT:.0f} s",
+                next=f"look into {self.home(min(missing)) / 'log'}",
+            )
 
     def close(self) -> None:
         """Stop everything that is there."""
-        for site in self.files:
-            if self.home(site).is_dir():
-                self.do("site", "stop", site=site, check=False)
+        for _ in self.each(self._leave):
+            pass
         self.do("hub", "stop", self.hub, check=False)
+
+    def _leave(self, site: str) -> None:
+        if self.home(site).is_dir():
+            self.do("site", "stop", site=site, check=False)
 
     def environment(self, site: str = "") -> dict[str, str]:
         """That of a command, of the coordinator or of a hospital."""

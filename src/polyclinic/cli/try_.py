@@ -19,6 +19,7 @@ from polyclinic.core.errors import InputError, PolyclinicError
 app = typer.Typer(no_args_is_help=True, help="See it work on this machine.")
 LEAST = 3
 STUDY = "try-federation"
+TO_ARRIVE = 120.0  # seconds
 
 
 @app.callback()
@@ -135,11 +136,14 @@ def _run(stage: Stage, study: Path) -> None:
     """Submit, review at one hospital, approve at all, and show what the run says."""
     running = stage.begin("run", str(study), "--hub", stage.hub)
     try:
-        for number, site in enumerate(stage.files):
-            text = _when_offered(stage, site, running)
-            if not number:
-                typer.echo(f"\n== polyclinic site review, at {site}\n{text}")
-            stage.do("site", "approve", STUDY, "--yes", STUDY, site=site)
+        first = next(iter(stage.files))
+        text = _when_offered(stage, first, running, "review", STUDY)
+        typer.echo(f"\n== polyclinic site review, at {first}\n{text}")
+
+        def approve(site: str) -> None:
+            _when_offered(stage, site, running, "approve", STUDY, "--yes", STUDY)
+
+        for site in stage.each(approve):
             typer.echo(f"approve {site}: signed with its own key")
         typer.echo("\n== polyclinic run study.toml --hub try")
         for line in running.stdout or ():
@@ -157,11 +161,12 @@ def _run(stage: Stage, study: Path) -> None:
             running.wait()
 
 
-def _when_offered(stage: Stage, site: str, running: subprocess.Popen[str]) -> str:
-    """The review of the study, once it has arrived."""
-    for _ in range(120):
+def _when_offered(stage: Stage, site: str, running: subprocess.Popen[str], *command: str) -> str:
+    """What a command of the hospital says of the study, once it has arrived there."""
+    until = time.monotonic() + TO_ARRIVE
+    while time.monotonic() < until:
         try:
-            return stage.do("site", "review", STUDY, site=site)
+            return stage.do("site", *command, site=site)
         except subprocess.CalledProcessError:
             if running.poll() is not None:
                 break

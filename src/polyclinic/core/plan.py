@@ -10,6 +10,7 @@ from polyclinic.core import codec
 
 T = TypeVar("T")
 Combine = Literal["sum", "collect"]
+LONGEST = 300  # letters of a name: it goes into the logs of whoever is asked
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Plan:
             or not all(type(fields[name]) in kind for name, kind in kinds.items())
             or fields["combine"] not in ("sum", "collect")
             or not all(isinstance(site, str) for site in fields["to"])
+            or any(len(fields[name]) > LONGEST for name in ("task", "step", "parent"))
         ):
             raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
         return Plan(**{**fields, "to": tuple(fields["to"])})

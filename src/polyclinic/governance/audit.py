@@ -71,7 +71,7 @@ class AuditLog:
         self._identity = identity
         self._guard = threading.Lock()
         self._walk, self._size = Walk(identity.public, heads), 0
-        self._held: dict[str, tuple[int, str]] = {}
+        self._held: dict[str, dict[int, str]] = {}
         self._held_until = 0
         with self._open(os.O_CREAT):
             pass
@@ -101,20 +101,23 @@ class AuditLog:
     def receive_head(self, site: str, data: bytes, public_key: bytes) -> dict[str, Any]:
         """Keep the signed head of another `site` in this log.
 
+        An earlier one than the last is kept, too: of two runs at once one may bring older news. All
+        that are kept must lie in the other log; `verify` sees whether they do.
+
         Raises
         ------
-        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE; HEAD_WENT_BACK when the other log is shorter
-            than it was, or differs where it should be the same; the refusal is logged.
+        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE; HEAD_WENT_BACK when the other log differs
+            where it should be the same; the refusal is logged.
         """
         head = open_head(data, public_key)
         self._read_held()
-        before = self._held.get(site, (0, ""))
-        if (head["seq"], head["hash"]) == before:
+        before = self._held.get(site, {}).get(head["seq"])
+        if before == head["hash"]:
             return head
-        if head["seq"] <= before[0]:
+        if before is not None:
             self.append(HEAD_REJECTED, site=site, seq=head["seq"], hash=head["hash"])
             raise PolyclinicError(
-                f"{site} shows a log of {head['seq']} lines, after one of {before[0]}",
+                f"{site} shows another log of {head['seq']} lines than before",
                 code="HEAD_WENT_BACK",
                 rule="a log only grows, and what was written stays",
                 next=f"ask {site} for its log and check it with the heads held here",
@@ -128,7 +131,7 @@ class AuditLog:
         for record in entries(self.path, self._held_until):
             if record["event"] == HEAD_RECEIVED:
                 details = record["details"]
-                self._held[details["site"]] = (details["seq"], details["hash"])
+                self._held.setdefault(details["site"], {})[details["seq"]] = details["hash"]
         self._held_until = end
 
     @contextmanager

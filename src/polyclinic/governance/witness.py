@@ -37,6 +37,8 @@ def heads_text(log: str | os.PathLike[str], holder: str) -> str:
     for record in entries(log):
         if record["event"] == HEAD_RECEIVED:
             details = record["details"]
+            if details["seq"] < last.get(details["site"], details)["seq"]:
+                continue
             last[details["site"]] = {name: details[name] for name in ("site", "seq", "head")}
     kept = [json.dumps({**one, "held_by": holder}, sort_keys=True) for one in last.values()]
     return "".join(f"{line}\n" for line in kept)

@@ -104,9 +104,19 @@ class Inbox:
         return self._papers[study]
 
     def papers(self) -> list[Paper]:
-        """All that were offered, the first one first."""
+        """All that the hub's coordinator has offered, the first one first.
+
+        Those of a hub that the site has left are passed over.
+        """
         offers = sorted(self.folder.glob("*/offer.pcm"), key=lambda path: path.stat().st_mtime)
-        return [self.paper(path.parent.name) for path in offers]
+        found = []
+        for path in offers:
+            try:
+                found.append(self.paper(path.parent.name))
+            except PolyclinicError as error:
+                if error.code != "BAD_SIGNATURE":
+                    raise
+        return found
 
     def since(self, study: str) -> datetime:
         """When it was offered."""

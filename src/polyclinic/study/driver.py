@@ -23,6 +23,7 @@ from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.core.fit import Round as Done
 from polyclinic.engines.embedded import common_threshold
+from polyclinic.governance.officer import plain
 from polyclinic.governance.paper import REFUSED, Paper
 from polyclinic.governance.study_file import Study
 from polyclinic.study import hubstore
@@ -308,7 +309,7 @@ class _Declined(Refused):
 
     def __init__(self, refused: Mapping[str, Any]) -> None:
         words = "; ".join(
-            f"{site} has refused the study" + (f": {one.why}" if one.why else "")
+            f"{site} has refused the study" + (f": {plain(one.why)}" if one.why else "")
             for site, one in refused.items()
         )
         super().__init__(

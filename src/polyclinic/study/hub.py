@@ -60,7 +60,9 @@ class HubHome:
                 f"there is no hub {name} here" if name else "which hub is not said",
                 code="NO_HUB",
                 rule=f"hubs in {hubs_folder()}: {', '.join(there) or 'none'}",
-                next="give its name with --hub" if there else "polyclinic hub init NAME",
+                next="name it: polyclinic hub start NAME, or --hub NAME"
+                if there
+                else "polyclinic hub init NAME",
                 kept="nothing was changed",
             )
         return cls(hubs_folder() / name)
@@ -153,7 +155,7 @@ class HubHome:
         try:
             fcntl.flock(alone, fcntl.LOCK_EX)
             members = self.store.members().values()
-            known = {one.name: certificate_hash(one.certificate) for one in members}
+            known = {m.name: certificate_hash(m.certificate) for m in members if m.certificate}
             write_atomic(self.kit / MEMBERS, json.dumps(known, indent=1).encode())
             (self.kit / MEMBERS).chmod(0o600)
         finally:
