@@ -74,6 +74,8 @@ class Found:
     """Seconds by payload, the time to the first round, and what could not be done.
 
     others  the share of the machine that others used meanwhile
+    secure  seconds of secure totals, by kind and payload
+    study   seconds of the parts of a real study
     """
 
     start: float = 0.0
@@ -81,13 +83,17 @@ class Found:
     others: float = 0.0
     seconds: dict[int, list[float]] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    secure: dict[str, dict[int, list[float]]] = field(default_factory=dict)
+    study: dict[str, float] = field(default_factory=dict)
 
 
 class Bench:
     """A temporary folder, and processes in it that carry a mark and are ended by their id."""
 
-    def __init__(self, folder: Path, rounds: list[Rounds], limit: float) -> None:
-        self.folder, self.rounds, self.limit = folder, rounds, limit
+    def __init__(
+        self, folder: Path, rounds: list[Rounds], limit: float, secure: list[Rounds] | None = None
+    ) -> None:
+        self.folder, self.rounds, self.limit, self.secure = folder, rounds, limit, secure or []
         self.deadline = time.monotonic() + limit
         self.begun, self.busy = time.monotonic(), machine_seconds() - own_seconds(os.getpid())
         self.mark = uuid.uuid4().hex
@@ -222,8 +228,10 @@ class Bench:
 
 
 @contextlib.contextmanager
-def bench(folder: Path, rounds: list[Rounds], limit: float) -> Iterator[Bench]:
-    one = Bench(folder, rounds, limit)
+def bench(
+    folder: Path, rounds: list[Rounds], limit: float, secure: list[Rounds] | None = None
+) -> Iterator[Bench]:
+    one = Bench(folder, rounds, limit, secure)
     try:
         yield one
     finally:

@@ -1,7 +1,11 @@
-"""Polyclinic's own contender: a hub, three sites whose agent echoes, and rounds on the hub line."""
+"""Polyclinic's own contender: a hub, three sites whose agent echoes, and rounds on the hub line.
+
+The same three agents then answer secure sums.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -9,19 +13,31 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks._federated_peers import SITES, Bench, Found, conduct, free_ports
+from benchmarks._federated_peers import SITES, Bench, Found, Rounds, conduct, free_ports
 
-ECHO = [sys.executable, "-m", "benchmarks._federated_polyclinic", "echo"]
+AGENT = [sys.executable, "-m", "benchmarks._federated_polyclinic", "agent"]
 SECONDS = 60.0
 
 
 class Echo:
-    """An agent that decodes a message, as a site does with a question, and encodes it again."""
+    """An agent that decodes a message, as a site does with a question, and encodes it again.
+
+    What is about secure sums has an agent of its own.
+    """
+
+    def __init__(self, site: str) -> None:
+        self.site, self.secure = site, None
 
     def receive(self, message: bytes) -> bytes:
         from polyclinic.core import codec
 
-        return codec.encode(codec.decode(message))
+        if not message.startswith(b"SECURE:"):
+            return codec.encode(codec.decode(message))
+        if self.secure is None:
+            from benchmarks._federated_secure import Agent
+
+            self.secure = Agent(self.site)
+        return self.secure.receive(message)
 
 
 def polyclinic(bench: Bench) -> Found:
@@ -41,7 +57,7 @@ def polyclinic(bench: Bench) -> Found:
         cert = pki.sign_request(request, ca, ca_key, site)
         home = bench.folder / site
         home.mkdir(mode=0o700)
-        own = {"cert": cert, "key": key, "agent": ECHO, "state": home / "state.json"}
+        own = {"cert": cert, "key": key, "agent": [*AGENT, site], "state": home / "state.json"}
         kit.write_client_kit(home / "kit", hub="rounds", site=site, **at, **own)
     begun = time.time()
     bench.start("server", *kit.server_command(server), **kit.server_environment(server))
@@ -61,6 +77,21 @@ def polyclinic(bench: Bench) -> Found:
     bench.start("driver", sys.executable, "-m", __spec__.name, "drive", socket, bench.plan())
     found = bench.follow(submitted)
     found.start = start
+    if bench.secure:
+        found.secure = _secure(bench, socket)
+    return found
+
+
+def _secure(bench: Bench, socket: Path) -> dict[str, dict[int, list[float]]]:
+    """Seconds of secure totals by kind and payload, from a coordinator's process of its own."""
+    out = bench.folder / "secure.jsonl"
+    command = (sys.executable, "-m", __spec__.name, "total", socket, json.dumps(bench.secure), out)
+    process = bench.start("secure", *command)
+    bench.wait("the secure sums", lambda: process.poll() is not None)
+    found: dict[str, dict[int, list[float]]] = {}
+    for line in out.read_text().splitlines():
+        one = json.loads(line)
+        found.setdefault(one["kind"], {}).setdefault(one["size"], []).append(one["seconds"])
     return found
 
 
@@ -79,14 +110,25 @@ def drive(socket: str, plan: str) -> None:
     conduct(plan, ask)
 
 
-def echo() -> None:
+def total(socket: str, rounds: str, out: str) -> None:
+    """The coordinator's process of the secure sums."""
+    from benchmarks import _federated_secure as secure
+    from polyclinic.engines.hubline import HubLine
+
+    wanted: list[Rounds] = [tuple(one) for one in json.loads(rounds)]
+    with open(out, "w") as log:
+        for entry in secure.conduct(HubLine(Path(socket)), wanted, SECONDS):
+            print(json.dumps(entry), file=log, flush=True)
+
+
+def agent(site: str) -> None:
     """The agent's process: its own loop over standard input and output, with `Echo` inside."""
     from polyclinic.site.agent import serve
 
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(Echo(), sys.stdin.buffer, answers)  # type: ignore[arg-type]
+    serve(Echo(site), sys.stdin.buffer, answers)  # type: ignore[arg-type]
 
 
 if __name__ == "__main__":
-    {"drive": drive, "echo": echo}[sys.argv[1]](*sys.argv[2:])
+    {"drive": drive, "total": total, "agent": agent}[sys.argv[1]](*sys.argv[2:])

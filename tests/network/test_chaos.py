@@ -14,10 +14,8 @@ from tests.network.chaos_stage import HUB, Chaos
 
 pytestmark = pytest.mark.slow
 CASES = {
-    "hub": Case([killed("waiting", 0.0, HUB), killed("round 9", 0.05, HUB)]),
-    "both": Case([killed("round 5", 0.1, "both")]),
-    "parts": Case([killed("round 3", 0.1, HUB, "driver"), killed("round 18", 0.1, ONE, "agent")]),
-    "cut": Case([cut("round 6", 0.1, 3.0)]),
+    "killed": Case([killed("waiting", 0.0, HUB), killed("round 9", 0.05, "both")]),
+    "parts": Case([killed("round 3", 0.1, HUB, "driver"), cut("round 14", 0.1, 2.0)]),
     "full": Case([full("round 4", HUB, 1.5), full("round 16", ONE, 1.5)]),
 }
 
