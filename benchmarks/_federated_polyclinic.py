@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,7 +27,8 @@ class Echo:
     """
 
     def __init__(self, site: str) -> None:
-        self.site, self.secure = site, None
+        self.site = site
+        self.secure: Any = None
 
     def receive(self, message: bytes) -> bytes:
         from polyclinic.core import codec
@@ -37,7 +39,7 @@ class Echo:
             from benchmarks._federated_secure import Agent
 
             self.secure = Agent(self.site)
-        return self.secure.receive(message)
+        return bytes(self.secure.receive(message))
 
 
 def polyclinic(bench: Bench) -> Found:
