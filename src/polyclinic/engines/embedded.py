@@ -35,7 +35,7 @@ class About:
 
 @dataclass(frozen=True)
 class Embedded:
-    """The default engine. The result does not depend on its settings.
+    """The default engine. The result depends on its settings by rounding only.
 
     Parameters
     ----------

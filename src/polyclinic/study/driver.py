@@ -150,7 +150,7 @@ class Driver:
                 self._state(hubstore.WAITING_APPROVAL, text)
             except Stopped as error:
                 self._waiting(error, attempt)
-            self.sleep(_pause(attempt))
+            self.sleep(_pause(min(attempt, 1)))  # an officer's decision counts at once
 
     def _decisions(self, found: Round) -> None:
         """Write the decisions down. Raises Refused where a hospital has said no."""
