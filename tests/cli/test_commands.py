@@ -126,12 +126,12 @@ formula = "disease ~ age + sex"
 def test_errors_in_words_with_exit_codes(data_dir, tmp_path, change, code, word):
     study = tmp_path / "study.toml"
     study.write_text(STUDY.replace(*change))
-    done = polyclinic("run", study, cwd=tmp_path)
+    done = polyclinic("run", study.name, cwd=tmp_path)
     assert done.returncode == code
     places = [done.stderr.index(f"\n{label}  ") for label in ("rule", "next", "kept")]
     assert done.stderr.startswith("error  ") and word in done.stderr and places == sorted(places)
     assert "Traceback" not in done.stderr and max(map(len, done.stderr.splitlines())) <= 80
-    assert "Traceback" in polyclinic("run", study, "--debug", cwd=tmp_path).stderr
+    assert "Traceback" in polyclinic("run", study.name, "--debug", cwd=tmp_path).stderr
 
 
 def test_wrong_options_and_unwritable_folder(data_dir, tmp_path):
