@@ -158,14 +158,15 @@ def test_a_request_without_proof_of_its_key_is_refused(hub, keys):
 
 
 def test_too_long_and_other_methods_are_refused(hub):
-    assert post(hub, b"x" * (enrol.LONGEST + 1)) == (413, {"code": "BAD_MESSAGE"})
+    for length in (enrol.LONGEST + 1, enrol.READ):  # what is still on its way does not hide why
+        assert post(hub, b"x" * length) == (413, {"code": "BAD_MESSAGE"})
     context = ssl.create_default_context(cadata=hub.ca.decode())
     with contextlib.closing(
         http.client.HTTPSConnection("localhost", hub.port_now, timeout=20, context=context)
     ) as line:
         line.request("GET", "/")
         assert line.getresponse().status == 501
-    assert codes(hub) == ["BAD_MESSAGE"] * 2
+    assert codes(hub) == ["BAD_MESSAGE"] * 3
 
 
 def test_a_stranger_authority_is_not_believed(hub, keys):

@@ -28,11 +28,13 @@ from polyclinic.study.hublobby import VERSION
 from polyclinic.study.hubstore import hash_of
 
 LONGEST = 64_000  # bytes of a request
+READ = 1 << 20  # bytes taken off the line: a refusal is not heard by one who is still sending
 SECONDS = 10.0  # for one request, from the first byte to the last
 AT_ONCE = 16
 LOOPBACK = {"localhost": "127.0.0.1", "127.0.0.1": "127.0.0.1"}
 PER_SECOND, BURST = 5.0, 40.0
 FIELDS = {"site": str, "token": str, "csr": str, "public": str, "version": str, "protocol": int}
+_LENGTH = re.compile(r"[0-9]{1,12}")
 _TOKEN = re.compile(r"[0-9a-f]{32}")
 _VERSION = re.compile(r"[0-9A-Za-z.+!-]{1,64}")
 Sign = Callable[[bytes, str], bytes]  # request and name -> certificate
@@ -179,12 +181,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         address = str(self.client_address[0])
-        length = self.headers.get("Content-Length", "")
+        given = self.headers.get("Content-Length", "")
+        length = int(given) if _LENGTH.fullmatch(given) else None
+        body = self.rfile.read(min(length or 0, READ))
         if not self.server.pace.take():
             return self._send(429, self.server.enrolment.refused(No("TOO_MANY"), address))
-        if not length.isdigit() or int(length) > LONGEST:
+        if length is None or length > LONGEST:
             return self._send(413, self.server.enrolment.refused(No("BAD_MESSAGE"), address))
-        self._send(*self.server.enrolment.answer(self.rfile.read(int(length)), address))
+        self._send(*self.server.enrolment.answer(body, address))
 
     def _send(self, status: int, content: dict[str, Any]) -> None:
         data = json.dumps(content).encode()
