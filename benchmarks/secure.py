@@ -22,10 +22,8 @@ an environment of their own, .venv-bench-secure, made on first use.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import math
-import os
 import resource
 import statistics
 import subprocess
@@ -40,10 +38,10 @@ from unittest import mock
 
 import numpy as np
 
+from benchmarks._environment import enter
 from benchmarks._secure_peers import BOUND, Clock, Round, ckks, flower, values
 
 ROOT = Path(__file__).resolve().parent.parent
-HOME = ROOT / ".venv-bench-secure"
 PEERS = ["flwr==1.41.0", "tenseal==0.3.18"]
 MEMORY = 20 << 30
 BATCH = 16
@@ -227,26 +225,6 @@ def show(case: tuple[int, int], found: dict[str, dict[str, Any]]) -> None:
         )
 
 
-def enter() -> None:
-    """Start again in an environment that holds the peers, made on first use."""
-    if Path(sys.prefix).resolve() == HOME.resolve():
-        return
-    python, mark = HOME / "bin" / "python", HOME / "made-for"
-    wanted = "\n".join([str(ROOT), sys.version, *PEERS, (ROOT / "pyproject.toml").read_text()])
-    state = hashlib.sha256(wanted.encode()).hexdigest()
-    if not mark.exists() or mark.read_text() != state:
-        print(f"installing into {HOME.name}: {' '.join(PEERS)} (once; a minute)", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", HOME], check=True)
-        install = [python, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
-        build = {"PIP_BUILD_CONSTRAINT": str(ROOT / "constraints.txt")}
-        subprocess.run(
-            [*install, *PEERS, "-e", "."], check=True, cwd=ROOT, env={**os.environ, **build}
-        )
-        mark.write_text(state)
-    os.chdir(ROOT)
-    os.execv(python, [str(python), "-m", "benchmarks.secure", *sys.argv[1:]])
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -263,7 +241,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    enter()
+    enter("benchmarks.secure", PEERS)
     cases = QUICK if args.quick else CASES
     if args.sites and args.size:
         cases = [(args.sites, int(args.size))]

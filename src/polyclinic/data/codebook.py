@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -270,6 +270,18 @@ class Codebook(_Part):
 
     def section(self, site: str) -> SiteSection:
         return self.site.get(site, SiteSection())
+
+    def declared_ranges(self, columns: Iterable[str]) -> dict[str, tuple[float, float]]:
+        """Smallest and largest value of numbers: usual ranges where there are, else all."""
+        found: dict[str, tuple[float, float]] = {}
+        for column in columns:
+            spec = self.spec(column)
+            ends = spec.usual or spec.range
+            if spec.type == "binary":
+                found[column] = (0.0, 1.0)
+            elif ends is not None:
+                found[column] = (float(ends[0]), float(ends[1]))
+        return found
 
 
 def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Sequence[str]) -> None:

@@ -27,11 +27,10 @@ from polyclinic.models.descriptive import moments, quantiles
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.models.glm.private import NEWTON_ROUNDS
 from polyclinic.models.glm.private_scale import Bounds, bounds_of
-from polyclinic.models.glm.spec import Solver, Spec
+from polyclinic.models.glm.spec import MAX_ROUNDS, Solver, Spec
 from polyclinic.privacy import accounting, noisy
 
 FAMILIES = {"linear": "gaussian", "poisson": "poisson", "gamma": "gamma", "logistic": "binomial"}
-SOLVER_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 SAMPLED = ("newton", "sgd")
 TABLE_ROUNDS = moments.MAX_ROUNDS + quantiles.MAX_ROUNDS + 1
 SPARE = 60  # rounds of a fit that its solver does not count: means, a warm start, standard errors
@@ -126,7 +125,7 @@ class Scope:
         if section.kind == "logistic":
             classes = len(self.paper.codebook.level_names(self.design.response))
             family = "binomial" if classes == 2 else MULTINOMIAL
-        rounds = options.max_rounds or SOLVER_ROUNDS[options.name]
+        rounds = options.max_rounds or MAX_ROUNDS[options.name]
         given: dict[str, Any] = options.options
         solver = Solver(options.name, rounds, options.tolerance, **given)
         l2, l1 = float(section.l2), float(section.l1)
@@ -304,18 +303,7 @@ class Scope:
     @property
     def bounds(self) -> Bounds:
         """The scales of a study with noise, from the codebook."""
-        return bounds_of(self.spec, self._ranges())
-
-    def _ranges(self) -> dict[str, tuple[float, float]]:
-        found: dict[str, tuple[float, float]] = {}
-        for column in self.design.columns:
-            spec = self.paper.codebook.spec(column)
-            ends = spec.usual or spec.range
-            if spec.type == "binary":
-                found[column] = (0.0, 1.0)
-            elif ends is not None:
-                found[column] = (float(ends[0]), float(ends[1]))
-        return found
+        return bounds_of(self.spec, self.paper.codebook.declared_ranges(self.design.columns))
 
     def _coded(self, name: str) -> dict[str, Any]:
         return {"name": name, "levels": len(self.paper.codebook.level_names(name))}

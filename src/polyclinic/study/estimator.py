@@ -24,10 +24,11 @@ from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
+from polyclinic.models.glm.spec import MAX_ROUNDS
 from polyclinic.privacy.dp import DifferentialPrivacy, parse_privacy
 from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.faces import Shown
-from polyclinic.study.formula import FormulaData, declared_ranges, from_formula
+from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ NOISE = (
     "use a larger epsilon, or fewer terms; or write in the codebook for each number "
     "usual = [low, high], between which nearly all patients lie: noise is measured against it"
 )
-MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}
 
 
 class Regression(Shown):
@@ -178,7 +178,12 @@ class Regression(Shown):
             from polyclinic.models.glm.private import private_glm  # its accountant is an extra
 
             sites = len(data.federation.sites)
-            algorithm = private_glm(spec, self._privacy, sites, ranges=declared_ranges(data))
+            algorithm = private_glm(
+                spec,
+                self._privacy,
+                sites,
+                ranges=data.codebook.declared_ranges(data.design.columns),
+            )
         run = fit(
             algorithm, data.federation, seed=self.random_state, callbacks=callbacks, store=store
         )

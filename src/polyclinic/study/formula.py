@@ -175,16 +175,3 @@ def with_site_effects(design: Design, sites: tuple[str, ...]) -> Design:
     """A 0/1 term per site but the first."""
     effects = tuple(Term(f"site[T.{site}]", (Factor("site", site),), 1.0) for site in sites[1:])
     return replace(design, terms=design.terms + effects)
-
-
-def declared_ranges(data: FormulaData) -> dict[str, tuple[float, float]]:
-    """What the codebook says of the columns' values: usual ranges where there are, else all."""
-    found: dict[str, tuple[float, float]] = {}
-    for column in data.design.columns:
-        spec = data.codebook.spec(column)
-        ends = spec.usual or spec.range
-        if spec.type == "binary":
-            found[column] = (0.0, 1.0)
-        elif ends is not None:
-            found[column] = (float(ends[0]), float(ends[1]))
-    return found

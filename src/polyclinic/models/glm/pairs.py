@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.design import Design, Factor
-from polyclinic.models.glm.support import Data, Indicators, patients
+from polyclinic.models.glm.support import Data, patients
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -99,7 +99,7 @@ def _pairs(design: Design, classes: int) -> Iterator[Pair]:
 def pair_counts(design: Design, data: Data, curved: bool = False) -> dict[str, int]:
     """Patients per cell of the pairs that show more than a count."""
     found: dict[str, int] = {}
-    seen = Indicators(data)
+    seen = data.seen
     for pair in pairs(design, data.classes):
         first, many = seen.of(pair.first)
         if pair.outcome is None:
@@ -122,7 +122,7 @@ def plain_counts(design: Design, data: Data) -> dict[str, int]:
 
     Without weights their numbers are in the sums themselves.
     """
-    seen = Indicators(data)
+    seen = data.seen
     wanted = plain_pairs(design)
     bounds = {term.factors: term.bound for term in design.terms}
     masks = {one: seen.of(one)[0] for pair in wanted for one in (pair.first, pair.second)}

@@ -13,6 +13,7 @@ from polyclinic.core.design import Design, exponent
 from polyclinic.models.glm.family import MULTINOMIAL
 
 SOLVERS = ("newton", "lbfgs", "gd", "sgd")
+MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}  # where nobody says another
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,11 @@ class Data:
     y: Floats
     classes: int
     key: Key
+
+    @cached_property
+    def seen(self) -> Indicators:
+        """What has been looked at."""
+        return Indicators(self)
 
 
 def factors_of(design: Design) -> Design:
@@ -103,7 +109,7 @@ def value_counts(design: Design, data: Data) -> dict[str, dict[str, int]]:
         for factor in term.factors:
             forms.setdefault(factor.column, set()).add(factor)
     found: dict[str, dict[str, int]] = {}
-    seen = Indicators(data)
+    seen = data.seen
     for term in design.terms:
         for column in {f.column for f in term.factors if f.kind != "site"}:
             rest, _ = seen.of(tuple(f for f in term.factors if f.column != column))
@@ -126,7 +132,7 @@ def product_counts(design: Design, data: Data) -> dict[str, int]:
     columns less one would be of those who lack it.
     """
     found: dict[str, int] = {}
-    seen = Indicators(data)
+    seen = data.seen
     for term in design.terms:
         mask, many = seen.of(term.factors)
         if len(term.factors) > 1 and mask is not None and many:
