@@ -19,13 +19,16 @@ from polyclinic.core.plan import Plan
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.read import read_table
 from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.governance.chain import verify
 from polyclinic.governance.paper import REFUSED, Decision, Question
 from polyclinic.governance.scope import Scope
 from polyclinic.models.glm import glm
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
+from polyclinic.site import agent as agents
 from polyclinic.site.agent import FRAME, LONGEST
+from polyclinic.site.data import Joined
 from polyclinic.study.sites import Sites
 from tests.site.world import PURPOSE, SITES, study
 
@@ -53,6 +56,25 @@ def test_a_fit_over_agents_has_the_bytes_of_one_in_one_process(world, sums):
     assert fit(glm(scope.spec), together).model[-1].coef.tobytes() == found.coef.tobytes()
     assert codes(world) == [] and world.left()
     assert all(verify(home.audit_path).ok for home in world.homes.values())
+
+
+def test_a_hospital_says_how_many_cores_may_compute(world, monkeypatch):
+    folder, used = world.homes["north"].folder, []
+
+    class Watched(ThreadWorkers):
+        def __init__(self, rows, partitions=1, threads=None):
+            used.append(threads)
+            super().__init__(rows, partitions, threads)
+
+    monkeypatch.setattr(agents, "ThreadWorkers", Watched)
+    paper = world.approved()
+    message = plan_of(paper).to_bytes()
+    for cores in (1, 3, 0):
+        replace(Joined.load(folder), cores=cores).save(folder)
+        world.agents["north"].close()
+        world.agents["north"] = agents.Agent(folder)
+        world.ask(paper, message, run=f"r{cores}")
+    assert used == [1, 3, None]  # none: all that are there
 
 
 def test_hello_tells_nothing_of_patients(world):

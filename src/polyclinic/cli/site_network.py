@@ -32,13 +32,16 @@ def join(
         typer.Option("--home", envvar="POLYCLINIC_SITE", help="The site's folder; none: ./NAME."),
     ] = None,
     table: Annotated[str, typer.Option("--table", help="Of a duckdb file.")] = "",
+    cores: Annotated[
+        int, typer.Option("--cores", min=0, help="Of this machine that may compute; 0: all.")
+    ] = 0,
 ) -> None:
     """Join a hub: keys are made here, and only a request for a certificate is sent."""
     from polyclinic.governance import signing
     from polyclinic.site import join as joining
 
     had_key = home is not None and (home / "keys").is_dir()
-    done = joining.join(invite, data, schema, home, table)
+    done = joining.join(invite, data, schema, home, table, cores)
     joined, folder = done.joined, done.home.folder
     made = "this folder's own, kept as it was" if had_key else "made here"
     _said("keys", f"{made}; the private key never leaves this folder (mode 0700)")

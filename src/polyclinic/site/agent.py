@@ -100,7 +100,7 @@ class Agent:
     def __init__(self, home: Path) -> None:
         self.home = SiteHome.open(home)
         self.name, joined = self.home.name, Joined.load(home)
-        self.table = joined.read(self.name)
+        self.table, self.cores = joined.read(self.name), joined.cores or None
         self.inbox = Inbox(self.home)
         self.books = Books(
             self.home.identity,
@@ -309,7 +309,7 @@ class Agent:
                 self._held.move_to_end(key)
                 return self._held[key]
         chosen = None if cohort is None else Cohort.from_data(cohort)
-        workers = ThreadWorkers(rows_of(self.table, chosen))
+        workers = ThreadWorkers(rows_of(self.table, chosen), threads=self.cores)
         with self._guard:
             self._held[key] = workers
             while len(self._held) > MOST_COHORTS:

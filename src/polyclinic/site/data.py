@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.core.errors import InputError
@@ -29,6 +29,7 @@ class _File(BaseModel):
     data: str
     schema_file: str
     table: str = ""
+    cores: Annotated[int, Field(ge=0)] = 0
     hub: str
     host: str
     port: int
@@ -42,6 +43,7 @@ class Joined:
 
     data, schema   where the rows and the codebook are, as absolute paths
     table          of a database; "": its only one
+    cores          of this machine that may compute; 0: all
     hub, host, port   the hub's name, and where its FLARE server listens
     coordinator    public key of who asks
     pinned         public keys of other hospitals, from the first approval that named them
@@ -54,6 +56,7 @@ class Joined:
     port: int
     coordinator: bytes
     table: str = ""
+    cores: int = 0
     pinned: Mapping[str, bytes] = field(default_factory=dict)
 
     @staticmethod
@@ -81,6 +84,7 @@ class Joined:
             found.port,
             unhex(found.coordinator),
             found.table,
+            found.cores,
             {site: unhex(key) for site, key in found.pinned.items()},
         )
 
@@ -91,6 +95,7 @@ class Joined:
             "data": str(self.data),
             "schema_file": str(self.schema),
             "table": self.table,
+            "cores": self.cores,
             "hub": self.hub,
             "host": self.host,
             "port": self.port,

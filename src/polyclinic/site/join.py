@@ -109,7 +109,14 @@ def _ports(invite: _Invite) -> bool:
     return all(0 < port < 65_536 for port in (invite.port, invite.enrol_port))
 
 
-def join(invite: Path, data: Path, schema: Path, home: Path | None = None, table: str = "") -> Done:
+def join(
+    invite: Path,
+    data: Path,
+    schema: Path,
+    home: Path | None = None,
+    table: str = "",
+    cores: int = 0,
+) -> Done:
     """Join the hub of `invite`. A join that fails leaves nothing half done and can be repeated.
 
     Parameters
@@ -118,6 +125,7 @@ def join(invite: Path, data: Path, schema: Path, home: Path | None = None, table
     schema : the codebook.
     home : the site's folder; None: one named like the site, here. It is made where it is absent.
     table : of a duckdb file.
+    cores : of this machine that may compute; 0: all.
 
     Raises
     ------
@@ -141,7 +149,15 @@ def join(invite: Path, data: Path, schema: Path, home: Path | None = None, table
     write_private(copy, Path(schema).read_bytes())
     coordinator, pinned = unhex(found.coordinator), _pinned_before(folder, found)
     joined = Joined(
-        Path(data).resolve(), copy, found.hub, found.host, found.port, coordinator, table, pinned
+        Path(data).resolve(),
+        copy,
+        found.hub,
+        found.host,
+        found.port,
+        coordinator,
+        table,
+        cores,
+        pinned,
     )
     joined.save(folder)
     hashed = {"coordinator": found.coordinator, "codebook": codebook.content_hash}
