@@ -22,6 +22,11 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait for real processes come first: no core is left with them at the end."""
+    items.sort(key=lambda item: "network" not in item.path.relative_to(ROOT).parts)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """Folder of the real data sets; without it a test is skipped here and fails in CI."""
