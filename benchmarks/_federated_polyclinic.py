@@ -21,20 +21,28 @@ SECONDS = 60.0
 
 
 class Echo:
-    """An agent that decodes a message, as a site does with a question, and encodes it again.
+    """An agent that opens a question, decodes its message, encodes it again and signs the answer.
 
-    What is about secure sums has an agent of its own.
+    The coordinator's key is told with "KEY:". What is about secure sums has an agent of its own.
     """
 
     def __init__(self, site: str) -> None:
-        self.site = site
+        from polyclinic.privacy.secure import Identity
+
+        self.site, self.identity, self.coordinator = site, Identity.generate(), b""
         self.secure: Any = None
 
     def receive(self, message: bytes) -> bytes:
         from polyclinic.core import codec
+        from polyclinic.governance.paper import ENVELOPE, Answer, Question
 
-        if not message.startswith(b"SECURE:"):
-            return codec.encode(codec.decode(message))
+        if message.startswith(b"KEY:"):
+            self.coordinator = message[4:]
+            return self.identity.public
+        if message.startswith(ENVELOPE):
+            question = Question.open(message, self.coordinator)
+            answer = codec.encode(codec.decode(question.message))
+            return Answer.to(question, answer).signed(self.identity)
         if self.secure is None:
             from benchmarks._federated_secure import Agent
 
@@ -97,16 +105,35 @@ def _secure(bench: Bench, socket: Path) -> dict[str, dict[int, list[float]]]:
     return found
 
 
-def drive(socket: str, plan: str) -> None:
-    """The coordinator's process."""
-    from polyclinic.core import codec
-    from polyclinic.engines.hubline import HubLine
+SESSION = {
+    "format": 1,
+    "study": {"name": "rounds"},
+    "data": {"hub": "rounds", "schema": "rounds.toml"},
+    "session": {"columns": ["x"], "algorithms": ["descriptive"]},
+}
+BOOK = {"format": 1, "name": "rounds", "columns": {"x": {"type": "number", "range": [-9, 9]}}}
 
-    line = HubLine(Path(socket))
+
+def drive(socket: str, plan: str) -> None:
+    """The coordinator's process: questions in their envelopes, answers with their signatures."""
+    from polyclinic.core import codec
+    from polyclinic.data.codebook import Codebook
+    from polyclinic.engines.federated import HubTransport
+    from polyclinic.engines.hubline import HubLine
+    from polyclinic.governance.paper import Paper
+    from polyclinic.governance.study_file import Session
+    from polyclinic.privacy.secure import Identity
+
+    line, own = HubLine(Path(socket)), Identity.generate()
+    keys = line.ask(dict.fromkeys(SITES, b"KEY:" + own.public), timeout=SECONDS)
+    session, book = Session.model_validate(SESSION), Codebook.from_dict(BOOK)
+    transport = HubTransport(
+        line, Paper(session, book, keys, "rounds", own.public), own, "run", SECONDS
+    )
 
     def ask(values: np.ndarray) -> list[np.ndarray]:
         message = codec.encode({"values": values})
-        replies = line.ask(dict.fromkeys(SITES, message), timeout=SECONDS)
+        replies = transport.ask(dict.fromkeys(SITES, message))
         return [codec.decode(reply)["values"] for reply in replies.values()]
 
     conduct(plan, ask)

@@ -11,7 +11,7 @@ import pytest
 from polyclinic.core import codec
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.data.codebook import Codebook
-from polyclinic.governance.paper import APPROVED, REFUSED, Decision, Paper, Question
+from polyclinic.governance.paper import APPROVED, REFUSED, Answer, Decision, Paper, Question
 from polyclinic.governance.study_file import Session, Study
 from polyclinic.privacy.secure import Identity
 
@@ -114,25 +114,28 @@ def test_an_envelope_holds_its_message_and_place(identity):
         assert Question.open(question.sealed(identity), identity.public) == question
 
 
-def test_an_envelope_that_was_touched_is_refused(identity):
-    sealed = Question("west", "0" * 64, "r1", 7, b"what is the mean age").sealed(identity)
+@pytest.mark.parametrize("kind", [Question, Answer])
+def test_an_envelope_that_was_touched_is_refused(identity, kind):
+    question = Question("west", "0" * 64, "r1", 7, b"what is the mean age")
+    answer = Answer.to(question, b"forty or so")
+    sealed = question.sealed(identity) if kind is Question else answer.signed(identity)
     rng = np.random.default_rng(1)
     for place in rng.integers(0, 8 * len(sealed), 500):
         bent = bytearray(sealed)
         bent[place // 8] ^= 1 << (place % 8)
-        assert code(Question.open, bytes(bent), identity.public) in ("BAD_MESSAGE", "BAD_SIGNATURE")
+        assert code(kind.open, bytes(bent), identity.public) in ("BAD_MESSAGE", "BAD_SIGNATURE")
     for cut in range(0, len(sealed), 7):
-        assert code(Question.open, sealed[:cut], identity.public) in (
+        assert code(kind.open, sealed[:cut], identity.public) in (
             "BAD_MESSAGE",
             "BAD_SIGNATURE",
         )
-    huge = b"PCE1" + struct.pack("<I", 2**32 - 1) + sealed[8:]
-    assert code(Question.open, huge, identity.public) == "BAD_MESSAGE"
+    huge = sealed[:4] + struct.pack("<I", 2**32 - 1) + sealed[8:]
+    assert code(kind.open, huge, identity.public) == "BAD_MESSAGE"
 
 
 @pytest.mark.parametrize("data", [b"", b"PCM1", codec.encode(None), codec.encode({"offer": 1})])
 def test_bytes_of_another_form_are_refused(data, identity):
-    for kind in (Paper, Decision, Question):
+    for kind in (Paper, Decision, Question, Answer):
         assert code(kind.open, data, identity.public) == "BAD_MESSAGE"
 
 

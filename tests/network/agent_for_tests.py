@@ -69,14 +69,15 @@ class Agent:
         return b"taken"
 
     def _question(self, data: bytes) -> bytes:
-        from polyclinic.governance.paper import Question
+        from polyclinic.governance.paper import Answer, Question
 
         question = Question.open(data, self.paper.coordinator)
         if (question.site, question.study) != (self.site, self.paper.hash):
             return b"not mine"
         if question.run not in self.sites:
             self.sites[question.run] = self._site(question.run)
-        return bytes(self.sites[question.run].answer(question.message))
+        answer = bytes(self.sites[question.run].answer(question.message))
+        return Answer.to(question, answer).signed(self.identity)
 
     def _site(self, run: str) -> Any:
         from dataclasses import replace

@@ -108,7 +108,8 @@ class Network:
 
     def start(self, name: str) -> subprocess.Popen[bytes]:
         folder = self.kits.hub if name == "hub" else self.kits.folder / name
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        paths = os.pathsep.join((str(ROOT), str(ROOT / "src")))
+        environment = {**os.environ, "PYTHONPATH": paths}
         command = kit.server_command(folder) if name == "hub" else kit.client_command(folder)
         with open(self.kits.folder / f"{name}.said", "ab") as said:
             process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)

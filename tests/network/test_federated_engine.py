@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
 from polyclinic.core import codec
-from polyclinic.core.errors import Stopped
+from polyclinic.core.errors import Refused, Stopped
 from polyclinic.core.fit import fit
 from polyclinic.core.plan import Plan
 from polyclinic.data.codebook import Codebook
 from polyclinic.engines.federated import Federated, HubTransport, federation
-from polyclinic.governance.paper import Paper, Question
+from polyclinic.governance.paper import Answer, Paper, Question
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.secure import Identity
 from tests.core import wiring
@@ -21,6 +22,7 @@ from tests.network.agent_for_tests import rows
 from tests.network.conftest import SITES
 
 COORDINATOR = Identity.generate()
+KEYS = {site: Identity.generate() for site in SITES}
 PLAN = Plan("toy.sum", {"centre": 0.1, "rate": 1.0}, "sum")
 BOOK = {"format": 1, "name": "toy", "columns": {"x": {"type": "number", "range": [-50, 50]}}}
 SESSION = {
@@ -66,20 +68,26 @@ def test_every_federation_has_a_run_of_its_own(paper):
 
 
 class Recorder:
-    """A line that keeps what it is given, and answers for all but some."""
+    """A line that keeps what it is given, and answers for all but some.
 
-    def __init__(self, silent=()):
-        self.silent, self.questions, self.timeouts = silent, [], []
+    `bend` changes what a site answers: from the question and its signed answer.
+    """
+
+    def __init__(self, silent=(), bend=lambda question, reply: reply):
+        self.silent, self.bend, self.questions, self.timeouts = silent, bend, [], []
 
     def ask(self, messages, timeout):
         self.timeouts.append(timeout)
         opened = {s: Question.open(data, COORDINATOR.public) for s, data in messages.items()}
         self.questions.append(opened)
-        return {site: q.message for site, q in opened.items() if site not in self.silent}
+        signed = {s: Answer.to(q, q.message).signed(KEYS[s]) for s, q in opened.items()}
+        return {
+            s: self.bend(opened[s], reply) for s, reply in signed.items() if s not in self.silent
+        }
 
 
 def transport(line):
-    keys = {site: Identity.generate().public for site in SITES}
+    keys = {site: key.public for site, key in KEYS.items()}
     return HubTransport(line, paper_of(keys), COORDINATOR, "run", 600.0)
 
 
@@ -97,6 +105,44 @@ def test_questions_are_sealed_for_one_site_and_numbered_from_one():
         ("a", "a", "run", 2),
     ]
     assert line.timeouts == [600.0] * 3
+
+
+def code(name):
+    return codec.encode({"code": name})
+
+
+BENT = {
+    "not signed": lambda q, reply: q.message,
+    "a refusal that is not signed": lambda q, reply: code("TOO_FEW_PATIENTS"),
+    "more than a code": lambda q, reply: codec.encode({"code": "AGENT_LOST", "words": [1]}),
+    "no text for a code": lambda q, reply: codec.encode({"code": ["AGENT_LOST"]}),
+    "by another hospital": lambda q, reply: Answer.to(q, q.message).signed(KEYS["a"]),
+    "by the hub": lambda q, reply: Answer.to(q, q.message).signed(COORDINATOR),
+    "to another question": lambda q, reply: Answer.to(replace(q, n=7), b"x").signed(KEYS[q.site]),
+    "in another run": lambda q, reply: Answer.to(replace(q, run="x"), b"x").signed(KEYS[q.site]),
+    "to other words": lambda q, reply: Answer.to(replace(q, message=b"other"), b"x").signed(
+        KEYS[q.site]
+    ),
+    "changed": lambda q, reply: reply[:-1] + b"!",
+    "longer": lambda q, reply: reply + b"!",
+    "cut": lambda q, reply: reply[:40],
+    "the question itself": lambda q, reply: q.sealed(COORDINATOR),
+    "nothing": lambda q, reply: b"",
+}
+
+
+@pytest.mark.parametrize("how", BENT)
+def test_an_answer_that_its_hospital_has_not_signed_is_not_used(how):
+    line = Recorder(bend=lambda q, reply: BENT[how](q, reply) if q.site == "b" else reply)
+    with pytest.raises(Refused) as found:
+        transport(line).ask(dict.fromkeys(SITES, b"?"))
+    assert (found.value.code, found.value.site) == ("BAD_SIGNATURE", "b")
+
+
+def test_only_that_there_is_no_answer_now_needs_no_signature():
+    for name in ("AGENT_LOST", "CANNOT_WRITE", "RUN_LOST"):
+        line = Recorder(bend=lambda q, reply, name=name: code(name) if q.site == "b" else reply)
+        assert transport(line).ask(dict.fromkeys(SITES, b"?"))["b"] == code(name)
 
 
 def test_a_lost_site_is_named_with_the_rule():

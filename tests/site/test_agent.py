@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from polyclinic.core import codec
-from polyclinic.core.errors import Refused
+from polyclinic.core.errors import InputError, Refused
 from polyclinic.core.federation import MAY
 from polyclinic.core.plan import Plan
 from polyclinic.data.codebook import Codebook
@@ -214,15 +214,31 @@ def test_questions_of_others_and_for_others_are_refused(world):
         return codec.decode(agent.receive(sealed))
 
     assert answer(world.sealed(paper, message, by=stranger)) == {"code": "BAD_SIGNATURE"}
-    assert answer(world.sealed(paper, message, site="west")) == {"code": "WRONG_SITE"}
+    wrong = codec.decode(world.carry("north", world.sealed(paper, message, site="west")))
+    assert wrong == {"code": "WRONG_SITE"}
     long = world.sealed(paper, message, run="r" * 5000)
     assert answer(long) == {"code": "BAD_MESSAGE"}
     assert answer(b"PCE1" + struct.pack("<I", 1 << 31) + b"x" * 100) == {"code": "BAD_MESSAGE"}
     for run in ("../../x", "", "a/b", "A", "r" * 100):
-        assert answer(world.sealed(paper, message, run=run)) == {"code": "BAD_MESSAGE"}
+        assert world.ask(paper, message, run=run) == {"code": "BAD_MESSAGE"}
     for n in (0, -1):
-        assert answer(world.sealed(paper, message, n=n)) == {"code": "BAD_MESSAGE"}
+        assert world.ask(paper, message, n=n) == {"code": "BAD_MESSAGE"}
     assert not world.left() and len(codes(world)) == 11
+
+
+def test_every_answer_to_a_question_is_signed_for_this_very_question(world):
+    paper = world.approved()
+    message, agent = plan_of(paper).to_bytes(), world.agents["north"]
+    sealed = [world.sealed(paper, message, n=n) for n in (1, 2)]
+    first, second = (Question.open(data, world.coordinator.public) for data in sealed)
+    reply = agent.receive(sealed[0])
+    assert "words" in codec.decode(world.signed("north", first, reply))
+    refusal = agent.receive(sealed[0])
+    assert codec.decode(world.signed("north", first, refusal)) == {"code": "REPLAYED"}
+    elsewhere = replace(first, message=b"another question")
+    for question, site in ((second, "north"), (elsewhere, "north"), (first, "west")):
+        with pytest.raises(InputError, match="BAD_SIGNATURE"):
+            world.signed(site, question, reply)
 
 
 def plans_outside(paper):
@@ -303,7 +319,7 @@ def test_ten_thousand_replays_are_refused_and_written_down(world, quick_log):
     refused = codec.encode({"code": "REPLAYED"})
     for number in range(10_000):
         site, sealed = old[number % len(old)]
-        assert world.agents[site].receive(sealed) == refused
+        assert world.carry(site, sealed) == refused
     assert codes(world).count("REPLAYED") == 10_000
     assert {site: len(world.left(site)) for site in SITES} == before
     assert verify(world.homes["north"].audit_path).ok
@@ -323,7 +339,7 @@ def test_ten_thousand_flipped_bits_are_refused(world, quick_log):
         known.add(reply["code"])
     assert known <= {"BAD_MESSAGE", "BAD_SIGNATURE"} and not world.left()
     assert len(codes(world)) == 10_000
-    assert "words" in codec.decode(agent.receive(sealed))
+    assert "words" in codec.decode(world.carry("north", sealed))
 
 
 def test_a_failure_leaves_a_code_and_its_place_but_no_value(world, monkeypatch):
@@ -356,7 +372,8 @@ def test_a_full_disk_lets_nothing_out(world, monkeypatch):
 class Process:
     """The agent as the process that it is at a hospital."""
 
-    def __init__(self, home):
+    def __init__(self, world, home):
+        self.world = world
         command = [sys.executable, "-m", "polyclinic.site.agent", str(home)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.number = 0
@@ -367,7 +384,11 @@ class Process:
         self.process.stdin.flush()
         number, length = FRAME.unpack(self.process.stdout.read(FRAME.size))
         assert number == self.number
-        return codec.decode(self.process.stdout.read(length))
+        reply = self.process.stdout.read(length)
+        if data.startswith(b"PCE1"):
+            question = Question.open(data, self.world.coordinator.public)
+            reply = self.world.signed("north", question, reply)
+        return codec.decode(reply)
 
     def end(self):
         self.process.stdin.close()
@@ -379,12 +400,12 @@ def test_a_killed_agent_never_takes_up_a_run_again(world):
     paper = world.approved()
     home = world.homes["north"].folder
     message = plan_of(paper).to_bytes()
-    first = Process(home)
+    first = Process(world, home)
     released = first.ask(world.sealed(paper, message, n=1))
     assert "words" in released
     os.kill(first.process.pid, signal.SIGKILL)
     first.end()
-    second = Process(home)
+    second = Process(world, home)
     assert second.ask(world.sealed(paper, message, n=2)) == {"code": "RUN_LOST"}
     assert second.ask(world.sealed(paper, message, n=1)) == {"code": "RUN_LOST"}
     again = second.ask(world.sealed(paper, message, n=1, run="r2"))
@@ -397,7 +418,7 @@ def test_a_killed_agent_never_takes_up_a_run_again(world):
 
 
 def test_frames_that_are_too_long_or_cut_short(world):
-    process = Process(world.homes["north"].folder)
+    process = Process(world, world.homes["north"].folder)
     hello = codec.encode({"kind": "HELLO"})
     assert process.ask(hello)["site"] == "north"
     stdin = process.process.stdin

@@ -118,8 +118,15 @@ class World:
         return question.sealed(by or self.coordinator)
 
     def ask(self, paper, message, site="north", **place):
-        reply = self.agents[site].receive(self.sealed(paper, message, site=site, **place))
-        return codec.decode(reply)
+        return codec.decode(self.carry(site, self.sealed(paper, message, site=site, **place)))
+
+    def carry(self, site, sealed):
+        """The message in a hospital's answer, which its key has signed for this very question."""
+        question = Question.open(sealed, self.coordinator.public)
+        return self.signed(site, question, self.agents[site].receive(sealed))
+
+    def signed(self, site, question, reply):
+        return question.answered(reply, self.homes[site].identity.public)
 
     def log(self, site="north", event="refused"):
         path = self.homes[site].audit_path
@@ -157,7 +164,7 @@ class Wire:
         n, found = next(self.numbers), {}
         for site, message in messages.items():
             sealed = self.world.sealed(self.paper, message, n, self.run, site)
-            found[site] = self.world.agents[site].receive(sealed)
+            found[site] = self.world.carry(site, sealed)
             self.sent.append((site, sealed))
             self.replies.append(found[site])
         return found

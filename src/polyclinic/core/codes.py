@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+# Codes that say "ask again later", not "no".
+PASSING = frozenset({"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST", "CANNOT_WRITE"})
 RULES = {
     "TOO_FEW_PATIENTS": "the hospital's policy: a number leaves only with enough patients behind "
     "it (5 unless the hospital says otherwise)",

@@ -1,8 +1,8 @@
 """The federated engine: every site is a hospital's own process, reached through a hub.
 
 A question travels in an envelope that the coordinator signs for one hospital, one run, and one
-place in the order of that run's questions. What the hospitals answer, and how it is added up, is
-the same as in the embedded engine.
+place in the order of that run's questions, and each hospital signs its answer to it. What the
+hospitals answer, and how it is added up, is the same as in the embedded engine.
 """
 
 from __future__ import annotations
@@ -10,14 +10,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
-from polyclinic.core.codes import RULES
-from polyclinic.core.errors import Stopped
+from polyclinic.core import codec
+from polyclinic.core.codes import NEXT, PASSING, RULES
+from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.core.federation import Cohort, Federation
 from polyclinic.engines.embedded import About, Sums, summing
 from polyclinic.privacy.secure import Identity, Roster
 
+_CODE = 256  # bytes of an answer that is only a code
 _MANY = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 
 
@@ -30,7 +32,11 @@ class Line(Protocol):
 class Sealed(Protocol):
     """What is needed of a question."""
 
+    @property
+    def message(self) -> bytes: ...
+    def likewise(self, site: str, n: int) -> Self: ...
     def sealed(self, identity: Identity) -> bytes: ...
+    def answered(self, data: bytes, public: bytes) -> bytes: ...
 
 
 class Agreed(Protocol):
@@ -65,27 +71,53 @@ class HubTransport:
         self._asked = dict.fromkeys(paper.sites, 0)
 
     def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
-        """The answers of all that are asked.
+        """The answers of all that are asked, as their hospitals have signed them.
 
         Raises
         ------
         Stopped : SITE_LOST naming who has not answered in time; HUB_LOST.
+        Refused : BAD_SIGNATURE naming whose answer is not its own, or is to another question.
         """
-        sealed = {site: self._sealed(site, message) for site, message in messages.items()}
+        questions = self._questions(messages)
+        sealed = {site: one.sealed(self._identity) for site, one in questions.items()}
         replies = self._line.ask(sealed, self.timeout)
         if silent := [site for site in messages if site not in replies]:
             raise site_lost(silent, len(self._paper.sites), self.timeout)
-        return {site: replies[site] for site in messages}
+        return {site: self._opened(site, one, replies[site]) for site, one in questions.items()}
+
+    def _opened(self, site: str, question: Sealed, reply: bytes) -> bytes:
+        """The answer of the hospital itself; or that it cannot answer now, which needs no key."""
+        if len(reply) < _CODE and _passing(reply):
+            return reply
+        try:
+            return question.answered(reply, self._paper.sites[site])
+        except PolyclinicError as error:
+            raise Refused(
+                f"{site}: {error.what}",
+                code="BAD_SIGNATURE",
+                rule=RULES["BAD_SIGNATURE"],
+                next=NEXT["BAD_SIGNATURE"],
+                site=site,
+                kept="everything up to the last round; nothing of this answer was used",
+            ) from error
 
     @contextmanager
     def session(self) -> Iterator[None]:
         """Nothing is held between questions."""
         yield
 
-    def _sealed(self, site: str, message: bytes) -> bytes:
-        self._asked[site] += 1
-        question = self._paper.question(site, self.run, self._asked[site], message)
-        return question.sealed(self._identity)
+    def _questions(self, messages: Mapping[str, bytes]) -> dict[str, Sealed]:
+        found: dict[str, Sealed] = {}
+        last: Sealed | None = None
+        for site, message in messages.items():
+            self._asked[site] += 1
+            n = self._asked[site]
+            if last is not None and last.message is message:
+                last = last.likewise(site, n)
+            else:
+                last = self._paper.question(site, self.run, n, message)
+            found[site] = last
+        return found
 
 
 class Federated:
@@ -143,6 +175,15 @@ def federation(
 ) -> Federation:
     """The hospitals of an approved study under a fresh run name; see `Federated`."""
     return Federated(line, paper, identity, timeout).federation(cohort, sums=sums, about=about)
+
+
+def _passing(reply: bytes) -> bool:
+    """Whether these bytes, which nobody has signed, only say that there is no answer now."""
+    try:
+        value = codec.decode(reply)
+    except codec.CodecError:
+        return False
+    return value in [{"code": code} for code in PASSING]
 
 
 def site_lost(silent: list[str], sites: int, timeout: float) -> Stopped:

@@ -4,7 +4,8 @@ the envelope of every question.
 The coordinator signs what it offers, a hospital's officer signs the decision, and both signatures
 are over the hash of the same content: the study file, the codebook and the keys of all hospitals
 that take part. A question comes in an envelope that the coordinator has signed for one hospital,
-one run of one study, and one place in the order of that run's questions.
+one run of one study, and one place in the order of that run's questions; the answer comes in one
+that the hospital has signed for this very question.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,8 +26,8 @@ from polyclinic.privacy.secure import Identity, Roster
 
 PROTOCOL = 1  # what hub and sites say to each other; another number is another language
 _OFFER, _DECISION = "polyclinic offer 1", "polyclinic decision 1"
-_QUESTION = "polyclinic question 1"
-_ENVELOPE = b"PCE1"
+_QUESTION, _ANSWER = "polyclinic question 1", "polyclinic answer 1"
+ENVELOPE, REPLY = b"PCE1", b"PCA1"
 _LONGEST_HEAD = 4096
 APPROVED, REFUSED = "approved", "refused"
 
@@ -168,43 +169,122 @@ class Question:
     n: int
     message: bytes
 
+    @cached_property
+    def sha256(self) -> str:
+        """Of the message."""
+        return hashlib.sha256(self.message).hexdigest()
+
+    def likewise(self, site: str, n: int) -> Question:
+        """The same message to another hospital; a long one is not hashed again."""
+        found = replace(self, site=site, n=n)
+        found.__dict__["sha256"] = self.sha256
+        return found
+
     def sealed(self, identity: Identity) -> bytes:
         """The envelope, signed by the coordinator."""
-        head = self._head()
-        signature = identity.sign(codec.encode([_QUESTION, head])).hex()
-        text = codec.encode({"head": head, "signature": signature})
-        return _ENVELOPE + struct.pack("<I", len(text)) + text + self.message
+        place = {"site": self.site, "study": self.study, "run": self.run, "n": self.n}
+        head = {**place, "sha256": self.sha256}
+        return _sealed(ENVELOPE, _QUESTION, head, self.message, identity)
 
     @staticmethod
     def open(data: bytes, coordinator: bytes) -> Question:
         """The question in an envelope. Raises BAD_MESSAGE or BAD_SIGNATURE."""
-        start = len(_ENVELOPE) + 4
-        if data[: len(_ENVELOPE)] != _ENVELOPE or len(data) < start:
-            raise bad_message("an envelope")
-        (length,) = struct.unpack("<I", data[len(_ENVELOPE) : start])
-        if length > _LONGEST_HEAD or len(data) < start + length:
-            raise bad_message("an envelope")
-        value = codec.decode(data[start : start + length])
-        if not isinstance(value, dict) or set(value) != {"head", "signature"}:
-            raise bad_message("an envelope")
-        head, message = value["head"], data[start + length :]
-        if not signed_by(coordinator, unhex(value["signature"]), codec.encode([_QUESTION, head])):
-            raise bad_signature("a question is not signed by the coordinator of this hub")
-        if head.get("sha256") != hashlib.sha256(message).hexdigest():
+        head, message = _unsealed(ENVELOPE, _QUESTION, data, coordinator)
+        sha256 = head.pop("sha256")
+        question = Question(**_checked(head, _PLACE), message=message)
+        if sha256 != question.sha256:
             raise bad_signature("a question is not the one that was signed")
-        kinds = {"site": str, "study": str, "run": str, "n": int, "sha256": str}
-        if set(head) != set(kinds) or any(type(head[k]) is not kind for k, kind in kinds.items()):
-            raise bad_message("an envelope")
-        return Question(head["site"], head["study"], head["run"], head["n"], message)
+        return question
 
-    def _head(self) -> dict[str, Any]:
-        return {
-            "site": self.site,
-            "study": self.study,
-            "run": self.run,
-            "n": self.n,
-            "sha256": hashlib.sha256(self.message).hexdigest(),
-        }
+    def answered(self, data: bytes, public: bytes) -> bytes:
+        """The message in the answer to this question, signed with the hospital's key `public`.
+
+        Raises
+        ------
+        InputError : BAD_MESSAGE, BAD_SIGNATURE.
+        """
+        answer = Answer.open(data, public)
+        if answer.place != Answer.to(self, b"").place:
+            raise bad_signature("an answer belongs to another question")
+        return answer.message
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a hospital says to a question, a refusal too.
+
+    site, study, run, n  the question's
+    asked                SHA-256 of the question's message
+    """
+
+    site: str
+    study: str
+    run: str
+    n: int
+    asked: str
+    message: bytes
+
+    @staticmethod
+    def to(question: Question, message: bytes) -> Answer:
+        """The answer to `question`."""
+        place = (question.site, question.study, question.run, question.n)
+        return Answer(*place, question.sha256, message)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        """Which question it answers."""
+        place = {"site": self.site, "study": self.study, "run": self.run, "n": self.n}
+        return {**place, "asked": self.asked}
+
+    def signed(self, identity: Identity) -> bytes:
+        """The answer as bytes, signed with the hospital's key."""
+        head = {**self.place, "sha256": hashlib.sha256(self.message).hexdigest()}
+        return _sealed(REPLY, _ANSWER, head, self.message, identity)
+
+    @staticmethod
+    def open(data: bytes, public: bytes) -> Answer:
+        """The answer in signed bytes. Raises BAD_MESSAGE or BAD_SIGNATURE."""
+        head, message = _unsealed(REPLY, _ANSWER, data, public)
+        if head.pop("sha256") != hashlib.sha256(message).hexdigest():
+            raise bad_signature("an answer is not the one that was signed")
+        return Answer(**_checked(head, {**_PLACE, "asked": str}), message=message)
+
+
+_PLACE = {"site": str, "study": str, "run": str, "n": int}
+
+
+def _sealed(
+    magic: bytes, word: str, head: Mapping[str, Any], message: bytes, identity: Identity
+) -> bytes:
+    """A signed head, then the message, whose SHA-256 stands in the head."""
+    signature = identity.sign(codec.encode([word, dict(head)])).hex()
+    text = codec.encode({"head": dict(head), "signature": signature})
+    return b"".join((magic, struct.pack("<I", len(text)), text, message))
+
+
+def _unsealed(magic: bytes, word: str, data: bytes, public: bytes) -> tuple[dict[str, Any], bytes]:
+    """Head and message; who calls compares the message with the head."""
+    start = len(magic) + 4
+    if data[: len(magic)] != magic or len(data) < start:
+        raise bad_message("an envelope")
+    (length,) = struct.unpack("<I", data[len(magic) : start])
+    if length > _LONGEST_HEAD or len(data) < start + length:
+        raise bad_message("an envelope")
+    value = codec.decode(data[start : start + length])
+    if not isinstance(value, dict) or set(value) != {"head", "signature"}:
+        raise bad_message("an envelope")
+    head = value["head"]
+    if not signed_by(public, unhex(value["signature"]), codec.encode([word, head])):
+        raise bad_signature("what lies in an envelope is not signed by who should have sent it")
+    if not isinstance(head, dict) or "sha256" not in head:
+        raise bad_message("an envelope")
+    return head, data[start + length :]
+
+
+def _checked(head: dict[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:
+    if set(head) != set(kinds) or any(type(head[k]) is not kind for k, kind in kinds.items()):
+        raise bad_message("an envelope")
+    return head
 
 
 def bad_message(what: str) -> PolyclinicError:

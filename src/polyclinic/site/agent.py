@@ -32,7 +32,14 @@ from polyclinic.engines.books import Books
 from polyclinic.engines.site import Pinned, Site, unwritten
 from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
 from polyclinic.governance.home import SiteHome, Standing
-from polyclinic.governance.paper import PROTOCOL, Paper, Question, bad_message
+from polyclinic.governance.paper import (
+    ENVELOPE,
+    PROTOCOL,
+    Answer,
+    Paper,
+    Question,
+    bad_message,
+)
 from polyclinic.governance.scope import Scope
 from polyclinic.governance.signing import unhex
 from polyclinic.privacy.gate import Gate
@@ -41,7 +48,6 @@ from polyclinic.privacy.secure.journal import SQLiteJournal
 from polyclinic.site.data import Joined, write_private
 from polyclinic.site.inbox import Inbox, agent_log
 
-ENVELOPE = b"PCE1"
 NOTE = 0  # number of a frame that is told, not asked
 FRAME = struct.Struct("<QQ")
 LONGEST = 1 << 30  # bytes of one question
@@ -124,17 +130,24 @@ class Agent:
         self._stack.close()
 
     def receive(self, data: bytes) -> bytes:
-        """The answer to a letter or a question; never more than a code of what went wrong."""
-        about: dict[str, str] = {}
+        """The answer to a letter or a question; never more than a code of what went wrong.
+
+        What answers a question is signed with the hospital's key, a code too.
+        """
+        question = None
         try:
-            if data[: len(ENVELOPE)] == ENVELOPE:
-                return self._question(data, about)
-            return codec.encode(self._letter(data))
+            if data[: len(ENVELOPE)] != ENVELOPE:
+                return codec.encode(self._letter(data))
+            question = Question.open(data, self.inbox.joined.coordinator)
+            answer = self._question(question)
         except PolyclinicError as error:
             code = error.code if error.code in RULES else "SITE_FAILED"
-            return self._refused(code, error, about)
+            answer = self._refused(code, error, _about(question))
         except Exception as error:  # whatever it was, no more than a code may cross the border
-            return self._refused("SITE_FAILED", error, about)
+            answer = self._refused("SITE_FAILED", error, _about(question))
+        if question is None:
+            return answer
+        return Answer.to(question, answer).signed(self.home.identity)
 
     def _refused(self, code: str, error: Exception, about: Mapping[str, str]) -> bytes:
         try:
@@ -201,9 +214,7 @@ class Agent:
                 del self._runs[letter["run"]]
         return {"ok": True}
 
-    def _question(self, data: bytes, about: dict[str, str]) -> bytes:
-        question = Question.open(data, self.inbox.joined.coordinator)
-        about |= {"study": question.study, "run": question.run}
+    def _question(self, question: Question) -> bytes:
         if question.site != self.name:
             raise _refusal("a question for another hospital", "WRONG_SITE")
         self._in_turn(question)
@@ -218,7 +229,7 @@ class Agent:
             run.n = question.n
             run.site.gate = Gate(self.name, standing.policy)
             answer = run.site.answer(question.message)
-            self._drained(run.site, about)
+            self._drained(run.site, _about(question))
         return answer
 
     def _lock(self, study: str) -> threading.Lock:
@@ -336,6 +347,10 @@ class Agent:
         with os.fdopen(handle, "w") as file:
             now = datetime.now(UTC).isoformat(timespec="seconds")
             file.write(f"{now} {type(error).__name__}\n{frames}")
+
+
+def _about(question: Question | None) -> dict[str, str]:
+    return {} if question is None else {"study": question.study, "run": question.run}
 
 
 @contextmanager

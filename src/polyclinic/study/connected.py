@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Self
 
 import pandas as pd
 
+from polyclinic.core.codes import PASSING
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation, Transport, codes_of
 from polyclinic.core.partition import Partition
@@ -22,7 +23,7 @@ from polyclinic.governance.paper import Paper
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
-from polyclinic.study.hublobby import PASSING, Line, lost
+from polyclinic.study.hublobby import Line, lost
 from polyclinic.study.sites import Sites
 
 _CODE_BYTES = 256  # an answer that is only a code is shorter

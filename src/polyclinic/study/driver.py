@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.core.checkpoint import write_atomic
+from polyclinic.core.codes import PASSING
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.core.fit import Round as Done
 from polyclinic.engines.embedded import common_threshold
@@ -29,7 +30,7 @@ from polyclinic.governance.study_file import Study
 from polyclinic.study import hubstore
 from polyclinic.study.hub import HubHome, Locked
 from polyclinic.study.hubevents import Events
-from polyclinic.study.hublobby import PASSING, TAKEN_BACK, Line, Lobby, Round, no
+from polyclinic.study.hublobby import TAKEN_BACK, Line, Lobby, Round, no
 
 PATIENT = (1.0, 1.5, 2.0, 3.0, 5.0)  # seconds between attempts, the last for ever
 MOST_NAMES = 8  # of a run's names, that hospitals are told to forget; they forget the oldest

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Protocol
 
 from polyclinic.core import codec
-from polyclinic.core.codes import NEXT, RULES
+from polyclinic.core.codes import NEXT, PASSING, RULES
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.governance.paper import APPROVED, PROTOCOL, REFUSED, Decision, Paper
 from polyclinic.governance.signing import unhex
@@ -18,8 +18,6 @@ from polyclinic.privacy.secure.keyring import THRESHOLDS
 VERSION = version("polyclinic")
 WAITING, LOST = "waiting", "lost"
 LETTER_SECONDS = 10.0
-# Codes that say "ask again later", not "no".
-PASSING = frozenset({"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST", "CANNOT_WRITE"})
 TAKEN_BACK = frozenset({"STUDY_REFUSED", "NOT_APPROVED"})
 
 
