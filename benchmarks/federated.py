@@ -5,8 +5,8 @@ and the coordinator's process, which sends one array of standard normal doubles 
 for three replies of the same size and compares them. Measured by its wall clock, from the array to
 the three arrays; medians.
 
-- polyclinic: signed questions on the hub line (`HubTransport.ask`), an agent at each site that opens
-  them, decodes and encodes again, and signs its answer;
+- polyclinic: signed questions on the hub line (`HubTransport.ask`), an agent at each site that
+  opens them, decodes and encodes again, and signs its answer;
 - flare-default: NVIDIA FLARE's own task controller (`ModelController.send_model_and_wait`) in a
   provisioned federation, with its defaults;
 - flare-tuned: the same with the two keys that set its pace at 0.05 s: `task_request_interval` (how

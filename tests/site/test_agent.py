@@ -21,14 +21,16 @@ from polyclinic.data.read import read_table
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.governance.chain import verify
-from polyclinic.governance.paper import REFUSED, Decision, Question
+from polyclinic.governance.paper import REFUSED, Decision, Notice, Question
 from polyclinic.governance.scope import Scope
 from polyclinic.models.glm import glm
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
 from polyclinic.site import agent as agents
+from polyclinic.site import review
 from polyclinic.site.agent import FRAME, LONGEST
 from polyclinic.site.data import Joined
+from polyclinic.site.inbox import Inbox
 from polyclinic.study.sites import Sites
 from tests.site.world import PURPOSE, SITES, study
 
@@ -241,6 +243,45 @@ def test_every_answer_to_a_question_is_signed_for_this_very_question(world):
             world.signed(site, question, reply)
 
 
+def test_only_the_coordinator_ends_a_run_or_withdraws_an_offer(world):
+    paper, waiting = world.approved(), world.paper(study("ill ~ age", name="other"))
+    message = plan_of(paper).to_bytes()
+    world.offer(waiting)
+    assert "words" in world.ask(paper, message)
+
+    def told(notice, by=world.coordinator):
+        return codec.decode(world.agents["north"].receive(notice.signed(by)))
+
+    done = Notice("north", "done", paper.hash, "r1")
+    gone = Notice("north", "withdrawn", waiting.hash)
+    letter = {"kind": "DONE", "study": paper.hash, "run": "r1"}
+    assert world.letter("north", **letter) == {"code": "BAD_MESSAGE"}
+    bare = {"notice": codec.decode(done.signed(world.coordinator))["notice"], "signature": ""}
+    assert world.letter("north", **bare) == {"code": "BAD_SIGNATURE"}
+    for notice in (done, gone):
+        assert told(notice, by=world.homes["north"].identity) == {"code": "BAD_SIGNATURE"}
+        assert told(replace(notice, site="west")) == {"code": "WRONG_SITE"}
+        assert told(replace(notice, what="forget")) == {"code": "BAD_MESSAGE"}
+    assert "words" in world.ask(paper, message, n=2)
+    assert world.agents["north"].inbox.state(waiting.hash) == "waiting"
+    assert told(done) == told(gone) == {"ok": True}
+    assert world.ask(paper, message, n=3) == {"code": "RUN_LOST"}
+
+
+def test_a_withdrawn_offer_waits_no_more_and_comes_back_when_it_is_offered_again(world):
+    decided, paper = world.approved(), world.paper(study("ill ~ age", name="other"))
+    world.offer(paper)
+    inbox = Inbox(world.homes["north"])
+    for study_hash in (paper.hash, decided.hash, "0" * 64, "../../keys", paper.hash):
+        notice = Notice("north", "withdrawn", study_hash).signed(world.coordinator)
+        assert codec.decode(world.agents["north"].receive(notice)) == {"ok": True}
+    assert [one.hash for one in inbox.papers()] == [decided.hash]
+    assert review.waiting(world.homes["north"]) == []
+    assert world.log(event="study_withdrawn") == [{"study": paper.hash}]
+    assert world.offer(paper)["state"] == "waiting"
+    assert [one.hash for one in review.waiting(world.homes["north"])] == [paper.hash]
+
+
 def plans_outside(paper):
     inside = plan_of(paper)
     everyone = {**inside.cohort, "where": "age == 44"}
@@ -410,7 +451,8 @@ def test_a_killed_agent_never_takes_up_a_run_again(world):
     assert second.ask(world.sealed(paper, message, n=1)) == {"code": "RUN_LOST"}
     again = second.ask(world.sealed(paper, message, n=1, run="r2"))
     assert codec.encode(again["words"]) == codec.encode(released["words"])
-    done = codec.encode({"kind": "DONE", "study": paper.hash, "run": "r2"})
+    assert "words" in second.ask(world.sealed(paper, message, n=2, run="r2"))
+    done = Notice("north", "done", paper.hash, "r2").signed(world.coordinator)
     assert second.ask(done) == {"ok": True}
     assert second.ask(world.sealed(paper, message, n=9, run="r2")) == {"code": "RUN_LOST"}
     assert second.end() == 0

@@ -8,7 +8,7 @@ import pytest
 
 import polyclinic as pc
 from polyclinic.core.errors import InputError, Refused, Stopped
-from polyclinic.study import hubservice, hubsession, hubstore
+from polyclinic.study import hubrun, hubservice, hubsession, hubstore
 from tests.study.hub_world import CODEBOOK, HOSPITALS, World
 
 COLUMNS = ["disease", "age", "sex"]
@@ -108,6 +108,27 @@ def test_the_same_session_needs_no_second_approval(world):
     assert hubservice.status(world.home, world.line)["runs"][0]["state"] == hubservice.OPEN
     hubsession._OPEN.close()
     assert hubservice.status(world.home, world.line)["runs"][0]["state"] == hubservice.CLOSED
+
+
+def test_a_session_whose_hospital_is_put_out_ends_with_its_next_question(world, monkeypatch):
+    sites = approved(world)
+    monkeypatch.setattr(type(world.home), "publish", lambda home: None)
+    assert pc.LogisticRegression().fit(sites, "disease ~ age").result_.converged
+    asked = world.line.asked
+    hubservice.revoke(world.home, "hungarian")
+    with pytest.raises(Stopped, match="SESSION_CANCELLED") as found:
+        pc.LogisticRegression().fit(sites, "disease ~ age + sex")
+    assert "hungarian was put out of the hub" in found.value.what
+    assert world.line.asked == asked
+    assert hubservice.status(world.home, world.line)["runs"][0]["state"] == hubstore.CANCELLED
+
+
+def test_a_session_that_waits_for_approval_can_be_cancelled(world):
+    def tell(text):
+        hubrun.cancel(world.home, world.home.store.runs()[0].id)
+
+    with pytest.raises(Stopped, match="SESSION_CANCELLED"):
+        hubsession.open_session("test", WANTED, None, tell, world.line)
 
 
 def test_a_refusal_and_a_timeout_are_said(world):

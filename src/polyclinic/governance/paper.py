@@ -27,6 +27,8 @@ from polyclinic.privacy.secure import Identity, Roster
 PROTOCOL = 1  # what hub and sites say to each other; another number is another language
 _OFFER, _DECISION = "polyclinic offer 1", "polyclinic decision 1"
 _QUESTION, _ANSWER = "polyclinic question 1", "polyclinic answer 1"
+_NOTICE = "polyclinic notice 1"
+DONE, WITHDRAWN = "done", "withdrawn"
 ENVELOPE, REPLY = b"PCE1", b"PCA1"
 _LONGEST_HEAD = 4096
 APPROVED, REFUSED = "approved", "refused"
@@ -152,6 +154,40 @@ class Decision:
 
     def _content(self) -> dict[str, str]:
         return {"site": self.site, "study": self.study, "verdict": self.verdict, "why": self.why}
+
+
+@dataclass(frozen=True)
+class Notice:
+    """What the coordinator tells a hospital, beside its questions.
+
+    what  "done": a run is over, and what is held of it can be let go; "withdrawn": nobody waits for
+          a decision about the study any more
+    run   of "done"; "": the study as a whole
+    """
+
+    site: str
+    what: str
+    study: str
+    run: str = ""
+
+    def signed(self, identity: Identity) -> bytes:
+        """The notice as bytes, signed by the coordinator."""
+        content = {"site": self.site, "what": self.what, "study": self.study, "run": self.run}
+        signature = identity.sign(codec.encode([_NOTICE, content])).hex()
+        return codec.encode({"notice": content, "signature": signature})
+
+    @staticmethod
+    def open(value: Mapping[str, Any], coordinator: bytes) -> Notice:
+        """The notice in decoded bytes. Raises BAD_MESSAGE or BAD_SIGNATURE."""
+        if set(value) != {"notice", "signature"}:
+            raise bad_message("a notice")
+        content = value["notice"]
+        if not signed_by(coordinator, unhex(value["signature"]), codec.encode([_NOTICE, content])):
+            raise bad_signature("a notice is not signed by the coordinator of this hub")
+        texts = isinstance(content, dict) and all(isinstance(v, str) for v in content.values())
+        if not texts or set(content) != {"site", "what", "study", "run"}:
+            raise bad_message("a notice")
+        return Notice(**content)
 
 
 @dataclass(frozen=True)

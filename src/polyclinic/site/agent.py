@@ -33,9 +33,12 @@ from polyclinic.engines.site import Pinned, Site, unwritten
 from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
 from polyclinic.governance.home import SiteHome, Standing
 from polyclinic.governance.paper import (
+    DONE,
     ENVELOPE,
     PROTOCOL,
+    WITHDRAWN,
     Answer,
+    Notice,
     Paper,
     Question,
     bad_message,
@@ -170,17 +173,18 @@ class Agent:
 
     def _letter(self, data: bytes) -> dict[str, Any]:
         letter = codec.decode(data)
+        if isinstance(letter, dict) and "notice" in letter:
+            return self._noticed(Notice.open(letter, self.inbox.joined.coordinator))
         kind = letter.get("kind") if isinstance(letter, dict) else None
         known: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
             "HELLO": self._hello,
             "OFFER": self._offer,
             "STATE": self._state,
-            "DONE": self._done,
         }
         if not isinstance(kind, str) or kind not in known:
             raise bad_message("a letter")
         texts = all(isinstance(value, str) for value in letter.values())
-        wanted = {"OFFER": {"paper"}, "STATE": {"study"}, "DONE": {"study", "run"}}
+        wanted = {"OFFER": {"paper"}, "STATE": {"study"}}
         if not texts or set(letter) != {"kind", *wanted.get(kind, set())}:
             raise bad_message("a letter")
         return known[kind](letter)
@@ -207,11 +211,19 @@ class Agent:
         decision = self.inbox.signed_decision(paper.hash)
         return {"state": self.inbox.state(paper.hash), "decision": decision.hex()}
 
-    def _done(self, letter: Mapping[str, Any]) -> dict[str, Any]:
-        with self._guard:
-            run = self._runs.get(letter["run"])
-            if run is not None and run.study == letter["study"]:
-                del self._runs[letter["run"]]
+    def _noticed(self, notice: Notice) -> dict[str, Any]:
+        """What the coordinator tells; a notice that comes again changes nothing."""
+        if notice.site != self.name:
+            raise _refusal("a notice for another hospital", "WRONG_SITE")
+        if notice.what == WITHDRAWN:
+            self.inbox.withdraw(notice.study)
+        elif notice.what == DONE:
+            with self._guard:
+                run = self._runs.get(notice.run)
+                if run is not None and run.study == notice.study:
+                    del self._runs[notice.run]
+        else:
+            raise bad_message("a notice")
         return {"ok": True}
 
     def _question(self, question: Question) -> bytes:

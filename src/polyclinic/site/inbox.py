@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,18 @@ class Inbox:
                 write_private(path, data)
         return paper
 
+    def withdraw(self, study: str) -> None:
+        """Let an offer go that nobody has decided about; it comes back when it is offered again."""
+        folder = self.folder / study
+        with self._guard:
+            if not _HASH.fullmatch(study) or not (folder / "offer.pcm").is_file():
+                return
+            if not self.signed_decision(study):
+                self.home.audit.append("study_withdrawn", study=study)
+                (folder / "offer.pcm").unlink()
+                with suppress(OSError):  # something else lies there, too
+                    folder.rmdir()
+
     def check(self, paper: Paper) -> None:
         """Whether a paper is for this hospital, by the keys and columns that are known here.
 
@@ -108,13 +121,12 @@ class Inbox:
 
         Those of a hub that the site has left are passed over.
         """
-        offers = sorted(self.folder.glob("*/offer.pcm"), key=lambda path: path.stat().st_mtime)
         found = []
-        for path in offers:
+        for path in sorted(self.folder.glob("*/offer.pcm"), key=_written):
             try:
                 found.append(self.paper(path.parent.name))
             except PolyclinicError as error:
-                if error.code != "BAD_SIGNATURE":
+                if error.code != "BAD_SIGNATURE" and path.is_file():  # else just withdrawn
                     raise
         return found
 
@@ -198,6 +210,13 @@ class Inbox:
             next="polyclinic site review shows those that wait",
             kept="",
         )
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _wrong(what: str, code: str) -> PolyclinicError:

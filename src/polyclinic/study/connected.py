@@ -275,7 +275,8 @@ def connect(
     Raises
     ------
     InputError : NO_HUB, NO_SCHEMA, UNKNOWN_SITE, WRONG_VALUE.
-    Refused : a hospital has refused. Stopped : NOT_DECIDED after `timeout`, HUB_LOST.
+    Refused : a hospital has refused. Stopped : NOT_DECIDED after `timeout`, HUB_LOST; also later,
+        with a question: SESSION_CANCELLED.
     """
     from polyclinic.study.hubsession import open_session
 

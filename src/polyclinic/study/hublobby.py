@@ -10,7 +10,16 @@ from typing import Any, Protocol
 from polyclinic.core import codec
 from polyclinic.core.codes import NEXT, PASSING, RULES
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
-from polyclinic.governance.paper import APPROVED, PROTOCOL, REFUSED, Decision, Paper
+from polyclinic.governance.paper import (
+    APPROVED,
+    DONE,
+    PROTOCOL,
+    REFUSED,
+    WITHDRAWN,
+    Decision,
+    Notice,
+    Paper,
+)
 from polyclinic.governance.signing import unhex
 from polyclinic.privacy.secure import Identity
 from polyclinic.privacy.secure.keyring import THRESHOLDS
@@ -106,7 +115,7 @@ class Lobby:
     """The coordinator's letters about one paper."""
 
     def __init__(self, line: Line, identity: Identity, paper: Paper) -> None:
-        self.line, self.paper = line, paper
+        self.line, self.paper, self._identity = line, paper, identity
         self._offer = codec.encode({"kind": "OFFER", "paper": paper.signed(identity).hex()})
 
     def offer(self) -> Round:
@@ -177,8 +186,25 @@ class Lobby:
     def done(self, runs: Iterable[str]) -> None:
         """Let the hospitals forget what they hold of finished runs; who is away forgets later."""
         for run in runs:
-            letter = codec.encode({"kind": "DONE", "study": self.paper.hash, "run": run})
-            self.line.ask(dict.fromkeys(self.paper.sites, letter), LETTER_SECONDS)
+            self._tell(self.paper.sites, DONE, run)
+
+    def withdraw(self, sites: Iterable[str]) -> list[str]:
+        """Tell connected hospitals that nobody waits for their decision; who has heard it.
+
+        Raises
+        ------
+        Stopped : HUB_LOST.
+        """
+        replies = self._tell(sites, WITHDRAWN)
+        return [
+            site for site, reply in replies.items() if _decoded(reply).get("code") not in PASSING
+        ]
+
+    def _tell(self, sites: Iterable[str], what: str, run: str = "") -> Mapping[str, bytes]:
+        notices = {
+            site: Notice(site, what, self.paper.hash, run).signed(self._identity) for site in sites
+        }
+        return self.line.ask(notices, LETTER_SECONDS)
 
 
 def _decoded(reply: bytes | None) -> dict[str, Any]:

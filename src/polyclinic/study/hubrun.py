@@ -96,8 +96,10 @@ def submit(home: HubHome, study: Study | str | Path) -> HubRun:
     return home.store.add_run(hubstore.STUDY, name, paper.hash, paper.signed(home.identity))
 
 
-def cancel(home: HubHome, run: str) -> HubRun:
+def cancel(home: HubHome, run: str, why: str = "cancelled at the hub") -> HubRun:
     """End a run: its driver does, or this process where there is none.
+
+    A session is told with its next question.
 
     Raises
     ------
@@ -114,8 +116,9 @@ def cancel(home: HubHome, run: str) -> HubRun:
         )
     home.store.cancel(run)
     with Locked(home.run_folder(run)).hold() as mine:
+        mine = mine or found.kind == hubstore.SESSION
         if mine and not home.store.run(run).finished:
-            home.store.set_state(run, hubstore.CANCELLED, "cancelled at the hub")
+            home.store.set_state(run, hubstore.CANCELLED, why)
             events_of(home, run).add("state", state=hubstore.CANCELLED, detail="")
     return home.store.run(run)
 

@@ -228,6 +228,6 @@ def revoke(home: HubHome, site: str) -> None:
             kept="nothing was changed",
         )
     home.publish()
-    for run in home.store.unfinished():
-        if site in Paper.open(run.paper, home.identity.public).sites:
-            cancel(home, run.id)
+    for run in home.store.runs():
+        if not run.finished and site in Paper.open(run.paper, home.identity.public).sites:
+            cancel(home, run.id, f"{site} was put out of the hub")

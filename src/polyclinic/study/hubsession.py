@@ -65,9 +65,30 @@ def open_session(
         said = lobby.hello()
         least = {site: one.min_patients for site, one in said.items()}
         threshold = common_threshold(one.threshold for one in said.values())
+        _not_cancelled(home, run)
         home.store.set_state(run, hubstore.RUNNING)
         _OPEN.push(lock.pop_all())
-    return Connected(lobby.line, paper, home.identity, least=least, threshold=threshold)
+    return Connected(
+        lobby.line,
+        paper,
+        home.identity,
+        least=least,
+        threshold=threshold,
+        before=lambda: _not_cancelled(home, run),
+    )
+
+
+def _not_cancelled(home: HubHome, run: str) -> None:
+    """Raises Stopped SESSION_CANCELLED where the session was ended at the hub."""
+    record = home.store.run(run)
+    if record.cancel or record.finished:
+        raise Stopped(
+            f"session {run} is over: {record.detail or 'cancelled at the hub'}",
+            code="SESSION_CANCELLED",
+            rule="a session ends when it is cancelled, or a hospital of it is put out of the hub",
+            next="connect again; without that hospital: pc.connect(..., sites=[...])",
+            kept="what was released before, in the hospitals' ledgers",
+        )
 
 
 def _codebook(home: HubHome, schema: Any) -> Codebook:
@@ -109,6 +130,7 @@ def _approved(
     """Wait until all have approved, and say who has not when that changes."""
     said, attempt = "", 0
     while True:
+        _not_cancelled(home, run)
         found = lobby.offer()
         for site, (decision, signed) in found.decisions.items():
             home.store.decide(run, site, decision.verdict, decision.why, signed)

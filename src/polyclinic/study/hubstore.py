@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +36,8 @@ CREATE TABLE IF NOT EXISTS decisions (
   run TEXT NOT NULL, site TEXT NOT NULL, verdict TEXT NOT NULL, why TEXT NOT NULL,
   signed BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
 CREATE TABLE IF NOT EXISTS seen (site TEXT PRIMARY KEY, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS withdrawn (
+  run TEXT NOT NULL, site TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
 """
 
 
@@ -282,6 +284,7 @@ class HubStore:
         self.set_state(id, WAITING_APPROVAL)
         with self._write() as db:
             db.execute("UPDATE runs SET cancel = 0 WHERE id = ?", (id,))
+            db.execute("DELETE FROM withdrawn WHERE run = ?", (id,))
 
     def cancel(self, id: str) -> None:
         """Ask the driver of a run to end it."""
@@ -289,6 +292,19 @@ class HubStore:
             db.execute("UPDATE runs SET cancel = 1 WHERE id = ?", (id,))
 
     # decisions
+
+    def withdrew(self, run: str, sites: Iterable[str]) -> None:
+        """Hospitals that have heard that a run waits for their decision no more."""
+        now = time.time()
+        with self._write() as db:
+            rows = [(run, site, now) for site in sites]
+            db.executemany("INSERT OR REPLACE INTO withdrawn VALUES (?, ?, ?)", rows)
+
+    def heard_withdrawal(self, run: str) -> set[str]:
+        """Those that have heard it."""
+        with self._open() as db:
+            rows = db.execute("SELECT site FROM withdrawn WHERE run = ?", (run,)).fetchall()
+        return {row["site"] for row in rows}
 
     def decide(self, run: str, site: str, verdict: str, why: str, signed: bytes) -> None:
         """What a hospital has decided about a run, with its signature."""

@@ -1,7 +1,8 @@
 """Starts a driver for every unfinished run that has none, so that runs go on by themselves.
 
 ``python -m polyclinic.study.supervisor HUBHOME`` runs beside the hub's server process until its
-standard input ends. Drivers are processes of their own and outlive it.
+standard input ends. It also takes offers back that nobody waits for any more. Drivers are
+processes of their own and outlive it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from polyclinic.study.hub import HubHome, Locked
 EVERY = 1.0
 LONGEST_PAUSE = 60.0
 STEADY = 30.0  # seconds after which a driver that ends is not one that cannot start
-SEEN_EVERY = 15.0
+SEEN_EVERY, WITHDRAW_EVERY = 15.0, 2.0
 
 
 class Supervisor:
@@ -85,6 +86,18 @@ def _note_who_is_there(home: HubHome) -> None:
         time.sleep(SEEN_EVERY)
 
 
+def _withdraw(home: HubHome) -> None:
+    """Take offers back that nobody waits for, for as long as this process runs."""
+    from polyclinic.study.driver import line_of
+    from polyclinic.study.withdraw import Withdrawals
+
+    withdrawals = Withdrawals(home, line_of(home))
+    while True:
+        with suppress(PolyclinicError, OSError):
+            withdrawals.step()
+        time.sleep(WITHDRAW_EVERY)
+
+
 def main() -> None:
     """Look every second until standard input ends."""
     home = HubHome(Path(sys.argv[1]))
@@ -96,7 +109,8 @@ def main() -> None:
         over.set()
 
     threading.Thread(target=wait, daemon=True).start()
-    threading.Thread(target=_note_who_is_there, args=[home], daemon=True).start()
+    for work in (_note_who_is_there, _withdraw):
+        threading.Thread(target=work, args=[home], daemon=True).start()
     supervisor = Supervisor(home)
     while not over.is_set():
         try:
