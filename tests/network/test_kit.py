@@ -153,6 +153,57 @@ def test_open_modes_links_and_missing_files_are_refused(kits):
     assert "is a link" in refused(folder)
 
 
+def written_by(folder, version):
+    edit(folder / "kit.json", lambda v: v.update(version=version))
+
+
+def everything(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("name", ["hub", "a"])
+def test_a_kit_of_another_version_is_written_anew_with_its_keys(kits, name):
+    folder = kits.folder / name
+    before = everything(folder)
+    edit(folder / RESOURCES, lambda v: v.update(setting_of_before=1))
+    (folder / "local/privacy.json").write_text("{}")
+    written_by(folder, "0.0.9")
+    assert "written by Polyclinic 0.0.9" in refused(folder)
+    assert kit.renew_kit(folder) == "0.0.9"
+    kit.check_kit(folder)
+    assert everything(folder) == before
+    assert kit.renew_kit(folder) is None
+
+
+@pytest.mark.parametrize("name", LOOSENED)
+def test_who_edits_the_version_of_a_loosened_kit_gains_nothing(kits, name):
+    folder = kits.folder / "a"
+    before = everything(folder)
+    path, change, _ = LOOSENED[name]
+    edit(folder / path, change)
+    assert kit.renew_kit(folder) is None  # of this version: left as it is, and refused
+    refused(folder)
+    (folder / "local/custom").mkdir()
+    (folder / "local/custom/x.py").write_text("import os")
+    (folder / "startup/more__resources.json").symlink_to("/etc/passwd")
+    written_by(folder, "9.9")
+    kit.renew_kit(folder)
+    assert everything(folder) == before
+    kit.check_kit(folder)
+
+
+def test_a_kit_whose_key_others_could_read_is_not_taken_over(kits):
+    folder = kits.folder / "a"
+    for spoil in (
+        lambda: (folder / "startup/client.key").chmod(0o640),
+        lambda: (folder / "local").chmod(0o755),
+    ):
+        written_by(folder, "0.0.9")
+        spoil()
+        with pytest.raises(InputError, match="KIT_CHANGED"):
+            kit.renew_kit(folder)
+
+
 def test_the_process_itself_refuses_a_loosened_kit(kits):
     folder = kits.folder / "a"
     edit(folder / RESOURCES, lambda v: v.update(class_allow_list=["*"]))

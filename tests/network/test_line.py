@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+import tracemalloc
 from concurrent.futures import Future
 
 import pytest
@@ -134,6 +135,31 @@ def test_a_lie_about_the_size_of_a_compressed_message_is_refused():
     for spoiled in (bytes(bomb[:-4]), b"\x28\xb5\x2f\xfd" + bytes(40), b"\0" * 40):
         whole = chunk(id=os.urandom(16), total=len(spoiled), data=spoiled, flags=wire.SQUEEZED)
         assert bytes(Reply.open(box.answer(whole.to_bytes())).data) == BAD
+
+
+def test_a_message_that_would_grow_beyond_the_bound_is_refused_before_it_grows():
+    """What the agent reads is the bound of all: nothing longer is unpacked on the way to it."""
+    zstandard = pytest.importorskip("zstandard")
+    packer = zstandard.ZstdCompressor().compressobj(size=codec.LONGEST + 1)
+    head = packer.compress(bytes(1000)) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+    assert zstandard.frame_content_size(head) == codec.LONGEST + 1
+    tracemalloc.start()
+    with pytest.raises(wire.WireError):
+        wire.unsqueezed(head, True)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1_000_000
+    asked = []
+    box = Mailbox(lambda message: asked.append(message) or echo(message))
+    whole = chunk(id=os.urandom(16), total=len(head), data=head, flags=wire.SQUEEZED)
+    assert bytes(Reply.open(box.answer(whole.to_bytes())).data) == BAD and not asked
+    assert wire.LARGEST == codec.LONGEST
+
+
+def test_a_message_that_nobody_would_take_is_not_sent(tmp_path, monkeypatch):
+    monkeypatch.setattr(wire, "LARGEST", 100)
+    with pytest.raises(wire.WireError, match="longer than"):
+        HubLine(tmp_path / "none.sock").ask({"a": b"short", "b": bytes(101)}, 1)
 
 
 def test_unfinished_messages_are_bounded_and_finished_ones_make_room():

@@ -28,7 +28,7 @@ from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
 from polyclinic.site import agent as agents
 from polyclinic.site import review
-from polyclinic.site.agent import FRAME, LONGEST
+from polyclinic.site.agent import FRAME
 from polyclinic.site.data import Joined
 from polyclinic.site.inbox import Inbox
 from polyclinic.study.sites import Sites
@@ -282,6 +282,24 @@ def test_a_withdrawn_offer_waits_no_more_and_comes_back_when_it_is_offered_again
     assert [one.hash for one in review.waiting(world.homes["north"])] == [paper.hash]
 
 
+def test_a_hospital_keeps_so_many_offers_without_a_decision(world, monkeypatch):
+    monkeypatch.setattr("polyclinic.site.inbox.MOST_WAITING", 2)
+    papers = [world.paper(study(name=name)) for name in ("one", "two", "three")]
+    found = [world.offer(paper) for paper in papers]
+    assert found[0]["state"] == found[1]["state"] == "waiting"
+    assert found[2] == {"code": "TOO_MANY"}
+    assert world.offer(papers[0])["state"] == "waiting"  # it is here already
+    world.decide(papers[0], REFUSED, why="no")
+    assert world.offer(papers[2])["state"] == "waiting"
+
+
+def test_an_answer_that_is_too_long_to_carry_is_a_signed_refusal(world, monkeypatch):
+    paper = world.approved()
+    message = plan_of(paper).to_bytes()
+    monkeypatch.setattr("polyclinic.core.codec.LONGEST", 8192 + 100)
+    assert world.ask(paper, message) == {"code": "SITE_FAILED"}
+
+
 def plans_outside(paper):
     inside = plan_of(paper)
     everyone = {**inside.cohort, "where": "age == 44"}
@@ -466,7 +484,6 @@ def test_frames_that_are_too_long_or_cut_short(world):
     stdin = process.process.stdin
     stdin.write(FRAME.pack(99, 40) + b"only this")
     assert process.end() == 0
-    assert LONGEST < 1 << 32
 
 
 def test_an_agent_without_data_says_so_and_ends(world, tmp_path):

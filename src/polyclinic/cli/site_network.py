@@ -197,6 +197,8 @@ def _status_text(found: Any, at: str) -> str:
     link = "-"
     if found.pid:
         link = f"{'connected' if found.connected else '! not connected'}{ago}"
+    if found.revoked:
+        link = "! the hub does not take this site any more: ask the coordinator"
     if found.pid and not found.agent:
         link += "; ! the agent does not run: see log/agent.log"
     policy = "signed and in force" if not found.policy else f"! {found.policy}: every plan refused"

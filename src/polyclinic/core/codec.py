@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import PolyclinicError
 
 MAGIC = b"PCM1"
+LONGEST = 1 << 30  # bytes of a message that any process takes from another
 DEEPEST = 64  # levels of nesting in a message
 _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
 _ARRAY = "$array"

@@ -70,6 +70,7 @@ RULES = {
     "STUDY_REFUSED": "a hospital answers nothing of a study that its officer has refused, or whose "
     "approval was taken back",
     "UNKNOWN_STUDY": "a study is offered to a hospital before anything of it is asked",
+    "TOO_MANY": "a hospital keeps at most 1,000 studies that nobody has decided about",
     "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
     "WRONG_SITE": "a question is for the hospital whose name stands on it",
     "CODEBOOK_DIFFERS": "all hospitals of a study read their data by the same codebook",
@@ -130,6 +131,8 @@ NEXT = {
     "NOT_APPROVED": "ask the hospital: polyclinic site review",
     "STUDY_REFUSED": "ask the hospital why; another study needs another approval",
     "UNKNOWN_STUDY": "offer the study again: polyclinic run STUDY.toml --hub NAME",
+    "TOO_MANY": "cancel runs that nobody needs (polyclinic hub cancel RUN), or ask the hospital to "
+    "decide: polyclinic site review",
     "WRONG_HUB": "ask through the hub that the hospital has joined",
     "CODEBOOK_DIFFERS": "send the hospital the codebook: polyclinic site join reads it with its "
     "data",

@@ -8,6 +8,7 @@ hospitals answer, and how it is added up, is the same as in the embedded engine.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, Self
@@ -155,7 +156,7 @@ class Federated:
         sums : "clear", "secure" or "auto", as in the embedded engine.
         about : what the hospitals read of the study; None: what they have approved.
         """
-        self.run = secrets.token_hex(16)
+        self.run = f"{time.time_ns():016x}{secrets.token_hex(8)}"  # hospitals let low names go
         transport = HubTransport(self.line, self.paper, self.identity, self.run, self.timeout)
         study = self.paper.study.study
         purpose = study.purpose if about is None else about.purpose

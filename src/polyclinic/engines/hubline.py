@@ -55,9 +55,12 @@ class HubLine:
         Raises
         ------
         Stopped : HUB_LOST when the hub's server process is not there, or ends meanwhile.
+        WireError : for a message that no hospital would take.
         """
         if not messages:
             return {}
+        if max(map(len, messages.values())) > wire.LARGEST:
+            raise wire.bad("a message is longer than 1 GiB")
         end = time.monotonic() + timeout
         replies: dict[str, bytes] = {}
         with self._connected(timeout + GRACE) as connection:

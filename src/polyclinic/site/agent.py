@@ -8,14 +8,13 @@ code leaves, and the hospital's log has it.
 from __future__ import annotations
 
 import os
-import re
 import struct
 import sys
 import threading
 import traceback
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -23,7 +22,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from polyclinic.core import codec
-from polyclinic.core.checkpoint import sync_folder
 from polyclinic.core.codes import RULES
 from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.plan import Plan
@@ -50,14 +48,14 @@ from polyclinic.privacy.ledger import Ledger
 from polyclinic.privacy.secure.journal import SQLiteJournal
 from polyclinic.site.data import Joined, write_private
 from polyclinic.site.inbox import Inbox, agent_log
+from polyclinic.site.runs import NAME, RunNames
 
 NOTE = 0  # number of a frame that is told, not asked
 FRAME = struct.Struct("<QQ")
-LONGEST = 1 << 30  # bytes of one question
+ROOM = 8192  # bytes for the signed head of an answer
 MOST_COHORTS = 8  # whose rows are held at once
 MOST_RUNS = 64
 MOST_THREADS = 64
-_RUN = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 @dataclass
@@ -119,6 +117,7 @@ class Agent:
             self.table.fingerprint,
             self.table.codebook.name,
         )
+        self._names = RunNames(self.home.folder / "runs")
         self._runs: OrderedDict[str, _Run] = OrderedDict()
         self._asked: dict[str, _Asked] = {}
         self._held: OrderedDict[str, ThreadWorkers] = OrderedDict()
@@ -150,6 +149,8 @@ class Agent:
             answer = self._refused("SITE_FAILED", error, _about(question))
         if question is None:
             return answer
+        if len(answer) > codec.LONGEST - ROOM:
+            answer = codec.encode({"code": "SITE_FAILED"})
         return Answer.to(question, answer).signed(self.home.identity)
 
     def _refused(self, code: str, error: Exception, about: Mapping[str, str]) -> bytes:
@@ -265,28 +266,16 @@ class Agent:
             raise _refusal("the policy has another threshold now", "RUN_LOST")
         if run is not None:
             return run
-        if question.n < 1 or not _RUN.fullmatch(question.run):
+        if question.n < 1 or not NAME.fullmatch(question.run):
             raise bad_message("a question")
-        self._mark(question)
+        self._names.use(question.run)
+        self.home.audit.append("run_opened", study=question.study, run=question.run)
         run = _Run(question.study, self._site(paper, question.run), standing.policy.threshold)
         with self._guard:
             self._runs[question.run] = run
             while len(self._runs) > MOST_RUNS:
                 self._runs.popitem(last=False)
         return run
-
-    def _mark(self, question: Question) -> None:
-        """Use the run's name up, durably. Raises RUN_LOST where it was used before."""
-        folder = self.home.folder / "runs"
-        with _full_disk(folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-            try:
-                handle = os.open(folder / question.run, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                raise _refusal("a run of this name was here before", "RUN_LOST") from None
-            os.close(handle)
-            sync_folder(folder)
-        self.home.audit.append("run_opened", study=question.study, run=question.run)
 
     def _site(self, paper: Paper, run: str) -> Site:
         policy = self.home.policy().policy
@@ -365,15 +354,6 @@ def _about(question: Question | None) -> dict[str, str]:
     return {} if question is None else {"study": question.study, "run": question.run}
 
 
-@contextmanager
-def _full_disk(path: Path) -> Iterator[None]:
-    """An error of the disk has its code, so that the hub knows that it may ask again later."""
-    try:
-        yield
-    except OSError as error:
-        raise _refusal(f"{path}: {error.strerror}", "CANNOT_WRITE") from error
-
-
 def _refusal(what: str, code: str) -> PolyclinicError:
     return PolyclinicError(what, code=code, rule=RULES.get(code, ""))
 
@@ -402,7 +382,7 @@ def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
         if head is None:
             return
         number, length = FRAME.unpack(head)
-        if length > LONGEST:
+        if length > codec.LONGEST:
             if not _skipped(questions, length):
                 return
             send(number, agent.receive(b""))

@@ -23,6 +23,7 @@ from polyclinic.governance.scope import Scope
 from polyclinic.site.data import FILE, Fresh, Joined, write_private
 
 WAITING = "waiting"
+MOST_WAITING = 1000
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +56,7 @@ class Inbox:
 
         Raises
         ------
-        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, and what `check` raises.
+        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, TOO_MANY, and what `check` raises.
         """
         paper = Paper.open(data, self.joined.coordinator)
         self.check(paper)
@@ -63,10 +64,17 @@ class Inbox:
         path = self.folder / paper.hash / "offer.pcm"
         with self._guard:
             if not path.is_file():
+                self._room()
                 name = paper.study.study.name
                 self.home.audit.append("study_offered", study=paper.hash, name=name)
                 write_private(path, data)
         return paper
+
+    def _room(self) -> None:
+        """Raises TOO_MANY where no further offer is taken before some are decided."""
+        offers = self.folder.glob("*/offer.pcm")
+        if sum(not one.with_name("decision.pcm").is_file() for one in offers) >= MOST_WAITING:
+            raise _wrong("too many studies wait for a decision", "TOO_MANY")
 
     def withdraw(self, study: str) -> None:
         """Let an offer go that nobody has decided about; it comes back when it is offered again."""

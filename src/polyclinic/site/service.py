@@ -34,6 +34,7 @@ class Status:
 
     pid        of the process; 0: it does not run
     connected  to the hub now; `heard` seconds ago, None: not known
+    revoked    the hub has said that it does not take this hospital any more
     policy     "" when it is in force, else the code of why not
     studies    name, short hash and state of each
     """
@@ -46,6 +47,7 @@ class Status:
     agent: bool
     version: str
     policy: str
+    revoked: bool = False
     studies: tuple[tuple[str, str, str], ...] = field(default=())
 
 
@@ -61,10 +63,9 @@ def start(home: SiteHome, foreground: bool = False) -> int:
     ------
     InputError : NOT_JOINED, KIT_CHANGED, ALREADY_RUNNING.
     """
-    from polyclinic.engines.flare.kit import check_kit, client_command, client_environment
+    from polyclinic.engines.flare.kit import client_command, client_environment
 
     Joined.load(home.folder)
-    check_kit(kit_of(home))
     handle = _locked(home, tries=5)
     if handle is None:
         raise InputError(
@@ -74,6 +75,11 @@ def start(home: SiteHome, foreground: bool = False) -> int:
             next="polyclinic site status; polyclinic site stop",
             kept="it goes on",
         )
+    try:
+        _see_to_kit(home)
+    except BaseException:
+        os.close(handle)
+        raise
     with suppress(OSError):
         (home.folder / "log" / "state.json").unlink()
     command = client_command(kit_of(home))
@@ -102,6 +108,15 @@ def start(home: SiteHome, foreground: bool = False) -> int:
         os.close(file)
         os.close(handle)
     return process.pid
+
+
+def _see_to_kit(home: SiteHome) -> None:
+    """Write the kit of another version anew, and check it. Raises KIT_CHANGED."""
+    from polyclinic.engines.flare.kit import VERSION, check_kit, renew_kit
+
+    if before := renew_kit(kit_of(home)):
+        home.audit.append("kit_renewed", before=before, now=VERSION)
+    check_kit(kit_of(home))
 
 
 def _locked(home: SiteHome, tries: int = 1) -> int | None:
@@ -181,6 +196,7 @@ def status(home: SiteHome) -> Status:
         bool(pid and state.get("agent")),
         str(state.get("version", "")),
         home.policy().code,
+        bool(pid and state.get("turned_away") is True),
         studies,
     )
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError, Stopped
@@ -37,13 +38,13 @@ def start(home: HubHome, *, foreground: bool = False) -> int:
     InputError : HUB_RUNNING; KIT_CHANGED when someone has edited what the server starts from.
     Stopped : HUB_NOT_STARTED, with the file where it says why.
     """
-    from polyclinic.engines.flare.kit import check_kit, server_command, server_environment
+    from polyclinic.engines.flare.kit import server_command, server_environment
 
-    check_kit(home.kit)
-    home.publish()
     command, environment = server_command(home.kit), {**os.environ, **server_environment(home.kit)}
     handle = _lock(home)
     try:
+        _see_to_kit(home)
+        home.publish()
         if foreground:
             os.set_inheritable(handle, True)
             os.pwrite(handle, str(os.getpid()).encode(), 0)
@@ -67,6 +68,18 @@ def start(home: HubHome, *, foreground: bool = False) -> int:
         os.close(handle)
     _wait_for(home, child)
     return child.pid
+
+
+def _see_to_kit(home: HubHome) -> None:
+    """Write the kit of another version anew, and check it. Raises KIT_CHANGED."""
+    from polyclinic.engines.flare.kit import check_kit, renew_kit
+
+    if before := renew_kit(home.kit):
+        log = os.open(home.folder / "hub.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        with os.fdopen(log, "a") as file:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            file.write(f"{now} the kit of Polyclinic {before} was written anew by {VERSION}\n")
+    check_kit(home.kit)
 
 
 def _lock(home: HubHome) -> int:

@@ -28,6 +28,8 @@ BYE = ("cellnet.channel", "bye")
 TO_HUB = frozenset(("task", name) for name in ("challenge", "register", "quit", "heart_beat"))
 SERVER, STRANGER = "server", "not a hospital of this hub"
 MEMBERS = "members.json"  # of the hub: a hospital's name -> SHA-256 of its certificate
+TURNED_AWAY = "polyclinic turned away"  # a hub's last message to who is no hospital of it
+CLOSE_AFTER = 1.0  # seconds in which that message travels
 LONGEST = 5_000_000
 EVERY = 1.0  # seconds for which refusals of one kind are counted before they are written
 Refusals = Callable[[Mapping[str, Any]], None]
@@ -43,6 +45,8 @@ class Border:
     """
 
     def __init__(self, members: Path | None = None) -> None:
+        self.heard = 0.0  # when a message was taken last, by the clock
+        self.turned_away = False  # the hub's last word was that it does not take this hospital
         self._members = members
         self._read: tuple[Any, dict[str, str] | None] = (None, None)
         self._lock = threading.Lock()
@@ -139,16 +143,40 @@ def close(members: Path | None = None) -> None:
         peer = str(getattr(endpoint, "name", "") or "")
         certificate = "" if members is None else _certificate(connection)
         why = here.why_not(cell.get_fqcn(), peer, certificate, headers)
+        if members is None and peer == SERVER and headers["msg_type"] == TURNED_AWAY:
+            here.turned_away = True
+            return
         if not why:
+            here.heard, here.turned_away = time.time(), False
             inner(cell, endpoint, connection, app_id, message)
             return
         here.refused(why, peer, headers)
         if why == STRANGER and connection is not None:
-            connection.close()
+            _turn_away(cell, endpoint, connection)
 
     CoreCell.process_message = process_message
     # FLARE would listen for its jobs' processes on this machine, to whoever comes. There are none.
     CoreCell._create_internal_listener = lambda *_: None
+
+
+def _turn_away(cell: Any, endpoint: Any, connection: Any) -> None:
+    """Say once that nothing is taken, so that a hospital does not take it for a loss, and close."""
+    from nvflare.fuel.f3.message import Message
+
+    if getattr(connection, "polyclinic_turned_away", False):
+        return
+    connection.polyclinic_turned_away = True
+    with suppress(Exception):  # a stranger that is gone
+        cell.communicator.send(endpoint, cell.APP_ID, Message(_headers(TURNED_AWAY), b""))
+    closing = threading.Timer(CLOSE_AFTER, connection.close)
+    closing.daemon = True
+    closing.start()
+
+
+def _headers(kind: str) -> dict[str, Any]:
+    from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey as Key
+
+    return {Key.MSG_TYPE: kind, Key.ORIGIN: SERVER}
 
 
 def to_file(path: Path) -> Refusals:

@@ -31,7 +31,7 @@ from polyclinic.engines.flare.kit import HEARTBEAT
 from polyclinic.engines.flare.mailbox import Mailbox
 
 CHANNEL, TOPIC = "polyclinic", "ask"
-SILENT = 4 * HEARTBEAT
+SILENT, LOOK = 4 * HEARTBEAT, 1.0
 TO_REGISTER = 10.0
 
 
@@ -41,8 +41,8 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
     Parameters
     ----------
     agent : command of the process that holds the rows.
-    state : file that says how this process is: connected, heard (seconds since the epoch), agent
-        and pid (process numbers), version.
+    state : file that says how this process is: connected, turned_away (the hub does not take this
+        hospital), heard (seconds since the epoch), agent and pid (process numbers), version.
     """
 
     def __init__(self, agent: list[str], state: str) -> None:
@@ -51,6 +51,7 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._about: dict[str, Any] = {
             "connected": False,
+            "turned_away": _turned_away_before(self._state),
             "heard": 0.0,
             "agent": 0,
             "pid": os.getpid(),
@@ -86,15 +87,18 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
         return make_reply(ReturnCode.OK, "", self._mailbox.answer(message.payload))
 
     def _heard(self) -> None:
-        if self._linked():  # FLARE tells of a sign that failed, too
-            self._say(connected=True, heard=time.time())
+        """FLARE tells of a sign that failed, too: what counts is what came from the hub."""
+        if self._linked() and time.time() - border.here.heard < SILENT:
+            self._say(connected=True, turned_away=False, heard=border.here.heard)
 
     def _linked(self) -> bool:
-        return FQCN.ROOT_SERVER in self._cell.agents
+        return FQCN.ROOT_SERVER in self._cell.agents and not border.here.turned_away
 
     def _watch(self) -> None:
         while True:
-            time.sleep(HEARTBEAT)
+            time.sleep(LOOK)
+            if border.here.turned_away and not self._about["turned_away"]:
+                self._say(connected=False, turned_away=True)
             silent = time.time() - self._about["heard"] > SILENT
             if self._about["connected"] and (silent or not self._linked()):
                 self._say(connected=False)
@@ -108,3 +112,11 @@ class SiteComponent(FLComponent):  # type: ignore[misc]
     def _stop(self) -> None:
         self._agent.stop()
         self._say(connected=False, agent=0)
+
+
+def _turned_away_before(state: Path) -> bool:
+    """What the process of before has known, where FLARE's end has made it begin anew."""
+    try:
+        return json.loads(state.read_bytes()).get("turned_away") is True
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -2,16 +2,19 @@
 
 No FLARE job ever runs here. FLARE carries bytes between our two components; nobody has a right to
 anything else, and of classes that a job may name only our component is allowed. All files but keys
-and certificates follow from ``kit.json``; the check writes them anew in memory and compares.
+and certificates follow from ``kit.json``; the check writes them anew in memory and compares. A kit
+that another version of Polyclinic has written is written anew before a start.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,7 @@ __all__ = [
     "client_environment",
     "make_ca",
     "make_request",
+    "renew_kit",
     "server_command",
     "server_environment",
     "sign_request",
@@ -41,6 +45,7 @@ __all__ = [
     "write_server_kit",
 ]
 FORMAT = 1
+VERSION = version("polyclinic")
 HEARTBEAT = 4  # seconds between signs of life of a site
 COMPONENTS = {
     SERVER: "polyclinic.engines.flare.server.HubComponent",
@@ -135,12 +140,14 @@ def check_kit(folder: Path) -> None:
     """
     folder = Path(folder)
     about = read_kit(folder)
+    if about.get("version") != VERSION:
+        other = about.get("version", "another version")
+        stale = "it is written anew when it is stopped and started again"
+        raise _changed(folder, f"written by Polyclinic {str(other)[:64]}, not {VERSION}", stale)
     expected = _files(folder, about)
     for path, wanted in expected.items():
         _same(folder, path, wanted)
-    kind = about["kind"]
-    pems = {_ROOT, f"startup/{kind}.crt", f"startup/{kind}.key"}
-    known = {*expected, *pems, "startup", "local"}
+    known = {*expected, *_pems(about), "startup", "local"}
     for below in ("startup", "local"):
         for found in _below(folder / below):
             path = found.relative_to(folder).as_posix()
@@ -149,6 +156,36 @@ def check_kit(folder: Path) -> None:
     for path in (_KIT, *known):
         _private(folder, path)
     _private(folder, ".")
+
+
+def renew_kit(folder: Path) -> str | None:
+    """Write a kit of another version anew from its kit.json, with its keys and certificates.
+
+    Whatever else lies in it is taken out, so that who edits the version gains nothing. Gives the
+    version that had written it, or None for a kit of this one, which is left alone.
+
+    Raises
+    ------
+    InputError : NO_KIT; KIT_CHANGED where keys cannot be taken over.
+    """
+    folder = Path(folder).absolute()
+    about = read_kit(folder)
+    before = about.get("version")
+    if before == VERSION:
+        return None
+    for path in (".", _KIT, "startup", "local", *_pems(about)):
+        _private(folder, path)
+    root, cert, key = ((folder / path).read_bytes() for path in _pems(about))
+    for below in ("startup", "local"):
+        for found in (folder / below).iterdir():
+            if found.relative_to(folder).as_posix() in _pems(about):
+                continue
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
+    _write(folder, about, root, cert, key)
+    return str(before or "an earlier version")[:64]
 
 
 def read_kit(folder: Path) -> dict[str, Any]:
@@ -170,7 +207,7 @@ def read_kit(folder: Path) -> dict[str, Any]:
 
 
 def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: bytes) -> None:
-    about = {"format": FORMAT, **about}
+    about = {**about, "format": FORMAT, "version": VERSION}
     kind = about["kind"]
     if kind == CLIENT and name_of(cert) != about["site"]:
         raise InputError(
@@ -183,11 +220,17 @@ def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: byt
     for path in (folder, folder / "startup", folder / "local"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
-    pems = {_ROOT: ca, f"startup/{kind}.crt": cert, f"startup/{kind}.key": key}
-    texts = {_KIT: about, **_files(folder, about)}
+    pems = dict(zip(_pems(about), (ca, cert, key), strict=True))
+    texts = {**_files(folder, about), _KIT: about}  # its version last: what broke off is done again
     for name, data in {**pems, **{name: _text(value) for name, value in texts.items()}}.items():
         write_atomic(folder / name, data)
         (folder / name).chmod(0o600)
+
+
+def _pems(about: Mapping[str, Any]) -> tuple[str, str, str]:
+    """The authority's certificate, the own one, and its key."""
+    kind = about["kind"]
+    return _ROOT, f"startup/{kind}.crt", f"startup/{kind}.key"
 
 
 def _files(folder: Path, about: Mapping[str, Any]) -> dict[str, Any]:

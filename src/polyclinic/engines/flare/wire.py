@@ -24,7 +24,7 @@ except ImportError:  # an extra: without it messages travel as they are
 zstandard: Any = _zstandard
 Bytes = bytes | bytearray | memoryview
 CHUNK = 2_000_000  # measured: larger ones wait for each other, smaller ones cost more calls
-LARGEST = 2**31  # bytes of a message
+LARGEST = codec.LONGEST  # bytes of a message, compressed or not
 _SAMPLE, _SMALLEST, _WORTH = 65536, 4096, 0.9
 
 # a chunk on its way to a hospital, and the answer to it
