@@ -26,7 +26,7 @@ supplies the words.
 | 0 | done |
 | 1 | unexpected: run again with `--debug` and report what it prints |
 | 2 | wrong input: a file, a column, a formula, a key |
-| 3 | refused by a hospital's gate |
+| 3 | refused by a hospital: its gate, its officer, its version or key |
 | 4 | stopped and resumable |
 | 130 | Ctrl-C, resumable |
 

@@ -154,6 +154,73 @@ def test_ctrl_c_detaches_and_says_how_to_come_back(home, tmp_path, capsys, monke
     assert not home.store.run("risk").finished
 
 
+LONG = {
+    "name": "a-hospital-with-a-long-name-of-sixty-four-letters-" + "x" * 14,
+    "state": "no answer",
+    "heard": 260_000.0,
+    "version": "0.0.9",
+    "note": "version 0.0.9 (protocol 1) is not the hub's 0.1.0 (protocol 1): takes part in no run",
+}
+LONG_RUN = {
+    "id": "s" * 64,
+    "state": "waiting for " + ", ".join(f"hospital-{n}" for n in range(12)),
+    "finished": False,
+    "round": 12,
+    "since": 100.0,
+    "hash": "0123456789",
+    "detail": "goes on by itself when all of them are back, from round 13, " * 3,
+}
+
+
+def test_nothing_is_wider_than_a_terminal(home, monkeypatch):
+    from polyclinic.study import hubservice
+
+    found = {"hub": "h" * 60, "up": None, "version": "0.1.0", "hospitals": [LONG]}
+    monkeypatch.setattr(hubservice, "status", lambda home: {**found, "runs": [LONG_RUN]})
+    for command in ("status", "runs"):
+        text = say(command)
+        assert max(map(len, text.splitlines())) <= 80, text
+        assert "hospital-11" in text and "s" * 64 in text
+    assert LONG["note"] in " ".join(say("status").split())
+
+
+def resumed(path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["polyclinic", "run", str(path), "--resume"])
+    with pytest.raises(SystemExit) as left:
+        entry.main()
+    return left.value.code, capsys.readouterr().err
+
+
+def test_resume_looks_on_at_a_run_that_is_not_over_and_never_hands_in_anew(
+    home, tmp_path, capsys, monkeypatch
+):
+    joined(home, "cleveland", "va")
+    from polyclinic.study import hubrun
+
+    path = study(tmp_path)
+    code, said = resumed(path, monkeypatch, capsys)
+    assert code == 2 and "NOTHING_TO_RESUME" in said and "by themselves" in said
+    assert home.store.runs() == []
+    run = hubrun.submit(home, path)
+    watched = []
+
+    def follow(home, run):
+        watched.append(run)
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(hubrun, "follow", follow)
+    assert resumed(path, monkeypatch, capsys)[0] == 130 and watched == [run.id]
+    home.store.set_state(run.id, hubstore.FAILED, "x  SITE_LOST")
+    assert resumed(path, monkeypatch, capsys)[0] == 130  # from what it has kept
+    assert not home.store.run(run.id).finished
+    for state in (hubstore.DONE, hubstore.CANCELLED):
+        home.store.set_state(run.id, state)
+        code, said = resumed(path, monkeypatch, capsys)
+        assert code == 2 and f"{run.id}, is {state}" in said
+    assert [one.id for one in home.store.runs()] == [run.id] and watched == [run.id] * 2
+
+
 def test_times_are_short():
     shown = [module._ago(seconds) for seconds in (0.4, 59, 60, 3600, 86_400, 260_000)]
     assert shown == ["0 s", "59 s", "1 min", "1 h", "1 day", "3 days"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,13 @@ from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.read import read_table
 from polyclinic.engines.flare.kit import check_kit
+from polyclinic.governance.chain import entries
 from polyclinic.governance.home import SiteHome
+from polyclinic.site import service as site_service
 from polyclinic.site.agent import Agent
 from polyclinic.site.data import Joined
 from polyclinic.site.join import join, read_invite
+from polyclinic.study import hubservice
 from polyclinic.study.enrol import server
 from polyclinic.study.hub import HubHome
 from tests.site.world import SCHEMA, rows
@@ -87,6 +91,27 @@ def test_a_join_makes_keys_here_and_a_kit_that_checks(here, hub):
     agent = Agent(home.folder)
     assert agent.table.n_rows == 120
     agent.close()
+
+
+def test_a_start_after_an_upgrade_writes_the_kit_anew_and_says_so_in_the_log(here, hub):
+    _, invite, go = here
+    home = go(invite()).home
+    both = ((home.folder / "kit", lambda: site_service._see_to_kit(home)),)
+    both += ((hub[0].kit, lambda: hubservice._see_to_kit(hub[0])),)
+    for kit, see in both:
+        rights = kit / "local/authorization.json"
+        good = rights.read_bytes()
+        rights.write_bytes(good.replace(b"none", b"any"))
+        with pytest.raises(InputError, match="KIT_CHANGED"):  # loosened under this version
+            see()
+        about = json.loads((kit / "kit.json").read_bytes())
+        (kit / "kit.json").write_text(json.dumps({**about, "version": "0.0.9"}))
+        see()
+        see()
+        assert rights.read_bytes() == good
+    renewed = [line for line in entries(home.audit_path) if line["event"] == "kit_renewed"]
+    assert [line["details"]["before"] for line in renewed] == ["0.0.9"]
+    assert (hub[0].folder / "hub.log").read_text().count("the kit of Polyclinic 0.0.9") == 1
 
 
 def test_an_invite_is_for_one_hospital_once_and_in_time(here, tmp_path):

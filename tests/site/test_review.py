@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from polyclinic.cli.site_network import _status_text
 from polyclinic.governance.home import SiteHome
 from polyclinic.governance.paper import REFUSED
 from polyclinic.governance.policy_file import save
@@ -13,6 +14,7 @@ from polyclinic.governance.signing import fingerprint
 from polyclinic.governance.study_file import Session
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
+from polyclinic.site import service
 from polyclinic.site.data import Joined
 from polyclinic.site.inbox import Inbox
 from polyclinic.site.review import review, waiting
@@ -51,6 +53,18 @@ def test_a_review_in_plain_words(world):
     assert f"new keys {'; '.join(named)}: compare them by telephone" in text
     world.decide(paper)
     assert "new keys" not in said(world)
+
+
+def test_a_long_name_leaves_no_line_wider_than_a_terminal(world):
+    name = "a-study-with-a-name-of-sixty-four-letters-" + "x" * 22
+    world.offer(world.paper(study(name=name)))
+    assert "waiting since" in said(world, name)
+    found = service.status(SiteHome(world.homes["north"].folder))
+    folder = " --home /srv/" + "/".join(["deep"] * 12)
+    text = _status_text(found, folder)
+    assert name in text and "waiting" in text
+    wide = [line for line in text.splitlines() if len(line) > 80]
+    assert wide == [], text
 
 
 def test_a_policy_that_would_refuse_is_shown_with_its_rules(world):

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from polyclinic.cli import hub
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.study import hubrun, hubservice, hubstore
 from polyclinic.study.driver import Driver
@@ -167,6 +168,43 @@ def test_a_refusal_ends_the_run_with_its_words(world):
     assert world.line.asked == 0
 
 
+def test_a_rule_of_a_hospital_ends_the_run_as_refused_with_the_exit_code_of_a_refusal(world, whole):
+    home = world.agents["hungarian"].home
+    text = home.policy_path.read_text()
+
+    def policy(least):
+        home.policy_path.write_text(text.replace("min_patients = 5", f"min_patients = {least}"))
+        home.sign_policy()
+
+    policy(5000)
+    run = hubrun.submit(world.home, study_of())
+    ended = Driver(world.home, run.id, world.line, Waits(world.decide)).drive()
+    assert ended == hubstore.REFUSED
+    shown = hub._ended(world.home, world.home.store.run(run.id))
+    assert shown.exit_code == 3 and shown.code == "TOO_FEW_PATIENTS"
+    policy(5)
+    again = hubrun.submit(world.home, study_of())
+    assert again.id == run.id
+    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.DONE
+    same(world, run.id, whole)
+
+
+def test_an_answer_that_the_hospital_has_not_signed_ends_the_run(world):
+    run, ask = hubrun.submit(world.home, study_of()), world.line.ask
+
+    def asked(messages, timeout):
+        replies = ask(messages, timeout)
+        if world.line.asked == 3:
+            replies["hungarian"] = replies["cleveland"]
+        return replies
+
+    world.line.ask = asked
+    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.REFUSED
+    detail = world.home.store.run(run.id).detail
+    assert "hungarian" in detail and "BAD_SIGNATURE" in detail
+    assert world.line.asked == 3 and world.home.store.run(run.id).round == 0
+
+
 def test_an_approval_that_is_taken_back_ends_the_run(world):
     run = hubrun.submit(world.home, study_of())
 
@@ -223,7 +261,7 @@ def test_another_version_is_named_and_refuses_the_run(world, monkeypatch):
         return {**found, "version": "0.0.9"} if agent.name == "hungarian" else found
 
     monkeypatch.setattr(type(world.agents["hungarian"]), "_hello", older)
-    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.FAILED
+    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.REFUSED
     detail = world.home.store.run(run.id).detail
     assert "hungarian has Polyclinic 0.0.9" in detail and "VERSION_DIFFERS" in detail
     hospitals = {one["name"]: one for one in hubservice.status(world.home, world.line)["hospitals"]}
@@ -259,7 +297,7 @@ def test_a_site_that_does_not_take_the_study_is_named(world):
     world.agents["hungarian"].inbox._joined = lambda: (_ for _ in ()).throw(
         InputError("x", code="WRONG_HUB")
     )
-    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.FAILED
+    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.REFUSED
     assert "hungarian does not take the study" in world.home.store.run(run.id).detail
 
 

@@ -103,7 +103,7 @@ def status(name: Name = None, json: Json = False) -> None:
     if json:
         show.as_json(found)
     else:
-        typer.echo("\n".join(status_lines(found)))
+        typer.echo("\n".join(show.narrow(status_lines(found))))
 
 
 def status_lines(found: dict[str, Any]) -> list[str]:
@@ -167,13 +167,14 @@ def runs(name: Name = None, json: Json = False) -> None:
         return typer.echo("no run yet: polyclinic run STUDY.toml --hub NAME")
     wide = max(24, *(len(run["id"]) + 2 for run in found))
     state = _wide(found)
-    typer.echo(f"{'run':<{wide}}{'study':<12}{'state':<{state}}{'rounds':<8}since")
+    lines = [f"{'run':<{wide}}{'study':<12}{'state':<{state}}{'rounds':<8}since"]
     for run in found:
         short = f"{run['hash'][:4]} {run['hash'][4:8]}"
-        typer.echo(
+        lines.append(
             f"{run['id']:<{wide}}{short:<12}{run['state']:<{state}}"
             f"{run['round']:<8}{_ago(run['since'])}"
         )
+    typer.echo("\n".join(show.narrow(lines)))
 
 
 @app.command()

@@ -71,19 +71,19 @@ def run(
 
     found = load_study(study)
     if over or found.data.hub:
-        return _over_hub(study, over or found.data.hub, out, json)
+        return _over_hub(study, over or found.data.hub, out, resume, json)
     view = show.View(quiet=json)
     view.title(found, None)
     _finish(run_study(study, out, resume=resume, show=view.tell), view, json)
 
 
-def _over_hub(study: Path, name: str | None, out: Path | None, json: bool) -> None:
-    """Hand a study in at a hub, and look on."""
+def _over_hub(study: Path, name: str | None, out: Path | None, resume: bool, json: bool) -> None:
+    """Hand a study in at a hub, or find its run that is not over, and look on."""
     from polyclinic.study import hubrun, hubservice
     from polyclinic.study.hub import HubHome
 
     home = HubHome.named(name)
-    submitted = hubrun.submit(home, study)
+    submitted = hubrun.resume(home, study) if resume else hubrun.submit(home, study)
     if not hubservice.running(home):
         typer.echo(
             f"hub    {home.name} is not running; the run begins when it is: "

@@ -18,6 +18,7 @@ from polyclinic.core.errors import PolyclinicError
 from polyclinic.report import gate, noise, words
 
 PLAIN_SECONDS = 30.0
+WIDTH = 80
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
 
 
@@ -48,6 +49,18 @@ def _folded(label: str, text: str) -> list[str]:
         for part in textwrap.wrap(line, 73, break_long_words=False, break_on_hyphens=False)
     ]
     return [f"{label if i == 0 else '':<7}{line}" for i, line in enumerate(lines)]
+
+
+def narrow(lines: Iterable[str]) -> list[str]:
+    """Lines of at most 80 columns; what goes on stands further in. A word is never cut."""
+    found: list[str] = []
+    for line in lines:
+        indent = " " * (len(line) - len(line.lstrip()) + 4)
+        parts = textwrap.wrap(
+            line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        found += parts if len(line) > WIDTH else [line]
+    return found
 
 
 def as_json(value: Any) -> None:

@@ -210,7 +210,7 @@ def _status_text(found: Any, at: str) -> str:
     lines += [f"{'study':<16}{name:<34}{short}   {state}" for name, short, state in found.studies]
     if any(state == "waiting" for *_, state in found.studies):
         lines.append(f"{'next':<16}polyclinic site review{at}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(show.narrow(lines)) + "\n"
 
 
 def _ago(seconds: float) -> str:

@@ -44,7 +44,9 @@ def _lines(home: SiteHome, inbox: Inbox, paper: Paper, joined: Joined) -> Iterat
     head = f"{state} since {since:%Y-%m-%d %H:%M}, hash {paper.short_hash}"
     if state != WAITING:
         head = f"{state}, hash {paper.short_hash}"
-    yield f"{plain(about.name):<32} {head}"
+    yield from textwrap.wrap(
+        f"{plain(about.name):<32} {head}", WIDTH, subsequent_indent=" " * LABEL
+    )
     key = fingerprint(paper.coordinator)
     yield from _line("asked by", f"the coordinator of {paper.hub}, fingerprint {key}")
     title = f"{about.title}; " if about.title and about.title != about.purpose else ""

@@ -30,7 +30,7 @@ from polyclinic.governance.study_file import Study
 from polyclinic.study import hubstore
 from polyclinic.study.hub import HubHome, Locked
 from polyclinic.study.hubevents import Events
-from polyclinic.study.hublobby import TAKEN_BACK, Line, Lobby, Round, no
+from polyclinic.study.hublobby import Line, Lobby, Round, no
 
 PATIENT = (1.0, 1.5, 2.0, 3.0, 5.0)  # seconds between attempts, the last for ever
 MOST_NAMES = 8  # of a run's names, that hospitals are told to forget; they forget the oldest
@@ -106,8 +106,7 @@ class Driver:
         except Cancelled:
             return hubstore.CANCELLED, "cancelled at the hub"
         except Refused as error:
-            taken_back = error.code in TAKEN_BACK or isinstance(error, _Declined)
-            return hubstore.REFUSED if taken_back else hubstore.FAILED, str(error)
+            return hubstore.REFUSED, str(error)
         except PolyclinicError as error:
             if error.code == "INTERRUPTED":
                 raise

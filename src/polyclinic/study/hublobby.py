@@ -27,7 +27,6 @@ from polyclinic.privacy.secure.keyring import THRESHOLDS
 VERSION = version("polyclinic")
 WAITING, LOST = "waiting", "lost"
 LETTER_SECONDS = 10.0
-TAKEN_BACK = frozenset({"STUDY_REFUSED", "NOT_APPROVED"})
 
 
 class Line(Protocol):

@@ -77,23 +77,51 @@ def paper_of(home: HubHome, study: Study | Session, codebook: Codebook) -> Paper
 
 
 def submit(home: HubHome, study: Study | str | Path) -> HubRun:
-    """Hand a study in; one that is there and not finished goes on, one that failed as well.
+    """Hand a study in; one that is there and not finished goes on.
+
+    One that failed or was refused goes on as well, from what it has kept.
 
     Raises
     ------
     InputError : what `of_hub` and `paper_of` raise.
     """
-    base = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
-    study = study if isinstance(study, Study) else load_study(study)
-    paper = paper_of(home, *of_hub(study, base, home.name))
+    paper = _paper(home, study)
     last = home.store.last_of(paper.hash)
-    if last is not None and last.state == hubstore.FAILED:
+    if last is not None and last.state in (hubstore.FAILED, hubstore.REFUSED):
         home.store.again(last.id)
         return home.store.run(last.id)
     if last is not None and not last.finished:
         return last
     name = paper.study.study.name
     return home.store.add_run(hubstore.STUDY, name, paper.hash, paper.signed(home.identity))
+
+
+def resume(home: HubHome, study: Study | str | Path) -> HubRun:
+    """The run of a study that is not over, or that failed or was refused and goes on now.
+
+    Raises
+    ------
+    InputError : NOTHING_TO_RESUME, and what `submit` raises.
+    """
+    paper = _paper(home, study)
+    last = home.store.last_of(paper.hash)
+    if last is None or last.state in (hubstore.DONE, hubstore.CANCELLED):
+        found = f"its last one, {last.id}, is {last.state}" if last else "there is none"
+        raise InputError(
+            f"no run of {paper.study.study.name} can go on; {found}",
+            code="NOTHING_TO_RESUME",
+            rule="runs of a hub go on by themselves after a loss or a restart; --resume looks on "
+            "at one that is not over",
+            next="without --resume the study is handed in; polyclinic hub runs lists all runs",
+            kept="nothing was changed",
+        )
+    return submit(home, study)
+
+
+def _paper(home: HubHome, study: Study | str | Path) -> Paper:
+    base = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
+    study = study if isinstance(study, Study) else load_study(study)
+    return paper_of(home, *of_hub(study, base, home.name))
 
 
 def cancel(home: HubHome, run: str, why: str = "cancelled at the hub") -> HubRun:
