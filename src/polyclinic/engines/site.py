@@ -65,6 +65,7 @@ class Site:
     study : its name, for the site's own records.
     pinned : for secure sums; None: only clear ones.
     admits : raises for a plan that nobody has agreed to here; None: the gate alone decides.
+    leaves : called before anything is computed from rows that leaves; what it raises stops it.
     """
 
     def __init__(
@@ -76,10 +77,11 @@ class Site:
         study: str = "",
         pinned: Pinned | None = None,
         admits: Callable[[Plan], None] | None = None,
+        leaves: Callable[[], None] = lambda: None,
     ) -> None:
         self.name, self.gate, self.books, self._rows = gate.site, gate, books, rows
         self._n_sites, self._study, self._pinned = sites, study, pinned
-        self._admits = admits
+        self._admits, self._leaves = admits, leaves
         self._party = None if pinned is None else self._join(pinned)
         self._last: _Computed | None = None
         self.log: list[Exception] = []
@@ -146,6 +148,7 @@ class Site:
         self._admit(plan, audience)
         asked = self._asked(plan, audience)
         self.gate.check_shown(plan, self.books.ledger.shown(asked.question), audience)
+        self._leaves()
         key = self._key(plan, audience)
         stored = self.books.before(key)
         if stored is None:
@@ -316,6 +319,7 @@ class Site:
         """What is safe here, for a total on which other sites lean; a release like any other."""
         audience = self._audience()
         self._admit(plan, audience)
+        self._leaves()
         key = self._key(plan, audience, SHARE)
         stored = self.books.before(key)
         if stored is None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -43,6 +43,8 @@ class Paper:
     sites        name of every hospital that takes part -> its public key
     hub          name of the hub
     coordinator  public key of who asks
+    instead_of   hash of the paper that all hospitals have approved, where this one goes on
+                 without some of them; "": it is that paper itself
     """
 
     study: Study | Session
@@ -50,6 +52,7 @@ class Paper:
     sites: Mapping[str, bytes]
     hub: str
     coordinator: bytes
+    instead_of: str = ""
 
     @cached_property
     def roster(self) -> Roster:
@@ -65,6 +68,16 @@ class Paper:
     def short_hash(self) -> str:
         """The hash as people compare it."""
         return f"{self.hash[:4]} {self.hash[4:8]}"
+
+    @property
+    def family(self) -> str:
+        """The hash that this paper and all that go on without hospitals of it have in common."""
+        return self.instead_of or self.hash
+
+    def over(self, sites: Iterable[str]) -> Paper:
+        """The same over these hospitals alone, as the run goes on when the others are lost."""
+        keys = {site: self.sites[site] for site in sites}
+        return replace(self, sites=keys, instead_of=self.hash)
 
     def question(self, site: str, run: str, n: int, message: bytes) -> Question:
         """A question of this study."""
@@ -98,10 +111,11 @@ class Paper:
                 {site: bytes.fromhex(key) for site, key in content["sites"].items()},
                 content["hub"],
                 coordinator,
+                content["instead_of"],
             )
             _ = paper.roster
-            if not isinstance(paper.hub, str):
-                raise TypeError("a hub has a name")
+            if not all(isinstance(text, str) for text in (paper.hub, paper.instead_of)):
+                raise TypeError("a hub has a name, and a paper a hash")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise bad_message("an offer") from error
         if codec.digest(paper._content()) != codec.digest(content):
@@ -115,6 +129,7 @@ class Paper:
             "sites": {site: key.hex() for site, key in sorted(self.sites.items())},
             "hub": self.hub,
             "coordinator": self.coordinator.hex(),
+            "instead_of": self.instead_of,
         }
 
 

@@ -231,13 +231,13 @@ class Agent:
         if question.site != self.name:
             raise _refusal("a question for another hospital", "WRONG_SITE")
         self._in_turn(question)
-        self.inbox.paper(question.study)
-        with self._lock(question.study):
+        with self._lock(self.inbox.paper(question.study).family):
             # Read anew: what was edited or taken back counts at once.
             standing = self.home.policy()
             if not standing.signed:
                 raise _refusal(standing.reason, standing.code)
             paper = self.inbox.approved(question.study)
+            self.inbox.families.check(paper)
             run = self._run(paper, question, standing)
             run.n = question.n
             run.site.gate = Gate(self.name, standing.policy)
@@ -245,9 +245,9 @@ class Agent:
             self._drained(run.site, _about(question))
         return answer
 
-    def _lock(self, study: str) -> threading.Lock:
+    def _lock(self, family: str) -> threading.Lock:
         with self._guard:
-            return self._locks.setdefault(study, threading.Lock())
+            return self._locks.setdefault(family, threading.Lock())
 
     def _in_turn(self, question: Question) -> _Run | None:
         """The run, where it is known. Raises REPLAYED for a question that was asked before."""
@@ -287,6 +287,7 @@ class Agent:
             paper.study.study.name,
             Pinned(paper.roster, run),
             self._admits(paper),
+            lambda: self.inbox.families.fix(paper),
         )
 
     def _admits(self, paper: Paper) -> Callable[[Plan], None]:

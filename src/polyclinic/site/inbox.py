@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import InputError, PolyclinicError
@@ -21,6 +22,7 @@ from polyclinic.governance.paper import APPROVED, Decision, Paper
 from polyclinic.governance.paper import REFUSED as REFUSED
 from polyclinic.governance.scope import Scope
 from polyclinic.site.data import FILE, Fresh, Joined, write_private
+from polyclinic.site.family import Families
 
 WAITING = "waiting"
 MOST_WAITING = 1000
@@ -39,6 +41,7 @@ class Inbox:
         self._codebooks: dict[Path, Fresh[str]] = {}
         self._papers: dict[str, Paper] = {}
         self._guard = threading.Lock()
+        self.families = Families(self.folder)
 
     @property
     def joined(self) -> Joined:
@@ -54,20 +57,27 @@ class Inbox:
     def offer(self, data: bytes) -> Paper:
         """Take an offer in; a known one changes nothing.
 
+        One that goes on without hospitals of an approved study is approved with that study.
+
         Raises
         ------
-        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, TOO_MANY, and what `check` raises.
+        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, TOO_MANY, and what `check` and `_check_fewer`
+            raise.
         """
         paper = Paper.open(data, self.joined.coordinator)
         self.check(paper)
         Scope.of(paper)
-        path = self.folder / paper.hash / "offer.pcm"
+        if paper.instead_of:
+            self._check_fewer(paper)
+        path, name = self.folder / paper.hash / "offer.pcm", paper.study.study.name
         with self._guard:
             if not path.is_file():
-                self._room()
-                name = paper.study.study.name
+                if not paper.instead_of:
+                    self._room()
                 self.home.audit.append("study_offered", study=paper.hash, name=name)
                 write_private(path, data)
+            if paper.instead_of and not self.signed_decision(paper.hash):
+                self._sign(paper, APPROVED, "study_goes_on", without=self.left_out(paper))
         return paper
 
     def _room(self) -> None:
@@ -87,6 +97,25 @@ class Inbox:
                 (folder / "offer.pcm").unlink()
                 with suppress(OSError):  # something else lies there, too
                     folder.rmdir()
+
+    def _check_fewer(self, paper: Paper) -> None:
+        """Whether the study that was approved allows to go on with these hospitals alone.
+
+        Raises
+        ------
+        PolyclinicError : what `approved` raises of that study, OUTSIDE_STUDY, MEMBERSHIP_CHANGED.
+        """
+        first = self.approved(paper.instead_of)
+        may = first.study.federation.allows(paper.sites, first.sites)
+        if first.instead_of or not may or first.over(paper.sites).hash != paper.hash:
+            raise _wrong("not as the approved study goes on without hospitals", "OUTSIDE_STUDY")
+        self.families.check(paper)
+
+    def left_out(self, paper: Paper) -> list[str]:
+        """Hospitals of the approved study that a paper goes on without."""
+        if not paper.instead_of:
+            return []
+        return sorted(set(self.paper(paper.instead_of).sites) - set(paper.sites))
 
     def check(self, paper: Paper) -> None:
         """Whether a paper is for this hospital, by the keys and columns that are known here.
@@ -180,6 +209,8 @@ class Inbox:
             raise _wrong(f"{paper.study.study.name} is not approved", "NOT_APPROVED")
         if state != APPROVED:
             raise _wrong(f"{paper.study.study.name} is refused", "STUDY_REFUSED")
+        if paper.instead_of:
+            self.approved(paper.instead_of)
         self.check(paper)
         return paper
 
@@ -187,9 +218,13 @@ class Inbox:
         """Sign a decision; the entry of the log. An approval pins the other hospitals' keys."""
         if verdict == APPROVED:
             self.check(paper)
+        return self._sign(paper, verdict, f"study_{verdict}", why=why)
+
+    def _sign(self, paper: Paper, verdict: str, event: str, why: str = "", **more: Any) -> int:
+        """Log, pin and write a decision."""
         name = paper.study.study.name
         signed = Decision(self.home.name, paper.hash, verdict, why).signed(self.home.identity)
-        entry = self.home.audit.append(f"study_{verdict}", study=paper.hash, name=name, why=why)
+        entry = self.home.audit.append(event, study=paper.hash, name=name, why=why, **more)
         if verdict == APPROVED:
             joined = self.joined
             others = {site: key for site, key in paper.sites.items() if site != self.home.name}
@@ -201,6 +236,9 @@ class Inbox:
     def find(self, name: str) -> Paper:
         """The study of this name, or whose hash begins so; the latest of several.
 
+        By its name a study is found as it was approved, not as it goes on without a hospital:
+        a decision about it is about all that goes on instead of it.
+
         Raises
         ------
         InputError : UNKNOWN_STUDY, with the studies that are here.
@@ -208,7 +246,7 @@ class Inbox:
         papers, short = self.papers(), name.replace(" ", "")
         for paper in reversed(papers):
             begins = len(short) >= 8 and paper.hash.startswith(short)
-            if begins or paper.study.study.name == name:
+            if begins or (paper.study.study.name == name and not paper.instead_of):
                 return paper
         known = ", ".join(dict.fromkeys(paper.study.study.name for paper in papers)) or "none"
         raise InputError(

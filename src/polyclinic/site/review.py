@@ -53,6 +53,7 @@ def _lines(home: SiteHome, inbox: Inbox, paper: Paper, joined: Joined) -> Iterat
     yield from _line("purpose", f"{title}{about.purpose or 'none is given'}")
     others = {site: key for site, key in paper.sites.items() if site != home.name}
     yield from _line("with", ", ".join(others))
+    yield from _fewer(inbox, paper)
     new = [
         f"{site} {fingerprint(key)}" for site, key in others.items() if site not in joined.pinned
     ]
@@ -68,6 +69,24 @@ def _lines(home: SiteHome, inbox: Inbox, paper: Paper, joined: Joined) -> Iterat
     standing = home.policy()
     yield from _policy(home, standing, paper, found, table)
     yield from _line("next", _next(standing, about.name, state))
+
+
+def _fewer(inbox: Inbox, paper: Paper) -> Iterator[str]:
+    """That the run may go on without hospitals, or that it does."""
+    federation = paper.study.federation
+    if paper.instead_of:
+        gone = ", ".join(inbox.left_out(paper))
+        first = inbox.paper(paper.instead_of)
+        text = f"{gone}: approved here with study {first.short_hash}, which allows it"
+        yield from _line("without", text)
+    elif federation.may_restart:
+        text = (
+            f"the run may go on without hospitals that do not answer for "
+            f"{federation.round_timeout}, with {federation.required_words} of these "
+            f"{len(paper.sites)}, and asks you no more. Only before anything was computed: "
+            "from its first number on this site answers over the same hospitals alone"
+        )
+        yield from _line("may shrink", text)
 
 
 def _line(label: str, text: str) -> list[str]:

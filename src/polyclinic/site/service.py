@@ -21,6 +21,7 @@ from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.governance.home import SiteHome
+from polyclinic.governance.paper import Paper
 from polyclinic.site.data import Joined
 from polyclinic.site.inbox import Inbox
 
@@ -183,7 +184,7 @@ def status(home: SiteHome) -> Status:
     ago = max(0.0, time.time() - heard) if isinstance(heard, (int, float)) and heard else None
     inbox = Inbox(home)
     studies = tuple(
-        (paper.study.study.name, paper.short_hash, inbox.state(paper.hash))
+        (paper.study.study.name, paper.short_hash, _standing(inbox, paper))
         for paper in inbox.papers()
     )
     recent = ago is not None and ago < STALE_SECONDS
@@ -199,6 +200,12 @@ def status(home: SiteHome) -> Status:
         bool(pid and state.get("turned_away") is True),
         studies,
     )
+
+
+def _standing(inbox: Inbox, paper: Paper) -> str:
+    """The state of a study, and without whom it goes on."""
+    gone = inbox.left_out(paper)
+    return inbox.state(paper.hash) + (f", without {', '.join(gone)}" if gone else "")
 
 
 def _state(home: SiteHome) -> Mapping[str, Any]:

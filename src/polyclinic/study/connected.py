@@ -44,6 +44,7 @@ class Connected(Sites):
     threshold : who must take part for a secure sum to be opened, as the hospitals have set it.
     before : called before every question; what it raises ends the run.
     watch : called after every question with the bytes that went to and fro.
+    without : hospitals of the approved study without which it goes on.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Connected(Sites):
         threshold: str = "two_thirds",
         before: Callable[[], None] = lambda: None,
         watch: Watch = lambda out, back: None,
+        without: Sequence[str] = (),
     ) -> None:
         super().__init__({}, paper.codebook, source=f"hub {paper.hub}")
         self.paper, self._line, self._identity = paper, line, identity
+        self._without = tuple(without)
         self._before, self._watch, self._threshold = before, watch, threshold
         self.policies = {site: Policy(min_patients=least[site]) for site in self.names}
         self.runs: list[str] = []  # names of what was asked under, shared by all copies

@@ -25,16 +25,18 @@ from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.core.fit import Round as Done
 from polyclinic.engines.embedded import common_threshold
 from polyclinic.governance.officer import plain
-from polyclinic.governance.paper import REFUSED, Paper
+from polyclinic.governance.paper import APPROVED, REFUSED, Paper
 from polyclinic.governance.study_file import Study
 from polyclinic.study import hubstore
+from polyclinic.study.fewer import Fewer
 from polyclinic.study.hub import HubHome, Locked
 from polyclinic.study.hubevents import Events
-from polyclinic.study.hublobby import Line, Lobby, Round, no
+from polyclinic.study.hublobby import LOST, Line, Lobby, Round, lost_sites, no
 
 PATIENT = (1.0, 1.5, 2.0, 3.0, 5.0)  # seconds between attempts, the last for ever
 MOST_NAMES = 8  # of a run's names, that hospitals are told to forget; they forget the oldest
 LOOK = 0.25  # seconds between two looks at the flag that ends a run
+AWAY = ("SITE_LOST", "AGENT_LOST")
 HUB, SPACE = "the hub", "space on the hub's disk"
 
 
@@ -49,6 +51,7 @@ class Driver:
     ----------
     line : to the hub; None: its socket.
     sleep : waits between attempts.
+    clock : tells for how long a hospital is missed.
     """
 
     def __init__(
@@ -57,15 +60,19 @@ class Driver:
         run: str,
         line: Line | None = None,
         sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.home, self.id, self.store, self.sleep = home, run, home.store, sleep
         self.folder = home.run_folder(run)
         self.line = line or line_of(home)
         self.events = Events(self.folder / "events.jsonl")
         record = self.store.run(run)
-        self.paper = Paper.open(record.paper, home.identity.public)
+        self.paper = Paper.open(self.store.paper(run), home.identity.public)
         self.lobby = Lobby(self.line, home.identity, self.paper)
+        first = Paper.open(record.paper, home.identity.public)
+        self.fewer = Fewer(first, self.events, clock)
         self.round, self._looked, self._cancelled = record.round, 0.0, False
+        self._asked = 0.0  # when the last question was put
         self._bytes: dict[str, list[int]] = {}
         self._asked_as: list[str] = []  # names under which hospitals were asked
         self.ending = threading.Event()
@@ -101,7 +108,8 @@ class Driver:
     def _outcome(self) -> tuple[str, str]:
         """The last state, and what is to be said about it."""
         try:
-            self._approvals()
+            if not self.paper.instead_of:
+                self._approvals()
             self._run()
         except Cancelled:
             return hubstore.CANCELLED, "cancelled at the hub"
@@ -117,7 +125,7 @@ class Driver:
                 hubstore.FAILED,
                 f"{type(error).__name__}: an error inside Polyclinic  UNEXPECTED",
             )
-        return hubstore.DONE, ""
+        return hubstore.DONE, self.fewer.why(self.paper)
 
     def _patiently(self, write: Callable[[], None]) -> None:
         """Write, and where the disk is full wait for space: what happened is not forgotten."""
@@ -145,6 +153,7 @@ class Driver:
             try:
                 found = self.lobby.offer()
                 self._decisions(found)
+                self._approved_before(found)
                 if not (text := still(found)):
                     return
                 self._state(hubstore.WAITING_APPROVAL, text)
@@ -162,6 +171,13 @@ class Driver:
                 self.events.add("decision", **said)
         declined(found)
 
+    def _approved_before(self, found: Round) -> None:
+        """A hospital that has approved and is away now is not waited for here, but in the run."""
+        known = self.store.decisions(self.id)
+        for site in found.still(LOST):
+            if site in known and known[site]["verdict"] == APPROVED:
+                found.states[site] = APPROVED
+
     # the run
 
     def _run(self) -> None:
@@ -176,6 +192,8 @@ class Driver:
                     raise
                 if self.study.federation.when_lost == "abort" and not _here(error):
                     raise
+                if error.code in AWAY:
+                    self.fewer.missed(lost_sites(error), self._asked)
                 # What comes back at once and is lost again is asked less and less often.
                 self._wait(error, 0 if self.round > kept else attempt)
 
@@ -184,6 +202,7 @@ class Driver:
         from polyclinic.study.connected import Connected
         from polyclinic.study.run import run
 
+        self._asked = self.fewer.clock()
         said = self.lobby.hello()
         least = {site: one.min_patients for site, one in said.items()}
         sites = Connected(
@@ -192,10 +211,11 @@ class Driver:
             self.home.identity,
             least=self._least(least),
             threshold=common_threshold(one.threshold for one in said.values()),
-            before=self.look,
+            before=self._before,
+            without=self.fewer.without(self.paper),
             watch=self._count,
         )
-        self._state(hubstore.RUNNING)
+        self._state(hubstore.RUNNING, self.fewer.why(self.paper))
         out = self.folder / "result"
         try:
             run(self.study, out, resume=(out / "study.json").exists(), show=self._tell, sites=sites)
@@ -220,13 +240,41 @@ class Driver:
             try:
                 if _here(error):
                     self._probe()
-                self.lobby.hello()
+                self._there()
                 return
             except Stopped as still:
                 self._waiting(still, again)
                 if still.code == "CANNOT_WRITE":
                     error = still
                 self.sleep(_pause(again))
+
+    def _there(self) -> None:
+        """Raises Stopped while a hospital is away without which the run does not go on."""
+        try:
+            self.lobby.hello()
+            self.fewer.missed(())
+        except Stopped as error:
+            # A hub that is away hears nobody: who was missed before is missed anew.
+            self.fewer.missed(lost_sites(error) if error.code in AWAY else (), self.fewer.clock())
+            if not self._restarted():
+                raise
+
+    def _restarted(self) -> bool:
+        """Go on without the hospitals that are missed, where that may be; whether it does."""
+        paper = self.fewer.next(self.paper, self.round)
+        if paper is None:
+            return False
+        lobby = Lobby(self.line, self.home.identity, paper)
+        found = lobby.offer()
+        if self.fewer.refused(found.codes):
+            return False
+        declined(found)
+        if found.still(APPROVED) != list(paper.sites):
+            return False  # one more is away, or has to decide: it is asked again
+        signed = {site: data for site, (_, data) in found.decisions.items()}
+        self.store.restart(self.id, paper.signed(self.home.identity), signed)
+        self.paper, self.lobby = paper, lobby
+        return True
 
     def _waiting(self, error: PolyclinicError, attempt: int) -> None:
         whom = _whom(error)
@@ -236,6 +284,8 @@ class Driver:
         detail = f"goes on by itself when {back}, {kept}"
         if attempt >= len(PATIENT):
             detail += f"\n{error.what}  {error.code}"
+        if error.code in AWAY:
+            detail += self.fewer.outlook(self.paper, self.round)
         with suppress(Stopped):  # a full disk: the state is written when there is space again
             self._state(hubstore.WAITING_FOR + whom, detail)
 
@@ -280,6 +330,11 @@ class Driver:
             moved = self._bytes.setdefault(site, [0, 0])
             moved[0] += out.get(site, 0)
             moved[1] += back.get(site, 0)
+
+    def _before(self) -> None:
+        """Before every question."""
+        self._asked = self.fewer.clock()
+        self.look()
 
     def look(self) -> None:
         """Raises Cancelled when someone has asked to end the run."""

@@ -228,6 +228,11 @@ def lost(sites: Iterable[str], code: str = "SITE_LOST") -> Stopped:
     )
 
 
+def lost_sites(error: PolyclinicError) -> list[str]:
+    """The hospitals of an error that `lost` or a transport has made."""
+    return error.site.split(", ") if error.site else []
+
+
 def no(site: str, code: str, what: str) -> Refused:
     """A hospital with which a run cannot be made."""
     return Refused(

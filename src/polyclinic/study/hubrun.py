@@ -58,7 +58,7 @@ def paper_of(home: HubHome, study: Study | Session, codebook: Codebook) -> Paper
 
     Raises
     ------
-    InputError : UNKNOWN_SITE, NO_SITES.
+    InputError : UNKNOWN_SITE, NO_SITES; WRONG_VALUE for `required` that does not fit them.
     """
     members = home.store.members()
     wanted: Sequence[str] = study.federation.sites or list(members)
@@ -72,6 +72,7 @@ def paper_of(home: HubHome, study: Study | Session, codebook: Codebook) -> Paper
             rule=f"hospitals of the hub: {', '.join(members) or 'none'}",
             next="polyclinic hub invite HOSPITAL, or correct [federation] sites",
         )
+    study.federation.check_against(wanted)
     keys = {site: members[site].public for site in sorted(set(wanted))}
     return Paper(study, codebook, keys, home.name, home.identity.public)
 

@@ -242,5 +242,6 @@ def revoke(home: HubHome, site: str) -> None:
         )
     home.publish()
     for run in home.store.runs():
-        if not run.finished and site in Paper.open(run.paper, home.identity.public).sites:
+        paper = home.store.paper(run.id)
+        if not run.finished and site in Paper.open(paper, home.identity.public).sites:
             cancel(home, run.id, f"{site} was put out of the hub")

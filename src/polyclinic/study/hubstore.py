@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import secrets
 import sqlite3
 import threading
@@ -35,6 +36,8 @@ CREATE TABLE IF NOT EXISTS runs (
 CREATE TABLE IF NOT EXISTS decisions (
   run TEXT NOT NULL, site TEXT NOT NULL, verdict TEXT NOT NULL, why TEXT NOT NULL,
   signed BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
+CREATE TABLE IF NOT EXISTS restarts (
+  run TEXT NOT NULL, paper BLOB NOT NULL, signed TEXT NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS seen (site TEXT PRIMARY KEY, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS withdrawn (
   run TEXT NOT NULL, site TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
@@ -291,6 +294,20 @@ class HubStore:
         with self._write() as db:
             db.execute("UPDATE runs SET cancel = 1 WHERE id = ?", (id,))
 
+    def restart(self, id: str, paper: bytes, signed: Mapping[str, bytes]) -> None:
+        """Have a run go on with another paper; `signed`: approvals by hospital."""
+        with self._write() as db:
+            row = (id, paper, _hex(signed), time.time())
+            db.execute("INSERT INTO restarts VALUES (?, ?, ?, ?)", row)
+
+    def paper(self, id: str) -> bytes:
+        """The paper that a run goes on with: as it was handed in, or without some hospitals."""
+        with self._open() as db:
+            last = db.execute(
+                "SELECT paper FROM restarts WHERE run = ? ORDER BY rowid DESC LIMIT 1", (id,)
+            ).fetchone()
+        return self.run(id).paper if last is None else bytes(last["paper"])
+
     # decisions
 
     def withdrew(self, run: str, sites: Iterable[str]) -> None:
@@ -321,6 +338,10 @@ class HubStore:
                 "SELECT * FROM decisions WHERE run = ? ORDER BY site", (run,)
             ).fetchall()
         return {row["site"]: dict(row) for row in rows}
+
+
+def _hex(signed: Mapping[str, bytes]) -> str:
+    return json.dumps({site: data.hex() for site, data in signed.items()})
 
 
 def hash_of(token: str) -> bytes:
