@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from polyclinic.privacy.dp import TOGETHER
 from polyclinic.report import noise, sentences, tables, tripod, words
 from polyclinic.report.figures import FIGURES
 from polyclinic.report.glossary import glossary
+from polyclinic.report.tables import Row
 from polyclinic.report.terms import RATIOS, compared_with
 
 SECTIONS = (
@@ -33,8 +34,8 @@ OF_RISK, OF_EVALUATION = (4, 5, 6), (7,)  # sections that a report without these
 ON_THE_SAME = " (on the same patients)"
 
 
-def render_report(results: Mapping[str, Any]) -> str:
-    """The report as one HTML text."""
+def render_report(results: Mapping[str, Any], network: Sequence[Row] = ()) -> str:
+    """The report as one HTML text; `network`: what travelled, of a run over a hub."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -45,15 +46,17 @@ def render_report(results: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
     )
     style = (files("polyclinic.report") / "templates" / "style.css").read_text(encoding="utf-8")
-    context = _context(results)
+    context = {**_context(results), "network": network}
     return environment.get_template("report.html.j2").render(
         style=style + _page_header(context["running"]), **context
     )
 
 
-def write_report(results: Mapping[str, Any], path: str | os.PathLike[str]) -> None:
+def write_report(
+    results: Mapping[str, Any], path: str | os.PathLike[str], network: Sequence[Row] = ()
+) -> None:
     """Write the report whole or not at all. Raises CANNOT_WRITE."""
-    write_atomic(Path(path), render_report(results).encode())
+    write_atomic(Path(path), render_report(results, network).encode())
 
 
 def _context(results: Mapping[str, Any]) -> dict[str, Any]:

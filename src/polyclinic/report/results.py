@@ -190,6 +190,15 @@ class LedgerPart(TypedDict):
     budget: list[float | None]
 
 
+class FederationPart(TypedDict):
+    """The hospitals of a hub that took part, and those without which a run went on, and why."""
+
+    hub: str
+    hospitals: list[str]
+    without: list[str]
+    why: str
+
+
 class Results(TypedDict):
     """Everything that is stored and reported of a run."""
 
@@ -197,6 +206,7 @@ class Results(TypedDict):
     study: StudyPart
     versions: dict[str, str]
     data: DataPart
+    federation: NotRequired[FederationPart]
     table_one: NotRequired[dict[str, Any]]
     model: ModelPart
     evaluation: NotRequired[EvaluationPart]

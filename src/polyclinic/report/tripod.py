@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.report import noise, sentences
-from polyclinic.report.words import KINDS, between, fixed, judged
+from polyclinic.report.words import KINDS, between, fixed, judged, without
 
 AUTHORS = "for the authors"
 
@@ -31,7 +31,9 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         )
         or "rows without a value were left out"
     )
-    sites = ", ".join(site["name"] for site in data["sites"])
+    took_part = results.get("federation", {}).get("hospitals")
+    sites = ", ".join(took_part or [site["name"] for site in data["sites"]])
+    sites += f"; {gone}" if (gone := without(results)) else ""
     how = f"with noise ({noise.level(results)})" if noise.of(results) else "exact"
     filled = {
         1: ("Title", study["title"]),

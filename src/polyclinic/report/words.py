@@ -226,8 +226,9 @@ def _left_out(reasons: Mapping[str, int | None]) -> str:
 
 
 def notes(results: Mapping[str, Any]) -> list[str]:
-    """What a reader must know about the rows: filled values."""
-    lines = []
+    """What a reader must know about the rows: hospitals that are not there, filled values."""
+    gone = without(results)
+    lines = [fold(f"note   {gone}", indent=" " * 7)] if gone else []
     for column, fill in results["data"]["fills"].items():
         unit = f" {fill['unit']}" if fill["unit"] else ""
         text = (
@@ -236,6 +237,12 @@ def notes(results: Mapping[str, Any]) -> list[str]:
         )
         lines.append(fold(f"note   {text}", indent=" " * 7))
     return lines
+
+
+def without(results: Mapping[str, Any]) -> str:
+    """That the run went on without hospitals, and why; "": it did not."""
+    why = results.get("federation", {}).get("why", "")
+    return f"the run went on {why}" if why else ""
 
 
 def judged(evaluation: Mapping[str, Any]) -> str:

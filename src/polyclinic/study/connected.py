@@ -44,7 +44,7 @@ class Connected(Sites):
     threshold : who must take part for a secure sum to be opened, as the hospitals have set it.
     before : called before every question; what it raises ends the run.
     watch : called after every question with the bytes that went to and fro.
-    without : hospitals of the approved study without which it goes on.
+    without : hospitals of the approved study without which it goes on, and `why`.
     """
 
     def __init__(
@@ -58,10 +58,11 @@ class Connected(Sites):
         before: Callable[[], None] = lambda: None,
         watch: Watch = lambda out, back: None,
         without: Sequence[str] = (),
+        why: str = "",
     ) -> None:
         super().__init__({}, paper.codebook, source=f"hub {paper.hub}")
         self.paper, self._line, self._identity = paper, line, identity
-        self._without = tuple(without)
+        self._without, self._why = list(without), why
         self._before, self._watch, self._threshold = before, watch, threshold
         self.policies = {site: Policy(min_patients=least[site]) for site in self.names}
         self.runs: list[str] = []  # names of what was asked under, shared by all copies
@@ -73,6 +74,15 @@ class Connected(Sites):
     @property
     def engine(self) -> str:
         return "federated"
+
+    @property
+    def federation_part(self) -> dict[str, Any] | None:
+        return {
+            "hub": self.paper.hub,
+            "hospitals": list(self.names),
+            "without": self._without,
+            "why": self._why,
+        }
 
     def n_rows(self, site: str) -> int | None:
         return None

@@ -6,15 +6,13 @@ time: the next one goes on from the last round that was kept, and ends with the 
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from polyclinic.engines.embedded import common_threshold
 from polyclinic.governance.officer import plain
 from polyclinic.governance.paper import APPROVED, REFUSED, Paper
 from polyclinic.governance.study_file import Study
+from polyclinic.report.travelled import NETWORK, carried
 from polyclinic.study import hubstore
 from polyclinic.study.fewer import Fewer
 from polyclinic.study.hub import HubHome, Locked
@@ -213,13 +212,13 @@ class Driver:
             threshold=common_threshold(one.threshold for one in said.values()),
             before=self._before,
             without=self.fewer.without(self.paper),
+            why=self.fewer.why(self.paper),
             watch=self._count,
         )
         self._state(hubstore.RUNNING, self.fewer.why(self.paper))
         out = self.folder / "result"
         try:
             run(self.study, out, resume=(out / "study.json").exists(), show=self._tell, sites=sites)
-            write_atomic(out / "network.csv", carried(self.events.read()[0]))
         finally:
             self._asked_as += sites.runs
 
@@ -300,6 +299,8 @@ class Driver:
     def _tell(self, event: str, value: Any) -> None:
         if event in ("round", "step"):
             self._kept(event, value)
+        elif event == "results":
+            write_atomic(self.folder / "result" / NETWORK, carried(self.events.read()[0]))
         elif event == "model":
             gains = [r.figures["gain"] for r in reversed(value.rounds_) if "gain" in r.figures]
             self.events.add(
@@ -345,18 +346,6 @@ class Driver:
                 self._cancelled = self.store.run(self.id).cancel
         if self._cancelled:
             raise Cancelled
-
-
-def carried(events: Sequence[Mapping[str, Any]]) -> bytes:
-    """A line for every round and hospital: bytes to it and back, with all that was asked again."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["round", "step", "seconds", "hospital", "bytes to it", "bytes back"])
-    for one in events:
-        if one["event"] in ("round", "step"):
-            for site, (there, back) in sorted(one["bytes"].items()):
-                table.writerow([one["n"], one["step"], one["seconds"], site, there, back])
-    return text.getvalue().encode()
 
 
 class _Declined(Refused):

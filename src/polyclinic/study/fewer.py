@@ -64,8 +64,8 @@ class Fewer:
         if not gone:
             return ""
         return (
-            f"without {', '.join(gone)}: no answer for {self._rules.round_timeout} before anything "
-            f"was computed; the study allows {self._rules.required_words}"
+            f"without {', '.join(gone)}, which did not answer for {self._rules.round_timeout} "
+            f"before anything was computed; the study allows {self._rules.required_words}"
         )
 
     def outlook(self, paper: Paper, kept: int) -> str:

@@ -12,6 +12,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.read import open_file, to_table
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.html import write_report
+from polyclinic.report.travelled import travelled
 from polyclinic.study.saved import load
 
 
@@ -59,5 +60,5 @@ def report_again(run: str | Path) -> Path:
             next="finish the run: polyclinic run STUDY --resume",
         )
     results = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    write_report(results, folder / "report.html")
+    write_report(results, folder / "report.html", travelled(folder))
     return folder / "report.html"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -41,16 +41,20 @@ def assemble(
     table_one: Mapping[str, Any] | None = None,
     rounds: Iterable[Round] = (),
     show_sites: bool = True,
+    callbacks: Sequence[Callable[[Round], None]] = (),
 ) -> Results:
     """The results of one run. `about` holds name, title, purpose, hash, seed, engine.
 
-    With `show_sites` off no hospital is asked for anything of its own, and none is listed.
+    With `show_sites` off no hospital is asked for anything of its own, and none is listed; else
+    `callbacks` are told the round that asks for it.
     """
     data = model.formula_data
     least = min(policy.min_patients for policy in sites.policies.values())
     rounds, counts = tuple(rounds), Counts()
     if show_sites:
         counts, asked = _counts(model, data)
+        for tell in callbacks:
+            tell(asked)
         rounds = (*rounds, asked)
     lines, secure = left(rounds), data.federation.summing.secure
     results: dict[str, Any] = {
@@ -102,6 +106,8 @@ def assemble(
             "last plan": rounds[-1].plan if rounds else "",
         },
     }
+    if sites.federation_part is not None:
+        results["federation"] = sites.federation_part
     if table_one is not None:
         results["table_one"] = dict(table_one)
     if evaluated is not None:

@@ -19,6 +19,7 @@ from polyclinic.governance.study_file import Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import Results
+from polyclinic.report.travelled import travelled
 from polyclinic.study.describe import table_one_algorithm
 from polyclinic.study.door import read
 from polyclinic.study.estimator import Regression
@@ -148,7 +149,9 @@ class _Steps:
                 "seed": study.seed,
                 "engine": self.sites.engine or study.engine.name,
             },
+            callbacks=[self._step],
         )
+        self.tell("results", results)
         self._write(model, results)
         return StudyRun(self.folder, study, self.sites, model, results)
 
@@ -219,7 +222,7 @@ class _Steps:
         ]
         write_atomic(self.folder / "plans.json", as_json(plans))
         if "html" in self.study.output.report:
-            write_report(results, self.folder / "report.html")
+            write_report(results, self.folder / "report.html", travelled(self.folder))
 
 
 def as_json(value: Any) -> bytes:

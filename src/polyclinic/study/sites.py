@@ -65,6 +65,11 @@ class Sites(Described):
         """Name of the engine that the hospitals are on; "": that of the study."""
         return ""
 
+    @property
+    def federation_part(self) -> dict[str, Any] | None:
+        """Over a hub: which hospitals take part, and which do not and why."""
+        return None
+
     def n_rows(self, site: str) -> int | None:
         """Rows of a hospital's table; None where it is not on this machine."""
         return self._tables[site].n_rows
