@@ -40,8 +40,10 @@ secure_sums = true
 [evaluation]
 validate = "{validate}"
 [federation]
-round_timeout = "60 s"
+{federation}
 """
+PATIENT = 'round_timeout = "60 s"'
+FEWER = 'round_timeout = "8 s"\nwhen_lost = "restart_without"\nrequired = 3'
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +53,26 @@ def stage(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield stage
 
 
-def study(stage: Stage, name: str, validate: str = "none", hub: bool = True) -> Path:
+def study(
+    stage: Stage,
+    name: str,
+    validate: str = "none",
+    hub: bool = True,
+    sites: tuple[str, ...] = SITES,
+    federation: str = PATIENT,
+) -> Path:
     """A study file, over the hub or over the hospitals' files on this machine."""
-    files = ", ".join(f'{site} = "{path}"' for site, path in stage.files.items())
+    files = ", ".join(f'{site} = "{stage.files[site]}"' for site in sites)
     source = f'hub = "{stage.hub}"' if hub else f"sites = {{ {files} }}"
     path = stage.folder / f"{name}{'' if hub else '-here'}.toml"
-    text = STUDY.format(name=name, schema=stage.schema, source=source, validate=validate)
+    about = {"name": name, "schema": stage.schema, "source": source, "validate": validate}
+    text = STUDY.format(**about, federation=federation)
     path.write_text(text, encoding="utf-8")
     return path
 
 
-def approve(stage: Stage, name: str) -> None:
-    for site in stage.files:
+def approve(stage: Stage, name: str, sites: tuple[str, ...] = SITES) -> None:
+    for site in sites:
         for _ in range(100):
             try:
                 stage.do("site", "approve", name, "--yes", name, site=site)
@@ -79,8 +89,9 @@ def folder_of(stage: Stage, name: str) -> Path:
     return stage.folder / "hub" / "hubs" / stage.hub / "runs" / name / "result"
 
 
-def same_bytes(stage: Stage, name: str, validate: str) -> None:
-    here = run(load_study(study(stage, name, validate, hub=False)), stage.folder / f"{name}-here")
+def same_bytes(stage: Stage, name: str, validate: str, sites: tuple[str, ...] = SITES) -> None:
+    alone = study(stage, name, validate, hub=False, sites=sites)
+    here = run(load_study(alone), stage.folder / f"{name}-here")
     there = folder_of(stage, name)
     for file in ("model.pcm", "coefficients.csv"):
         assert (there / file).read_bytes() == (here.folder / file).read_bytes()
@@ -117,6 +128,43 @@ def test_a_refusal_ends_the_run_with_the_words(stage: Stage) -> None:
     said, _ = running.communicate(timeout=120)
     assert running.returncode == 3, said
     assert "va" in said and "not our question" in said
+
+
+def until(stage: Stage, words: str, *command: str) -> None:
+    """Wait until a command says these words."""
+    waited = time.monotonic() + 60
+    while words not in " ".join((said := stage.do(*command)).split()):
+        assert time.monotonic() < waited, said
+        time.sleep(0.3)
+
+
+def test_it_goes_on_without_a_hospital_that_is_lost_before_it_begins(stage: Stage) -> None:
+    three = SITES[:3]
+    file = str(study(stage, "fewer", federation=FEWER))
+    running = stage.begin("run", file, "--hub", stage.hub)
+    approve(stage, "fewer", ("va",))
+    until(stage, "va approved", "hub", "logs", "fewer", "--hub", stage.hub)
+    stage.do("site", "stop", site="va")
+    approve(stage, "fewer", three)
+    said, _ = running.communicate(timeout=200)
+    assert running.returncode == 0, said
+    why = "without va, which did not answer for 8 s before anything was computed; the study allows"
+    assert "waiting for va" in said and why in " ".join(said.split())
+    assert f"done; {why}" in stage.do("hub", "logs", "fewer", "--hub", stage.hub)
+    same_bytes(stage, "fewer", "none", three)
+    report = (stage.folder / "runs" / "fewer" / "report.html").read_text()
+    assert f"the run went on {why}" in report and "What travelled" in report
+
+    stage.do("site", "start", site="va")
+    until(stage, "4 of 4 hospitals connected", "hub", "status", stage.hub)
+    status = stage.do("site", "status", site="va").splitlines()
+    assert next(line for line in status if "fewer" in line).endswith("approved")
+    assert stage.do("site", "review", site="va") == "no study waits for a decision\n"
+    again = stage.begin("run", file, "--hub", stage.hub)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode and "MEMBERSHIP_CHANGED" in said, said
+    assert "fewer" not in stage.do("site", "ledger", site="va")
+    assert "total of 3" in stage.do("site", "ledger", site="cleveland")
 
 
 def pids(stage: Stage, who: str) -> list[int]:

@@ -7,11 +7,13 @@ import json
 import pytest
 
 from polyclinic.core.errors import InputError
+from polyclinic.data.toml import validate
 from polyclinic.governance.paper import Paper
+from polyclinic.governance.study_file import Study
 from polyclinic.study import hubrun, hubservice, hubstore
 from polyclinic.study.driver import Driver
 from polyclinic.study.hublobby import lost
-from tests.study.hub_world import FOUR, Waits, World, embedded, study_of
+from tests.study.hub_world import FOUR, STUDY, Waits, World, embedded, study_of
 
 THREE = ("cleveland", "hungarian", "switzerland")
 CHEAP = {
@@ -336,3 +338,53 @@ def test_who_is_required_must_fit_the_hospitals_that_have_joined(world, required
     with pytest.raises(InputError, match="WRONG_VALUE") as caught:
         hubrun.submit(world.home, study)
     assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("federation", "rule"),
+    [
+        ({"when_lost": "restart_without"}, "belong together"),
+        ({"when_lost": "restart_without", "required": "all"}, "belong together"),
+        ({"when_lost": "wait", "required": 3}, "belong together"),
+        ({"required": ["va"]}, "belong together"),
+        ({"when_lost": "restart_without", "required": 1}, "a number from 2 on"),
+        ({"when_lost": "restart_without", "required": True}, "a number from 2 on"),
+        ({"when_lost": "restart_without", "required": []}, "names of hospitals"),
+        ({"when_lost": "restart_without", "required": "some"}, "names of hospitals"),
+        ({"when_lost": "restart_without", "required": [3]}, "names of hospitals"),
+        (
+            {"when_lost": "restart_without", "required": ["mainz"], "sites": list(FOUR)},
+            "mainz: not among",
+        ),
+        (
+            {"when_lost": "restart_without", "required": 4, "sites": list(FOUR)},
+            "none could be left out",
+        ),
+        ({"when_lost": "restart", "required": 3}, "'restart_without'"),
+    ],
+)
+def test_a_contradiction_stops_before_anything_is_read(federation, rule):
+    content = {**STUDY, "federation": federation}
+    with pytest.raises(InputError, match="WRONG_VALUE") as caught:
+        validate(content, Study, "study.toml")
+    assert rule in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("required", "rest", "allowed"),
+    [
+        (2, "abc", True),
+        (2, "ab", True),
+        (2, "a", False),
+        (2, "abcd", False),  # nobody is left out
+        (2, "abx", False),
+        (["a"], "ab", True),
+        (["a"], "a", False),
+        (["a"], "bcd", False),
+        (["a", "b", "b"], "ab", True),
+    ],
+)
+def test_who_may_be_left_out(required, rest, allowed):
+    rules = study_of(federation={"when_lost": "restart_without", "required": required}).federation
+    assert rules.allows(rest, "abcd") is allowed
+    assert not study_of().federation.allows(rest, "abcd")
