@@ -174,6 +174,13 @@ def test_a_masked_vector_counts_as_an_answer(world, first):
     assert world.offer(fewer) == CHANGED
 
 
+def test_so_does_what_is_safe_for_a_total_on_which_others_lean(world, first):
+    fewer = first.over(["east", "north"])
+    assert world.ask(first, may(first)) == {"may": True}
+    world.agents["north"]._runs["r1"].site._share(plan_of(first))
+    assert world.offer(fewer) == CHANGED
+
+
 def test_it_is_written_down_before_anything_is_computed(world, first, monkeypatch):
     """Cut off there, nothing has left, and the hospital keeps to what it was about to answer."""
     fewer = first.over(["east", "north"])
