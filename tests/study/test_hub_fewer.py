@@ -360,6 +360,10 @@ def test_who_is_required_must_fit_the_hospitals_that_have_joined(world, required
             {"when_lost": "restart_without", "required": 4, "sites": list(FOUR)},
             "none could be left out",
         ),
+        (
+            {"when_lost": "restart_without", "required": ["va"], "sites": ["va", "hungarian"]},
+            "of 2 hospitals none could be left out",
+        ),
         ({"when_lost": "restart", "required": 3}, "'restart_without'"),
     ],
 )

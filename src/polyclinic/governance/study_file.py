@@ -222,7 +222,7 @@ def _leaves_nobody_out(required: Any, sites: Sequence[str]) -> str:
     """What is wrong with `required` over these hospitals; "": nothing."""
     if isinstance(required, list) and (unknown := sorted(set(required) - set(sites))):
         return f"{', '.join(unknown)}: not among the hospitals of the study"
-    least = required if isinstance(required, int) else len(set(required))
+    least = required if isinstance(required, int) else max(FEWEST, len(set(required)))
     if isinstance(required, (int, list)) and least >= len(set(sites)):
         return f"of {len(set(sites))} hospitals none could be left out: ask for fewer"
     return ""
