@@ -61,7 +61,7 @@ class RunNames:
         if len(names) <= self.most:
             return
         old = names[: len(names) // 2]
-        write_private(self.folder / _BELOW, old[-1].encode())
+        write_private(self.folder / _BELOW, max(old[-1], self._below()).encode())
         for name in old:
             (self.folder / name).unlink(missing_ok=True)
 
