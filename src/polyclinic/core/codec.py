@@ -2,7 +2,7 @@
 
 A message is a JSON header (sorted keys, no spaces) and, after it, the arrays in the order in which
 the header meets them, little-endian and C-ordered. Only None, bool, int, float, str, list, dict and
-arrays of five types exist, so decoding cannot run code. Decoding is strict: what is not canonical,
+arrays of nine types exist, so decoding cannot run code. Decoding is strict: what is not canonical,
 too long or cut short is refused.
 """
 
@@ -24,6 +24,7 @@ MAGIC = b"PCM1"
 LONGEST = 1 << 30  # bytes of a message that any process takes from another
 DEEPEST = 64  # levels of nesting in a message
 _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
+_DTYPES |= {"i1": "|i1", "i2": "<i2", "i4": "<i4", "f2": "<f2"}
 _ARRAY = "$array"
 _PLAIN = (str, int, bool)
 

@@ -74,6 +74,7 @@ RULES = {
     "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
     "WRONG_SITE": "a question is for the hospital whose name stands on it",
     "CODEBOOK_DIFFERS": "all hospitals of a study read their data by the same codebook",
+    "LEFTOVER_LOST": "a rounded sum goes on from one that the hospital has released before",
     "REPLAYED": "a question is answered in its turn, and once",
     "RUN_LOST": "the name of a run is used once; a hospital's part of it ends with its process",
     "VERSION_DIFFERS": "hub and hospitals have the same version of Polyclinic",
@@ -136,6 +137,7 @@ NEXT = {
     "WRONG_HUB": "ask through the hub that the hospital has joined",
     "CODEBOOK_DIFFERS": "send the hospital the codebook: polyclinic site join reads it with its "
     "data",
+    "LEFTOVER_LOST": "start the run again from its beginning",
     "RUN_LOST": "go on under a new name from what is kept",
     "AGENT_LOST": "ask again; if it stays away, look at the log of that hospital",
     "VERSION_DIFFERS": "install the same version of Polyclinic at the hub and at every hospital",

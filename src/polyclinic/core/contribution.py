@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from polyclinic.core import codec, ring
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.leaf import Leaf
+from polyclinic.core.packing import pack
 
 Array = NDArray[Any]
 
@@ -86,9 +87,11 @@ class Release:
     words: Mapping[str, Array]
     hidden: Mapping[str, NDArray[np.int64]]
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, packed: bool = False) -> bytes:
+        """As it travels; `packed` as the answer to a plan with `compress`."""
+        words = {name: pack(each) for name, each in self.words.items()} if packed else self.words
         return codec.encode(
-            {"site": self.site, "plan": self.plan, "words": self.words, "hidden": self.hidden}
+            {"site": self.site, "plan": self.plan, "words": words, "hidden": self.hidden}
         )
 
 

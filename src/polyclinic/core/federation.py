@@ -11,9 +11,11 @@ import numpy as np
 
 from polyclinic.core import codec
 from polyclinic.core.codes import NEXT, RULES
+from polyclinic.core.compress import Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
 from polyclinic.core.errors import Refused
 from polyclinic.core.leaf import Leaf
+from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
@@ -134,6 +136,7 @@ class Federation:
         self._heads: dict[str, str] | None = {} if witness else None
         self.transport, self.sites, self.cohort = transport, tuple(sites), cohort
         self.summing, self.purpose = summing or ClearSums(), purpose
+        self._answers = Answers()
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -153,12 +156,14 @@ class Federation:
         self._exchange()
 
     def memory(self) -> dict[str, Any]:
-        """What the summing has learnt: which sites may not release alone."""
-        return self.summing.memory()
+        """What the summing has learnt: which sites may not release alone; and rounded sums."""
+        rounded = self._answers.to_data()
+        return {**self.summing.memory(), **({"rounded": rounded} if rounded else {})}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
         """Go on as before: what was summed securely is not asked in the clear."""
         self.summing.recall(memory)
+        self._answers = Answers.from_data(memory.get("rounded", ()))
 
     def total(self, plan: Plan) -> Total:
         """The total of a plan over all sites. Raises Refused, or what the summing raises."""
@@ -178,7 +183,8 @@ class Federation:
                 self._heads[site] = head
 
     def _total(self, plan: Plan) -> Total:
-        plan = replace(plan, cohort=self.cohort, purpose=self.purpose, _derived={})
+        asked_as, (base, known) = plan, self._answers.find(plan.base)
+        plan = replace(plan, cohort=self.cohort, purpose=self.purpose, base=base, _derived={})
         asked = plan.to or self.sites
         leaves = lookup(plan.task, plan.version).leaves(plan)
         if plan.combine == "collect":
@@ -189,9 +195,14 @@ class Federation:
             }
             return Total({}, asked, by_site=by_site, bytes=sizes)
         summed = self.summing.total(plan, leaves, asked, self.transport.ask)
+        words = summed.words
+        if plan.compress:
+            after = known_after(leaves, words, known, plan.row)
+            self._answers.keep(asked_as.content_hash, plan.content_hash, after)
+            words = {**words, **after}
         return open_total(
             leaves,
-            summed.words,
+            words,
             sites=asked,
             hidden=_shape(leaves, summed.hidden),
             bytes=summed.bytes,
@@ -277,6 +288,11 @@ def _open_reply(site: str, plan: Plan, leaves: Sequence[Leaf], reply: bytes | No
     words, hidden = fields.get("words"), fields.get("hidden")
     if fields.get("site") != site or fields.get("plan") != plan.round_hash:
         return "WRONG_ANSWER"
+    if plan.compress and isinstance(words, dict):
+        try:
+            words = {name: unpack(packed) for name, packed in words.items()}
+        except codec.CodecError:
+            return "BAD_MESSAGE"
     return (words, hidden) if _fits(leaves, words, hidden) else "SCHEMA_MISMATCH"  # type: ignore[return-value]
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from polyclinic.core.algorithm import Algorithm, State
+from polyclinic.core.compress import KINDS
 from polyclinic.core.contribution import Total
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.core.federation import Engine
@@ -120,7 +121,7 @@ def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
             "kind": leaf.kind,
             "shape": list(leaf.shape),
             "numbers": leaf.size,
-            "bytes": leaf.size * _bytes(leaf),
+            "bytes": leaf.size * _bytes(leaf, plan, total),
             "sites": list(total.sites),
             "combine": plan.combine,
             "seen": total.seen,
@@ -147,8 +148,13 @@ def _shared(plan: Plan, total: Total) -> dict[str, Any]:
     }
 
 
-def _bytes(leaf: Leaf) -> int:
-    """Bytes of one entry of a leaf in a release, with the flag that says whether it is hidden."""
+def _bytes(leaf: Leaf, plan: Plan, total: Total) -> int:
+    """Bytes of one entry of a leaf in a release, with the flag that says whether it is hidden.
+
+    What is masked in a secure sum is a whole number of the ring, rounded or not.
+    """
+    if leaf.lossy and plan.compress and total.seen == "this site":
+        return KINDS[plan.compress]
     return (8 if leaf.ring == "int64" else 16) + (8 if leaf.small == "hide" else 0)
 
 

@@ -24,6 +24,8 @@ class Leaf:
              as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
              contribution, or "hide" the entry (zeroed and flagged; histograms and cross-tables)
+    lossy    whether a plan may have it rounded (`Plan.compress`): only sums that a later round
+             corrects; the first axis are the places at which it is taken
     closed   axes along which entries add up to a number that is known, so that a hidden entry
              needs another one beside it: "last", "first", or "groups": the first axis from its
              second entry on (its first is their sum)
@@ -40,6 +42,7 @@ class Leaf:
     support: Literal["patients", "cells", "weights"] = "patients"
     small: Literal["refuse", "hide"] = "refuse"
     closed: tuple[Literal["first", "last", "groups"], ...] = ()
+    lossy: bool = False
 
     @property
     def size(self) -> int:

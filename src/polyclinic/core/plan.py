@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from polyclinic.core import codec
+from polyclinic.core.compress import KINDS
 
 T = TypeVar("T")
 Combine = Literal["sum", "collect"]
@@ -25,6 +26,10 @@ class Plan:
     purpose  what the study is for, in its own words; a site's policy says what it may read for it
     round    number of the round; `parent` is the round hash of the plan before it
     to       the sites that are asked; empty = all
+    compress "float16" or "int8": leaves that may be rounded leave as rounded differences; "": no
+    base     with `compress`, the content hash of the plan from whose answer the differences are
+             taken, as far as rounding let it through; "": from zero
+    row      place in that answer, along the first axis of its leaves
     """
 
     task: str
@@ -37,6 +42,9 @@ class Plan:
     round: int = 0
     parent: str = ""
     to: tuple[str, ...] = ()
+    compress: str = ""
+    base: str = ""
+    row: int = 0
     _derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def at(self, round: int, parent: str) -> Plan:
@@ -51,6 +59,9 @@ class Plan:
 
     def content(self) -> dict[str, Any]:
         """What is computed, without its words and its place: asking again is the same content."""
+        return {**self._sums(), **(self._rounding() if self.compress else {})}
+
+    def _sums(self) -> dict[str, Any]:
         return {
             "task": self.task,
             "version": self.version,
@@ -59,14 +70,17 @@ class Plan:
             "cohort": self.cohort,
         }
 
+    def _rounding(self) -> dict[str, Any]:
+        return {"compress": self.compress, "base": self.base, "row": self.row}
+
     @property
     def content_hash(self) -> str:
         return self.once("content_hash", lambda: codec.digest(self.content()))
 
     @property
     def question(self) -> str:
-        """The content whatever becomes of the answers: a sum, or one answer per site."""
-        return self.once("question", lambda: codec.digest({**self.content(), "combine": "any"}))
+        """The sums whatever becomes of them: rounded or not, added up or one answer per site."""
+        return self.once("question", lambda: codec.digest({**self._sums(), "combine": "any"}))
 
     @property
     def round_hash(self) -> str:
@@ -101,6 +115,8 @@ class Plan:
             "round": (int,),
             "parent": (str,),
         }
+        if isinstance(fields, dict) and "compress" in fields:
+            kinds |= {"compress": (str,), "base": (str,), "row": (int,)}
         if (
             not isinstance(fields, dict)
             or set(fields) != set(kinds)
@@ -108,6 +124,12 @@ class Plan:
             or fields["combine"] not in ("sum", "collect")
             or not all(isinstance(site, str) for site in fields["to"])
             or any(len(fields[name]) > LONGEST for name in ("task", "step", "parent"))
+            or ("compress" in fields and not _rounds(fields))
         ):
             raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
         return Plan(**{**fields, "to": tuple(fields["to"])})
+
+
+def _rounds(fields: Mapping[str, Any]) -> bool:
+    known = fields["compress"] in KINDS and fields["combine"] == "sum"
+    return known and len(fields["base"]) <= LONGEST and fields["row"] >= 0

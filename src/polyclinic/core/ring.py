@@ -61,6 +61,24 @@ def add(a: Words, b: Words) -> Words:
     return out
 
 
+def subtract(a: Words, b: Words) -> Words:
+    """a - b modulo 2**128, word by word."""
+    out = a - b
+    out[:, 1] -= a[:, 0] < b[:, 0]
+    return out
+
+
+def magnitudes(words: Words) -> tuple[Words, NDArray[np.bool_]]:
+    """Absolute values, and which numbers are below zero."""
+    negative = words[:, 1] >> np.uint64(63) == 1
+    return _negate_where(words.copy(), negative), negative
+
+
+def signed(magnitude: Words, negative: NDArray[np.bool_]) -> Words:
+    """The numbers of `magnitudes`; it changes the words that it is given."""
+    return _negate_where(magnitude, negative)
+
+
 def decode(words: Words, scale: int = 0) -> Floats:
     """The float64 nearest to each number (ties to even), (n,).
 
@@ -68,8 +86,7 @@ def decode(words: Words, scale: int = 0) -> Floats:
     ------
     RingError : GUARD when a number is 2**62 or more in magnitude, which no honest sum reaches.
     """
-    negative = words[:, 1] >> np.uint64(63) == 1
-    magnitude = _negate_where(words.copy(), negative)
+    magnitude, negative = magnitudes(words)
     low, high = magnitude[:, 0], magnitude[:, 1]
     if high.size and int(high.max()) >= 1 << GUARD_BITS:
         raise RingError("a total is outside the guarded range", code="GUARD")

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from polyclinic.core import codec
+from polyclinic.core.compress import Known
 from polyclinic.core.contribution import Release
 from polyclinic.core.exposure import Members
 from polyclinic.core.plan import Plan
@@ -62,7 +63,17 @@ class Books:
 
     def base(self, plan: Plan, kind: str = "values") -> str:
         """Under what a plan's content is kept: the same question about other data is another."""
-        return codec.digest([kind, plan.content_hash, self.dataset])
+        return self.kept_as(plan.content_hash, kind)
+
+    def kept_as(self, content_hash: str, kind: str = "values") -> str:
+        """The same, from the content's hash."""
+        return codec.digest([kind, content_hash, self.dataset])
+
+    def known(self, key: str) -> Known | None:
+        """What was sent of rounded leaves up to the release under this key, if there is one."""
+        found = self.ledger.holds(key)
+        known: Known | None = None if found is None else codec.decode(found).get("known")
+        return known
 
     def before(self, key: str) -> Kept | None:
         """Words and hidden entries that were released under this key, if any."""
@@ -80,8 +91,9 @@ class Books:
         population: int,
         spend: Mapping[str, Any] | None,
         entry: Mapping[str, Any],
+        known: Known | None = None,
     ) -> Kept:
-        """Store a release before it leaves; what may leave.
+        """Store a release before it leaves; what may leave. `known` is stored with it.
 
         Raises
         ------
@@ -90,7 +102,8 @@ class Books:
         # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
         compared = () if spend and policy.budget else members
         cohorts = self._cohorts(compared, population)
-        data = codec.encode({"words": release.words, "hidden": release.hidden})
+        beside = {"known": known} if known else {}
+        data = codec.encode({"words": release.words, "hidden": release.hidden, **beside})
         kept = self.ledger.commit(
             key,
             data,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec, ring
+from polyclinic.core.compress import Known, known_after, sent
 from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.exposure import Exposing, Exposure, Members
@@ -97,7 +98,8 @@ class Site:
                     return self._may(plan, value.get("secure") is True)
                 return self._heads(value) if value["kind"] == HEADS else self._secure(message)
             plan = Plan.from_data(value)
-            return self._release(plan, Audience(self._n_sites)).to_bytes()
+            release = self._release(plan, Audience(self._n_sites))
+            return release.to_bytes(packed=bool(plan.compress))
         except PolyclinicError as error:
             return self._code(error, plan)
         except Exception as error:  # whatever it was, no more than a code may cross the border
@@ -204,6 +206,12 @@ class Site:
         kind: str = "values",
     ) -> Kept:
         """Writes a release, with the members behind it, into the ledger and the log."""
+        known: Known | None = None
+        size: dict[str, int] = {}
+        if plan.compress and kind == "values":
+            before = self._known(plan, audience)
+            known = known_after(found.leaves, release.words, before, plan.row)
+            size = {} if audience.secure else {"bytes": len(release.to_bytes(packed=True))}
         stored = self.books.commit(
             key,
             release,
@@ -220,7 +228,9 @@ class Site:
                 "n_sums": sum(len(words) for words in release.words.values()),
                 "patients": found.sum.evidence.patients,
                 "seen_as": _seen_as(audience),
+                **size,
             },
+            known=known,
         )
         seen = _seen_as(audience)
         self.books.record("released", plan=plan.content_hash, step=plan.step, seen_as=seen)
@@ -259,15 +269,41 @@ class Site:
         self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
 
     def _compute(self, plan: Plan, audience: Audience) -> _Computed:
-        """The site's own sum; kept for the further steps of the same round.
+        """The site's own sum, rounded where the plan says so.
 
         Too few patients are refused before anything is computed from them.
         """
         rows = self._rows(plan.cohort).rows
         self.gate.check_patients(plan, rows.n_patients, audience, _selection(rows))
-        return self._summed(plan)
+        found = self._summed(plan)
+        if not plan.compress:
+            return found
+        if noise_of(plan) is not None or not any(leaf.lossy for leaf in found.leaves):
+            raise self.gate.refuse(plan, "BAD_MESSAGE", "none of its sums may be rounded")
+        known, words = self._known(plan, audience), found.sum.words
+        rounded = {
+            leaf.name: sent(leaf, words[leaf.name], plan.compress, known, plan.row)
+            for leaf in found.leaves
+        }
+        return replace(found, sum=replace(found.sum, words=rounded))
+
+    def _known(self, plan: Plan, audience: Audience) -> Known | None:
+        """What those who ask know of the sums from which rounded differences are taken.
+
+        An answer that was seen in a total only is no base for one that is seen alone: beside the
+        exact sum the difference would show it.
+        """
+        if not plan.base:
+            return None
+        key = self.books.kept_as(plan.base)
+        for members in (self._members(audience), ""):
+            known = self.books.known(f"{key}+{members}")
+            if known is not None:
+                return known
+        raise self.gate.refuse(plan, "LEFTOVER_LOST")
 
     def _summed(self, plan: Plan) -> _Computed:
+        """The exact sum; kept for the further steps of the same round."""
         last, workers = self._last, self._rows(plan.cohort)
         if last is None or last.plan.round_hash != plan.round_hash:
             task = lookup(plan.task, plan.version)

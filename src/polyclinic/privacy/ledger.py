@@ -147,6 +147,14 @@ class Ledger:
         with self._guard():
             return self._again(content_hash)
 
+    def holds(self, content_hash: str) -> bytes | None:
+        """What was released for this content, for the site's own eyes; nobody asks for it."""
+        with self._guard():
+            found = self._db.execute(
+                "SELECT release FROM releases WHERE content_hash = ?", (content_hash,)
+            ).fetchall()
+            return self._unseal(found[0][0]) if found else None
+
     def shown(self, question: str) -> bool:
         """Whether the answer to a question was released to be seen alone."""
         with self._guard():
@@ -188,7 +196,8 @@ class Ledger:
 
         Parameters
         ----------
-        entry : study, step, task, combine, n_sums, patients, seen_as.
+        entry : study, step, task, combine, n_sums, patients, seen_as; bytes, if not those of
+            `release`.
         dataset : whose budget the spend is of.
         asked : the question, compared with those before.
         cohorts : data set and patients, (n_patients,), of every sum in it; with `k` and
@@ -293,7 +302,7 @@ class Ledger:
                 content_hash,
                 _seal(release),
                 _now(),
-                len(release),
+                int(entry.get("bytes", len(release))),
                 int(entry["n_sums"]),
                 int(entry["patients"]),
                 *texts,

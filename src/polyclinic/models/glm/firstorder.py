@@ -8,13 +8,16 @@ sgd   rows fall into batches by hash(seed, key), once; every pass takes all batc
       Juditsky 1992).
 lbfgs Nocedal & Wright, *Numerical Optimization* (2006), algorithm 7.4; step sizes travel together.
 
+With `Solver.compress` gd and sgd ask for rounded differences of gradients: gd to the last gradient
+that it has used, sgd to that of the batch before. See `polyclinic.core.compress`.
+
 What leaves the site: see `polyclinic.models.glm.tasks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +38,9 @@ CURVATURE = {"binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
 
 
 def _start(scale: Scale, seed: int) -> State:
+    based = {"base": "", "row": 0} if scale.spec.solver.compress else {}
     return {
+        **based,
         "seed": seed,
         "theta": scale.start(),
         "objective": None,
@@ -46,6 +51,19 @@ def _start(scale: Scale, seed: int) -> State:
         "end": "",
         "eta": 1.0,
     }
+
+
+def _rounded(scale: Scale, state: State, plan: Plan) -> Plan:
+    """The plan that asks for the difference to the gradient that was used last."""
+    kind = scale.spec.solver.compress
+    if not kind:
+        return plan
+    return replace(plan, compress=kind, base=state["base"], row=state["row"], _derived={})
+
+
+def _used(plan: Plan, row: int) -> State:
+    """What the next round starts from, when this one's gradient in `row` was used."""
+    return {"base": plan.content_hash, "row": row} if plan.compress else {}
 
 
 def _optimum(state: State, theta: Any = None) -> Optimum:
@@ -88,7 +106,8 @@ class GradientDescent:
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
             return None
-        return self.scale.plan(self._candidates(state), 1, "gradient round")
+        plan = self.scale.plan(self._candidates(state), 1, "gradient round")
+        return _rounded(self.scale, state, plan)
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         solver, rounds = self.scale.spec.solver, state["rounds"] + 1
@@ -106,6 +125,7 @@ class GradientDescent:
         step = float(np.linalg.norm(point.gradient) / np.sqrt(_per_row(self.scale)))
         new = {
             **state,
+            **_used(plan, best),
             "theta": candidates[best],
             "objective": point.objective,
             "step": step,
@@ -145,7 +165,8 @@ class StochasticDescent:
             "round": 0,
             "part": int(order[place]),
         }
-        return self.scale.plan(state["theta"], 1, "gradient round on a batch", **draw)
+        plan = self.scale.plan(state["theta"], 1, "gradient round on a batch", **draw)
+        return _rounded(self.scale, state, plan)
 
     @property
     def _batches(self) -> int:
@@ -162,6 +183,7 @@ class StochasticDescent:
         theta = state["theta"] - eta * point.gradient
         new = {
             **state,
+            **_used(plan, 0),
             "theta": theta,
             "rounds": rounds,
             "loss": point.loss,

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.compress import KINDS
 from polyclinic.core.design import Design, exponent
+from polyclinic.core.errors import InputError
 from polyclinic.models.glm.family import MULTINOMIAL
 
 SOLVERS = ("newton", "lbfgs", "gd", "sgd")
+ROUNDING = ("gd", "sgd")  # solvers that go on with a gradient that rounding has changed
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}  # where nobody says another
 
 
@@ -28,6 +31,11 @@ class Solver:
     batch       sgd: share of the rows in a batch; rows fall into batches by hash(seed, key)
     decay       sgd: the step falls as 1 / (1 + decay * round)
     warm_rows   newton: rows of the sample that a warm start uses, when the data are much larger
+    compress    gd, sgd: gradients leave sites as "float16" or "int8" differences; "": exactly
+
+    Raises
+    ------
+    InputError : WRONG_VALUE for `compress` of another kind, or with another solver.
     """
 
     name: str = "newton"
@@ -37,6 +45,21 @@ class Solver:
     batch: float = 0.1
     decay: float = 0.05
     warm_rows: int = 40_000
+    compress: str = ""
+
+    def __post_init__(self) -> None:
+        if self.compress and (self.compress not in KINDS or self.name not in ROUNDING):
+            raise InputError(
+                f"compress = {self.compress!r} with solver {self.name!r}",
+                code="WRONG_VALUE",
+                rule=f"compress is one of {', '.join(KINDS)}, with the solvers "
+                f"{' and '.join(ROUNDING)}: the others compute curvature from exact sums",
+                next='use solver "gd", or leave compress out',
+            )
+
+    def to_data(self) -> dict[str, Any]:
+        """Plain data; what is not rounded is written as ever."""
+        return {name: value for name, value in vars(self).items() if name != "compress" or value}
 
 
 @dataclass(frozen=True)
@@ -106,7 +129,7 @@ class Spec:
             "l1": self.l1,
             "rows": dict(self.rows),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
-            "solver": dict(vars(self.solver)),
+            "solver": self.solver.to_data(),
         }
 
     @staticmethod

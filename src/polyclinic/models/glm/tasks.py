@@ -130,7 +130,8 @@ class DerivativesTask(Exposed):
             Leaf("loss", (m,), "loss", support="weights"),
         ]
         if order >= 1:
-            leaves.append(Leaf("gradient", (m, size), "gradient", support="weights"))
+            gradient = Leaf("gradient", (m, size), "gradient", support="weights", lossy=True)
+            leaves.append(gradient)
         if order == 2:
             packed = size * (size + 1) // 2
             leaves.append(Leaf("hessian", (m, packed), "Hessian", support="weights"))
