@@ -79,6 +79,11 @@ class Scope:
         require(0 <= plan.round <= self.rounds, "more rounds than the study has")
         require(plan.version == 1, "another version of the step")
 
+    def _rounding(self, plan: Plan) -> str:
+        """How a step of a study is rounded: gradient rounds as the study says, nothing else."""
+        gradients = plan.task == "glm.derivatives" and plan.values.get("order") == 1
+        return self.spec.solver.compress if gradients else ""
+
     @property
     def _study(self) -> Study:
         study = self.paper.study
@@ -197,6 +202,7 @@ class Scope:
         require(codec.digest(plan.cohort) == codec.digest(self.cohort.to_data()), "other patients")
         if plan.combine == "collect":
             require(plan.task in self.collected, f"{plan.task} by name is no step of it")
+        require(plan.compress == self._rounding(plan), "rounded in another way")
         self.tasks[plan.task](plan)
 
     def _design(self, data: Mapping[str, Any]) -> int:

@@ -17,6 +17,7 @@ from polyclinic.privacy import noisy
 if TYPE_CHECKING:
     from polyclinic.governance.scope import Scope
 
+ROUNDED = {"float16": "16 bits", "int8": "8 bits"}
 NAMES = {
     "logistic": "logistic regression",
     "linear": "linear regression",
@@ -28,7 +29,7 @@ NAMES = {
 
 
 def summary(scope: Scope) -> dict[str, Any]:
-    """reads, computes, leaves, once, rounds, cost, steps; see `polyclinic site review`."""
+    """reads, computes, round, rounded, once, rounds, cost, steps; see `polyclinic site review`."""
     study = scope.paper.study
     if isinstance(study, Session):
         algorithms = [NAMES[name] for name in study.session.algorithms]
@@ -36,6 +37,7 @@ def summary(scope: Scope) -> dict[str, Any]:
             "reads": stored(study.session.columns, scope.paper.codebook),
             "computes": algorithms,
             "round": None,
+            "rounded": "",
             "once": [],
             "rounds": None,
             "cost": "",
@@ -48,6 +50,7 @@ def summary(scope: Scope) -> dict[str, Any]:
         "reads": stored((*scope.columns, *where), scope.paper.codebook),
         "computes": _computes(scope, study),
         "round": _numbers(scope),
+        "rounded": ROUNDED.get(scope.spec.solver.compress, ""),
         "once": _once(scope, study),
         "rounds": scope.rounds,
         "cost": "" if noise is None else f"epsilon {noise.epsilon:g}, delta {noise.delta:g}",

@@ -18,6 +18,7 @@ from pydantic import (
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.data.toml import load_toml
+from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
 from polyclinic.privacy.dp import DifferentialPrivacy
 
 RESTART = "restart_without"
@@ -75,7 +76,10 @@ class ModelSection(_Section):
 
 
 class SolverSection(_Section):
-    """[solver]"""
+    """[solver]
+
+    compress  of gd and sgd: gradients leave hospitals rounded, and what is lost is sent later
+    """
 
     name: Literal["newton", "lbfgs", "gd", "sgd"] = "newton"
     max_rounds: Annotated[int | None, Field(gt=0)] = None
@@ -84,10 +88,19 @@ class SolverSection(_Section):
     batch: Annotated[float | None, Field(gt=0, le=1)] = None
     decay: Annotated[float | None, Field(ge=0)] = None
     warm_rows: Annotated[int | None, Field(ge=0)] = None
+    compress: Literal["float16", "int8"] | None = None
+
+    @field_validator("compress")
+    @classmethod
+    def _of_gradients(cls, compress: str | None, others: ValidationInfo) -> str | None:
+        if compress is not None and others.data.get("name") not in ROUNDING:
+            raise ValueError(NOT_ROUNDING)
+        return compress
 
     @property
-    def options(self) -> dict[str, float]:
-        given = {name: getattr(self, name) for name in ("step", "batch", "decay", "warm_rows")}
+    def options(self) -> dict[str, Any]:
+        names = ("step", "batch", "decay", "warm_rows", "compress")
+        given = {name: getattr(self, name) for name in names}
         return {name: value for name, value in given.items() if value is not None}
 
 
@@ -263,6 +276,17 @@ class Study(_Section):
     evaluation: Annotated[EvaluationSection, Field(validate_default=True)] = EvaluationSection()
     output: OutputSection = OutputSection()
 
+    @field_validator("privacy")
+    @classmethod
+    def _rounding_fits(cls, privacy: PrivacySection, others: ValidationInfo) -> PrivacySection:
+        solver = others.data.get("solver")
+        if solver is not None and solver.compress is not None:
+            if privacy.secure_sums is True:
+                raise ValueError(f"{MASKED}: leave [solver] compress out, or secure_sums")
+            if privacy.noise is not None:
+                raise ValueError(f"{NOISY}: leave [solver] compress out, or epsilon and delta")
+        return privacy
+
     @field_validator("evaluation")
     @classmethod
     def _folds_would_spend(
@@ -278,8 +302,10 @@ class Study(_Section):
 
     @property
     def hash(self) -> str:
-        """Of every setting except where the output goes."""
+        """Of every setting except where the output goes; of what is not rounded as ever."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
+        if self.solver.compress is None:
+            del content["solver"]["compress"]
         return codec.digest(content)
 
     @property

@@ -134,6 +134,9 @@ def _would_leave(paper: Paper, found: dict[str, Any], patients: int) -> Iterator
     noise = " with noise" if found["cost"] else ""
     first = f"a round: {found['round']:,} sums{noise} over {patients:,} patients, {seen}"
     yield from _line("would leave", first)
+    if found["rounded"]:
+        text = f"gradients are rounded to {found['rounded']}; what is lost is sent later"
+        yield from _line("", text)
     yield from _line("", f"once: {'; '.join(found['once'])}")
     yield from _line("", f"at most {found['rounds']:,} different questions")
 

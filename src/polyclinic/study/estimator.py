@@ -24,12 +24,12 @@ from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
-from polyclinic.models.glm.spec import MAX_ROUNDS
 from polyclinic.privacy.dp import DifferentialPrivacy, parse_privacy
 from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.faces import Shown
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites
+from polyclinic.study.solver import solver_of
 
 if TYPE_CHECKING:
     from polyclinic.study.evaluate import Evaluated
@@ -62,7 +62,7 @@ class Regression(Shown):
         solver: str = "newton",
         max_rounds: int | None = None,
         tolerance: float = 1e-10,
-        solver_options: dict[str, float] | None = None,
+        solver_options: dict[str, Any] | None = None,
         random_state: int = 0,
     ) -> None:
         self.l2 = l2
@@ -114,6 +114,7 @@ class Regression(Shown):
         """
         engine = engine or Embedded()
         noise, secure = parse_privacy(privacy)
+        self._solver(secure is not None, noise is not None)
         if isinstance(X, Sites):
             self._privacy = noise
             sums: Sums = "secure" if secure else "auto"
@@ -256,16 +257,6 @@ class Regression(Shown):
             raise InputError(
                 "a penalty is negative", code="NEGATIVE_PENALTY", rule="l1 and l2 are 0 or more"
             )
-        options: dict[str, Any] = dict(self.solver_options or {})
-        rounds = self.max_rounds or MAX_ROUNDS.get(self.solver, 25)
-        try:
-            solver = Solver(self.solver, max_rounds=rounds, tolerance=self.tolerance, **options)
-        except TypeError:
-            raise InputError(
-                f"solver_options: {', '.join(options)}",
-                code="UNKNOWN_OPTION",
-                rule="options: step, batch, decay, warm_rows",
-            ) from None
         return Spec(
             design,
             family,
@@ -273,7 +264,13 @@ class Regression(Shown):
             float(self.l2),
             float(self.l1),
             self._class_weight(),
-            solver=solver,
+            solver=self._solver(),
+        )
+
+    def _solver(self, secure: bool = False, noise: bool = False) -> Solver:
+        options = self.solver_options
+        return solver_of(
+            self.solver, self.max_rounds, self.tolerance, options, secure=secure, noise=noise
         )
 
     def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:

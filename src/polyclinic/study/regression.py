@@ -96,7 +96,8 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
     max_rounds : a bound on passes over the data; None: 25, 500, 5000, 500 for the four solvers.
     tolerance : stop when a step would move the standard errors by no more than this share
         (newton), or a coefficient by no more than this many standard errors (the others).
-    solver_options : "step", "batch", "decay" of gd and sgd, "warm_rows" of newton.
+    solver_options : "step", "batch", "decay" of gd and sgd, "warm_rows" of newton; "compress" of
+        gd and sgd: "int8" or "float16", gradients leave sites rounded and what is lost later.
     random_state : seed of everything random (samples of rows).
     class_weight : None, "balanced" (from summed label counts), or {class: weight}.
 
@@ -125,7 +126,7 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
         solver: str = "newton",
         max_rounds: int | None = None,
         tolerance: float = 1e-10,
-        solver_options: dict[str, float] | None = None,
+        solver_options: dict[str, Any] | None = None,
         random_state: int = 0,
         class_weight: Any = None,
     ) -> None:

@@ -34,6 +34,7 @@ Floats = NDArray[np.float64]
 MEMORY = 10
 BACKTRACK = np.array([0.5, 0.25, 0.1, 0.03, 0.01, 1e-3, 1e-5])
 STALLED = 1e-6
+FLAT = 1e-13  # share of a loss by which rounding changes it
 CURVATURE = {"binomial": 0.25, "multinomial": 0.5}  # bound per row; else 1
 
 
@@ -109,13 +110,25 @@ class GradientDescent:
         plan = self.scale.plan(self._candidates(state), 1, "gradient round")
         return _rounded(self.scale, state, plan)
 
+    def _best(self, total: Total, candidates: Floats, losses: Floats) -> int:
+        """The candidate of the smallest loss. Where losses differ by rounding only, and gradients
+        are rounded as well, that choice lets the step drift: there the smallest gradient decides.
+        """
+        best = int(np.argmin(losses))
+        if not self.scale.spec.solver.compress:
+            return best
+        close = np.flatnonzero(losses <= losses[best] + FLAT * abs(losses[best]))
+        points = {int(i): self.scale.point(total, candidates[i], index=int(i)) for i in close}
+        sizes = {i: np.linalg.norm(point.gradient) for i, point in points.items() if point}
+        return min(sizes, key=sizes.__getitem__, default=best)
+
     def update(self, state: State, plan: Plan, total: Total) -> State:
         solver, rounds = self.scale.spec.solver, state["rounds"] + 1
         candidates = self._candidates(state)
         losses = self.scale.losses(total, candidates)
-        best = int(np.argmin(losses))
+        best = self._best(total, candidates, losses)
         first = state["objective"] is None
-        if not first and losses[best] > state["objective"] + 1e-13 * abs(state["objective"]):
+        if not first and losses[best] > state["objective"] + FLAT * abs(state["objective"]):
             end = "max_rounds" if rounds >= solver.max_rounds else ""
             return {**state, "eta": state["eta"] * 0.25, "rounds": rounds, "end": end}
         point = self.scale.point(total, candidates[best], index=best)

@@ -16,6 +16,12 @@ from polyclinic.models.glm.family import MULTINOMIAL
 
 SOLVERS = ("newton", "lbfgs", "gd", "sgd")
 ROUNDING = ("gd", "sgd")  # solvers that go on with a gradient that rounding has changed
+NOT_ROUNDING = (
+    'only the solvers "gd" and "sgd" go on with rounded gradients; the others build curvature from '
+    "differences of exact sums"
+)
+MASKED = "masked numbers do not shrink: secure sums are whole numbers of 128 bits, rounded or not"
+NOISY = "noise is measured against exact sums, not against rounded ones"
 MAX_ROUNDS = {"newton": 25, "lbfgs": 500, "gd": 5000, "sgd": 500}  # where nobody says another
 
 
@@ -52,9 +58,8 @@ class Solver:
             raise InputError(
                 f"compress = {self.compress!r} with solver {self.name!r}",
                 code="WRONG_VALUE",
-                rule=f"compress is one of {', '.join(KINDS)}, with the solvers "
-                f"{' and '.join(ROUNDING)}: the others compute curvature from exact sums",
-                next='use solver "gd", or leave compress out',
+                rule=f"compress is one of {', '.join(KINDS)}; {NOT_ROUNDING}",
+                next='use solver = "gd", or leave compress out',
             )
 
     def to_data(self) -> dict[str, Any]:
