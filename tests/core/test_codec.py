@@ -21,7 +21,7 @@ scalars = st.one_of(
     st.text(max_size=8),
     st.floats(allow_nan=False, allow_infinity=False),
 )
-arrays = st.sampled_from(["f8", "i8", "u8", "b1", "f4"]).flatmap(
+arrays = st.sampled_from(["f8", "i8", "u8", "b1", "f4", "f2", "i4", "i2", "i1"]).flatmap(
     lambda kind: hnp.arrays(np.dtype(kind), hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
 )
 keys = st.text(max_size=6).filter(lambda text: text != "$array")
@@ -90,7 +90,7 @@ def test_special_floats_travel_in_arrays_only():
         1j,
         b"x",
         {"a": {1, 2}},
-        np.array([1], dtype=np.int32),
+        np.array([1], dtype=np.uint16),
         np.datetime64("2020-01-01"),
     ],
 )

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -107,3 +109,57 @@ def test_once_computes_once_per_plan():
         assert plan.once("x", lambda: made.append(1) or "value") == "value"
     assert plan.at(1, "").once("x", lambda: "fresh") == "fresh"
     assert made == [1]
+
+
+ROUNDED = replace(PLAN, compress="int8", base="b" * 64, row=2, _derived={})
+
+
+def test_a_plan_without_rounding_has_the_bytes_and_hashes_that_it_always_had():
+    """Ledgers hold releases under these: with another hash noise would be drawn anew."""
+    assert "compress" not in PLAN.to_data()
+    assert PLAN.content_hash == "1466f0ce5d9e238bb511805ca0045d04ac53e528141a62ddd812256dc9fd57be"
+    assert (
+        PLAN.at(3, "f" * 64).round_hash
+        == "42d04f31ab31006b0b3fd8e07752934c600d862b538d3b02097518668b1b2afc"
+    )
+
+
+def test_rounding_is_part_of_the_content_but_not_of_the_question():
+    back = Plan.from_bytes(ROUNDED.to_bytes())
+    assert (back.compress, back.base, back.row) == ("int8", "b" * 64, 2)
+    others = [
+        replace(ROUNDED, _derived={}, **one)
+        for one in ({"compress": "float16"}, {"base": ""}, {"row": 0}, {"compress": ""})
+    ]
+    assert len({plan.content_hash for plan in (ROUNDED, *others)}) == 5
+    assert {plan.question for plan in (ROUNDED, *others)} == {PLAN.question}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"compress": "int4"},
+        {"compress": ""},
+        {"compress": None},
+        {"compress": ["int8"]},
+        {"base": None},
+        {"base": "b" * 301},
+        {"row": -1},
+        {"row": True},
+        {"row": 1.0},
+        {"combine": "collect"},
+        {"more": 1},
+    ],
+)
+def test_a_wrong_rounding_is_refused(wrong):
+    with pytest.raises(CodecError) as caught:
+        Plan.from_data({**ROUNDED.to_data(), **wrong})
+    assert caught.value.code == "BAD_MESSAGE"
+
+
+@pytest.mark.parametrize("absent", ["compress", "base", "row"])
+def test_half_a_rounding_is_refused(absent):
+    data = ROUNDED.to_data()
+    del data[absent]
+    with pytest.raises(CodecError):
+        Plan.from_data(data)

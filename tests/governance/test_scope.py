@@ -87,6 +87,11 @@ STUDIES = {  # beside the plain logistic model, whose plans `heart_plans` has
     "gd": study(
         solver={"name": "gd", "max_rounds": 10}, evaluation=PLAIN, privacy=TOTALS, formula=AGE
     ),
+    "rounded": study(
+        solver={"name": "gd", "max_rounds": 4, "compress": "int8"},
+        evaluation={"folds": 2, "thresholds": [0.2]},
+        formula=AGE,
+    ),
     "sgd": study(
         solver={"name": "sgd", "max_rounds": 10, "batch": 0.2},
         seed=4,
@@ -107,6 +112,26 @@ def covered(scope, plans):
     refused = {(plan.task, plan.combine, scope.refuses(plan)) for plan in plans}
     assert {note for *_, note in refused} == {""}, refused
     assert 0 < len({plan.content_hash for plan in plans}) <= scope.rounds
+
+
+def test_gradients_are_rounded_as_the_study_says_and_nothing_else_is(hearts, tmp_path, monkeypatch):
+    asked, names = STUDIES["rounded"], hearts.names
+    scope = scope_of(asked, hearts.codebook, names)
+    plain = scope_of(STUDIES["gd"], hearts.codebook, names)
+    plans = recorded(asked, hearts, tmp_path / "run", monkeypatch)
+    rounded = [plan for plan in plans if plan.compress]
+    others = [plan for plan in plans if not plan.compress]
+    assert {plan.compress for plan in rounded} == {"int8"}
+    assert {(plan.task, plan.values["order"]) for plan in rounded} == {("glm.derivatives", 1)}
+    assert any(plan.base for plan in rounded)
+    for plan in rounded:
+        assert plain.refuses(plan) == "rounded in another way"
+        for kind in ("", "float16"):
+            other = replace(plan, compress=kind, _derived={})
+            assert scope.refuses(other) == "rounded in another way"
+    for plan in others:
+        if plan.combine == "sum":
+            assert scope.refuses(replace(plan, compress="int8", _derived={}))
 
 
 SLOW = ("balanced", "gamma", "classes", "lbfgs", "gd", "sgd", "warm", "secure")

@@ -134,6 +134,7 @@ NUMBER, LEVELS = Column("a", "number", bound=16.0), Column("c", "category", ("0"
 OTHER = Column("b", "number", bound=16.0)
 EVENT = Column("event", "binary", ("0", "1"))
 lbfgs, gd = Solver("lbfgs", max_rounds=500), Solver("gd", max_rounds=5000, tolerance=1e-8)
+rounding = Solver("gd", max_rounds=5000, tolerance=1e-8, compress="int8")
 ALGORITHMS = {
     "linear": Line(lambda: glm(spec("number", "gaussian")), coefficients_and_errors,
                    reference("number", sm.families.Gaussian())),
@@ -144,6 +145,9 @@ ALGORITHMS = {
                             1e-7),
     "logistic, gd": Line(lambda: glm(spec("event", "binomial", 2, solver=gd)),
                          coefficients_and_errors, reference("event", sm.families.Binomial()), 1e-6),
+    "logistic, gd rounded": Line(lambda: glm(spec("event", "binomial", 2, solver=rounding)),
+                                 coefficients_and_errors,
+                                 reference("event", sm.families.Binomial()), 1e-6),
     "poisson": Line(lambda: glm(spec("count", "poisson")), coefficients_and_errors,
                     reference("count", sm.families.Poisson())),
     "gamma": Line(lambda: glm(spec("cost", "gamma")), coefficients_and_errors,
