@@ -67,6 +67,12 @@ def test_a_long_name_leaves_no_line_wider_than_a_terminal(world):
     assert wide == [], text
 
 
+def test_rounding_is_said_in_plain_words(world):
+    solver = {"name": "gd", "compress": "int8"}
+    world.offer(world.paper(study("ill ~ age", solver=solver)))
+    assert "gradients are rounded to 8 bits; what is lost is sent later" in said(world)
+
+
 def test_a_policy_that_would_refuse_is_shown_with_its_rules(world):
     world.offer(world.paper(study("ill ~ age + ward")))
     home = world.homes["north"]

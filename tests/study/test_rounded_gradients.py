@@ -44,10 +44,9 @@ def test_the_optimum_and_its_errors_are_those_of_exact_sums(hearts, newton, kind
 def test_without_what_rounding_took_off_there_is_no_such_optimum(hearts, newton, monkeypatch):
     monkeypatch.setattr(firstorder, "_used", lambda plan, row: {})
     found = fitted(hearts, "int8")
-    assert found.result_.end != "converged"
-    coef = newton.summary()
-    far = np.abs(found.summary()["coef"] - coef["coef"]) / coef["se"]
-    assert far.max() > 1e-4
+    table = newton.summary()
+    far = np.abs(found.summary()["coef"] - table["coef"]) / table["se"]
+    assert far.max() > 0.01  # with it: 1e-8
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
