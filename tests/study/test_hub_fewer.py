@@ -123,7 +123,7 @@ def test_before_the_first_round_it_goes_on_without_and_says_so(world, three, clo
     # Handed in again with all four: the others keep to their three.
     again = hubrun.submit(world.home, study_of(**CHEAP, output={"report": ["html"]}))
     assert again.id != run.id
-    assert driver(world, again, clock).drive() == hubstore.FAILED
+    assert driver(world, again, clock).drive() == hubstore.REFUSED
     assert "MEMBERSHIP_CHANGED" in world.home.store.run(again.id).detail
 
 
