@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -140,6 +141,16 @@ def test_wrong_options_and_unwritable_folder(data_dir, tmp_path):
     (tmp_path / "file").write_text("in the way")
     done = polyclinic("run", "study.toml", "--out", "file/run", cwd=tmp_path)
     assert done.returncode == 4 and "CANNOT_WRITE" in done.stderr
+
+
+def test_the_version_is_said(tmp_path):
+    done = polyclinic("--version", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout == f"polyclinic {version('polyclinic')}\n"
+
+
+def test_a_folder_of_another_account_is_named(tmp_path):
+    done = polyclinic("hub", "init", "heart", cwd=tmp_path, POLYCLINIC_HOME="/sys/nobody")
+    assert done.returncode == 2 and "/sys/nobody" in done.stderr and "NO_ACCESS" in done.stderr
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(data_dir, tmp_path):

@@ -35,6 +35,11 @@ def test_nothing_saved_is_none(tmp_path):
     assert Checkpoint(tmp_path / "no" / "state").load() is None
 
 
+def test_a_name_that_no_disk_takes_is_an_error_for_people(tmp_path):
+    with pytest.raises(Stopped, match="CANNOT_WRITE"):
+        Checkpoint(tmp_path / ("x" * 300)).save(STATE)
+
+
 def test_every_flipped_bit_is_found(saved):
     whole, draw = saved.path.read_bytes(), random.Random(4)
     places = [*range(0, 64), *(draw.randrange(len(whole)) for _ in range(200)), len(whole) - 1]

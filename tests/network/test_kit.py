@@ -66,6 +66,30 @@ def test_nobody_has_a_right_and_no_job_may_name_a_class(written):
         assert all(text.startswith(f"{folder}/") for text in places)
 
 
+def test_a_kit_that_was_moved_is_written_anew_with_its_own_keys(written, tmp_path):
+    for name, kind in (("hub", "server"), ("a", "client")):
+        old = written.hub if name == "hub" else written.folder / name
+        new = tmp_path / name
+        shutil.copytree(old, new)
+        key = (new / f"startup/{kind}.key").read_bytes()
+        arguments = {"state": "elsewhere"}
+        kit.settle_kit(new, arguments)
+        kit.check_kit(new)
+        assert kit.read_kit(new)["arguments"] == arguments
+        assert (new / f"startup/{kind}.key").read_bytes() == key
+        assert str(old) not in "".join(p.read_text() for p in new.rglob("*.json"))
+
+
+def test_a_kit_that_was_moved_and_edited_is_refused(written, tmp_path):
+    shutil.copytree(written.hub, tmp_path / "hub")
+    edit(tmp_path / "hub/local/resources.json", lambda v: v.update(allow_log_streaming=True))
+    before = (tmp_path / "hub/local/resources.json").read_bytes()
+    with pytest.raises(InputError, match="KIT_CHANGED") as found:
+        kit.settle_kit(tmp_path / "hub", {})
+    assert "allow_log_streaming" in found.value.what
+    assert (tmp_path / "hub/local/resources.json").read_bytes() == before
+
+
 def strings(value):
     if isinstance(value, str):
         return [value]
@@ -157,6 +181,10 @@ def written_by(folder, version):
     edit(folder / "kit.json", lambda v: v.update(version=version))
 
 
+def settled(folder):
+    return kit.settle_kit(folder, kit.read_kit(folder)["arguments"])
+
+
 def everything(folder):
     return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -169,10 +197,10 @@ def test_a_kit_of_another_version_is_written_anew_with_its_keys(kits, name):
     (folder / "local/privacy.json").write_text("{}")
     written_by(folder, "0.0.9")
     assert "written by Polyclinic 0.0.9" in refused(folder)
-    assert kit.renew_kit(folder) == "0.0.9"
+    assert settled(folder) == "0.0.9"
     kit.check_kit(folder)
     assert everything(folder) == before
-    assert kit.renew_kit(folder) is None
+    assert settled(folder) is None
 
 
 @pytest.mark.parametrize("name", LOOSENED)
@@ -181,13 +209,13 @@ def test_who_edits_the_version_of_a_loosened_kit_gains_nothing(kits, name):
     before = everything(folder)
     path, change, _ = LOOSENED[name]
     edit(folder / path, change)
-    assert kit.renew_kit(folder) is None  # of this version: left as it is, and refused
+    assert settled(folder) is None  # of this version: left as it is, and refused
     refused(folder)
     (folder / "local/custom").mkdir()
     (folder / "local/custom/x.py").write_text("import os")
     (folder / "startup/more__resources.json").symlink_to("/etc/passwd")
     written_by(folder, "9.9")
-    kit.renew_kit(folder)
+    settled(folder)
     assert everything(folder) == before
     kit.check_kit(folder)
 
@@ -201,7 +229,7 @@ def test_a_kit_whose_key_others_could_read_is_not_taken_over(kits):
         written_by(folder, "0.0.9")
         spoil()
         with pytest.raises(InputError, match="KIT_CHANGED"):
-            kit.renew_kit(folder)
+            settled(folder)
 
 
 def test_the_process_itself_refuses_a_loosened_kit(kits):

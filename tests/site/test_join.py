@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import threading
 from datetime import UTC, datetime, timedelta
@@ -13,10 +14,10 @@ import pytest
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.read import read_table
-from polyclinic.engines.flare.kit import check_kit
+from polyclinic.engines.flare.kit import check_kit, settle_kit
 from polyclinic.governance.chain import entries
 from polyclinic.governance.home import SiteHome
-from polyclinic.site import service as site_service
+from polyclinic.site import service
 from polyclinic.site.agent import Agent
 from polyclinic.site.data import Joined
 from polyclinic.site.join import join, read_invite
@@ -96,7 +97,7 @@ def test_a_join_makes_keys_here_and_a_kit_that_checks(here, hub):
 def test_a_start_after_an_upgrade_writes_the_kit_anew_and_says_so_in_the_log(here, hub):
     _, invite, go = here
     home = go(invite()).home
-    both = ((home.folder / "kit", lambda: site_service._see_to_kit(home)),)
+    both = ((home.folder / "kit", lambda: service._see_to_kit(home)),)
     both += ((hub[0].kit, lambda: hubservice._see_to_kit(hub[0])),)
     for kit, see in both:
         rights = kit / "local/authorization.json"
@@ -223,6 +224,35 @@ def test_joining_again_keeps_the_keys_of_other_hospitals(here):
     joined = Joined.load(home.folder)
     Joined(**{**vars(joined), "pinned": pinned}).save(home.folder)
     assert go(invite()).joined.pinned == pinned
+
+
+def test_a_folder_with_other_things_is_not_taken(here, tmp_path):
+    _, invite, go = here
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "va.invite").write_text("in the way")
+    with pytest.raises(InputError, match="SITE_EXISTS"):
+        go(invite(), home=tmp_path / "full")
+
+
+def test_a_folder_restored_elsewhere_is_whole_by_itself(here, tmp_path):
+    _, invite, go = here
+    old = go(invite()).home.folder
+    new = SiteHome(shutil.copytree(old, tmp_path / "restored"))
+    shutil.rmtree(old)
+    joined = Joined.load(new.folder)
+    assert joined.schema == new.folder / "codebook.toml" and joined.codebook().columns
+    settle_kit(service.kit_of(new), service.kit_arguments(new.folder))
+    check_kit(service.kit_of(new))
+    written = "".join(path.read_text() for path in (new.folder / "kit").rglob("*.json"))
+    assert str(old) not in written and str(new.folder) in written
+
+
+def test_rows_that_the_account_may_not_read_are_named(here, monkeypatch):
+    folder, _, _ = here
+    codebook = Codebook.load(folder / "wards.toml")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(InputError, match="may not be read by this account"):
+        read_table(folder / "north.csv", codebook, "north")
 
 
 def test_rows_come_from_a_folder_or_a_database(here):

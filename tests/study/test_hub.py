@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -38,6 +40,26 @@ def test_a_hub_is_made_whole_and_private(tmp_path, monkeypatch):
     from polyclinic.engines.flare.kit import check_kit
 
     check_kit(home.kit)
+
+
+def test_a_hub_that_was_moved_starts_from_its_new_place(tmp_path):
+    from polyclinic.engines.flare.kit import check_kit
+
+    home = HubHome(tmp_path / "test").init()
+    moved = HubHome(shutil.copytree(home.folder, tmp_path / "backup" / "test"))
+    with pytest.raises(InputError, match="KIT_CHANGED"):
+        check_kit(moved.kit)
+    moved.settle()
+    check_kit(moved.kit)
+    shown = (moved.kit / "kit.json").read_text()
+    assert str(moved.folder) in shown and str(home.folder) not in shown
+    certificate = (moved.kit / "startup/server.crt").read_bytes()
+    moved.settle()
+    assert (moved.kit / "startup/server.crt").read_bytes() == certificate
+    shutil.rmtree(moved.kit)
+    moved.settle()
+    check_kit(moved.kit)
+    assert (moved.kit / "startup/server.crt").read_bytes() != certificate
 
 
 @pytest.mark.parametrize(
@@ -182,8 +204,11 @@ def test_the_supervisor_starts_a_driver_and_only_one(home):
     first._reap()
     first._failed.clear()
     assert first.step() == ["heart"]
-    first._children["heart"][0].kill()
-    first._children["heart"][0].wait()
+    while not lock.holder() and time.monotonic() < until + 10.0:
+        time.sleep(0.02)
+    Supervisor(home).stop()  # also one that was started before it
+    assert lock.wait_free(5.0)
+    assert first._children["heart"][0].wait() == -signal.SIGTERM
 
 
 def test_a_driver_that_cannot_start_is_tried_less_often(home):

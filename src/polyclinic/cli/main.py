@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from polyclinic.cli import hub, show, site, try_
-from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.errors import InputError, PolyclinicError
 
 app = typer.Typer(
     name="polyclinic",
@@ -29,10 +30,25 @@ app.add_typer(site.app, name="site")
 app.add_typer(try_.app, name="try")
 app.add_typer(hub.app, name="hub")
 _debug = False
+CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY)
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"polyclinic {version('polyclinic')}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool,
+    typer.Option("--version", help="Show the version.", callback=_say_version, is_eager=True),
+]
 
 
 @app.callback()
-def options(debug: Debug = False) -> None:
+def options(debug: Debug = False, version: Version = False) -> None:
     """What every command understands."""
     global _debug
     _debug = _debug or debug
@@ -180,7 +196,6 @@ def datasets() -> None:
 def explain(code: Annotated[str, typer.Argument(help="An error code.")]) -> None:
     """The rule and the next step behind an error code that crossed a hospital's border."""
     from polyclinic.core.codes import NEXT, RULES
-    from polyclinic.core.errors import InputError
 
     if code not in RULES:
         raise InputError(
@@ -236,8 +251,22 @@ def main() -> None:
             _usage(error)
         if _debug:
             raise
-        show.unexpected(error)
-        sys.exit(1)
+        _unplanned(error)
+
+
+def _unplanned(error: Exception) -> None:
+    if isinstance(error, OSError) and error.errno in CLOSED and error.filename:
+        closed = InputError(
+            f"{error.filename}: {error.strerror}",
+            code="NO_ACCESS",
+            rule="the account that runs this reads and writes its own folders",
+            next="run it as the account to which they belong, or look at their owner and mode",
+            kept="what was written before",
+        )
+        show.error(closed)
+        sys.exit(closed.exit_code)
+    show.unexpected(error)
+    sys.exit(1)
 
 
 def _usage(error: Any) -> None:

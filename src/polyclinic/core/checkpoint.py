@@ -72,9 +72,9 @@ def write_atomic(path: Path, data: bytes) -> None:
         raise Stopped(
             f"{path}: {error.strerror or error}",
             code="CANNOT_WRITE",
-            rule="the state is saved after every round, whole or not at all",
-            next="free some space or choose another folder, then run again with --resume",
-            kept="everything up to the round before" if path.exists() else "nothing yet",
+            rule="a file is written whole or not at all, the state of a run after every round",
+            next="free some space or choose another folder, then run again; a run with --resume",
+            kept="the file as it was before" if os.path.exists(path) else "nothing yet",
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,23 @@ def open_file(path: str | Path, codebook: Codebook, site: str, table: str = "") 
 
 def _files(path: Path, site: str) -> list[Path]:
     """The file, or those of a folder in the order of their names."""
-    if path.is_file():
-        return [path]
-    files = [one for one in sorted(path.glob("*")) if one.suffix.lower() in (*TEXT, *PARQUET)]
+    try:
+        whole = path.is_file()
+        files = [path] if whole else sorted(path.glob("*"))
+        closed = [one for one in files if not os.access(one, os.R_OK)]
+    except PermissionError:
+        closed = [path]
+    if closed:
+        raise InputError(
+            f"{site}: {closed[0]} may not be read by this account",
+            code="NO_FILE",
+            site=site,
+            rule="the account that runs this reads the hospital's file and the folders above it",
+            next="let it read them; a systemd service with ProtectHome=yes sees nothing in /home",
+        )
+    if whole:
+        return files
+    files = [one for one in files if one.suffix.lower() in (*TEXT, *PARQUET)]
     if not files:
         there = "holds no CSV or Parquet file" if path.is_dir() else "is not there"
         raise InputError(

@@ -31,11 +31,16 @@ def load_toml(path: str | Path, model: type[Model]) -> Model:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        closed = isinstance(error, PermissionError)
         raise InputError(
             f"{path}: {reason}",
             code="NO_FILE",
-            rule="the file is UTF-8 TOML",
-            next="check the path",
+            rule="the file and its folder are open to the account that runs this"
+            if closed
+            else "the file is UTF-8 TOML",
+            next="give the account a copy of its own, where it may read"
+            if closed
+            else "check the path",
             kept=NOTHING_READ,
         ) from None
     try:

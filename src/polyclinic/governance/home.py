@@ -124,7 +124,7 @@ class SiteHome:
                 f"{self.folder}: {what}",
                 code="NO_SITE",
                 rule="a site's folder is made once, by polyclinic site init",
-                next="check the path, or set the site up first",
+                next="name its folder: --home DIR or POLYCLINIC_SITE; or set the site up first",
             )
         return name
 

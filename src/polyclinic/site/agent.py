@@ -50,6 +50,7 @@ from polyclinic.site.data import Joined, write_private
 from polyclinic.site.inbox import Inbox, agent_log
 from polyclinic.site.runs import NAME, RunNames
 
+VERSION = version("polyclinic")  # of the program that runs, whatever is installed since
 NOTE = 0  # number of a frame that is told, not asked
 FRAME = struct.Struct("<QQ")
 ROOM = 8192  # bytes for the signed head of an answer
@@ -194,7 +195,7 @@ class Agent:
         policy = self.home.policy().policy
         return {
             "site": self.name,
-            "version": version("polyclinic"),
+            "version": VERSION,
             "protocol": PROTOCOL,
             "public": self.home.identity.public.hex(),
             "codebook": self.table.codebook.content_hash,

@@ -73,12 +73,13 @@ class Joined:
                 f"{folder}: this site has not joined a hub",
                 code="NOT_JOINED",
                 rule="a site joins a hub with the invite that the coordinator has sent",
-                next="polyclinic site join INVITE --data FILE --schema CODEBOOK",
+                next="name its folder: --home DIR or POLYCLINIC_SITE; or join: "
+                "polyclinic site join INVITE --data FILE --schema CODEBOOK",
             )
         found: _File = load_toml(path, _File)
         return Joined(
             Path(found.data),
-            Path(found.schema_file),
+            folder.resolve() / found.schema_file,  # this folder's own copy, wherever it lies now
             found.hub,
             found.host,
             found.port,
@@ -90,10 +91,11 @@ class Joined:
 
     def save(self, folder: Path) -> None:
         """Write it, whole or not at all, for the owner only."""
+        here = folder.resolve()
         values: dict[str, Any] = {
             "format": 1,
             "data": str(self.data),
-            "schema_file": str(self.schema),
+            "schema_file": self.schema.name if self.schema.parent == here else str(self.schema),
             "table": self.table,
             "cores": self.cores,
             "hub": self.hub,

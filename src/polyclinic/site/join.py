@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -32,6 +31,7 @@ from polyclinic.governance.paper import PROTOCOL
 from polyclinic.governance.signing import unhex
 from polyclinic.privacy.policy import Policy
 from polyclinic.site.data import Joined, write_private
+from polyclinic.site.service import kit_arguments
 
 SECONDS = 30.0
 LONGEST = 64_000
@@ -166,8 +166,8 @@ def join(
 
 
 def _check_home(site: SiteHome, invite: _Invite) -> None:
-    """A folder that is there is this site's."""
-    if not site.folder.exists() or (site.folder.is_dir() and not any(site.folder.iterdir())):
+    """A folder that is a site's is this site's; `init` refuses one that holds other things."""
+    if not (site.folder / "site.toml").exists():
         return
     if site.name != invite.site:
         raise InputError(
@@ -265,8 +265,7 @@ def _write_kit(folder: Path, invite: _Invite, key: bytes, certificate: bytes) ->
     """The FLARE client's folder; written anew where a join was broken off."""
     from polyclinic.engines.flare.kit import write_client_kit
 
-    log = folder / "log"
-    log.mkdir(mode=0o700, exist_ok=True)
+    (folder / "log").mkdir(mode=0o700, exist_ok=True)
     write_client_kit(
         folder / "kit",
         hub=invite.hub,
@@ -276,6 +275,5 @@ def _write_kit(folder: Path, invite: _Invite, key: bytes, certificate: bytes) ->
         ca=invite.ca.encode(),
         cert=certificate,
         key=key,
-        agent=[sys.executable, "-P", "-m", "polyclinic.site.agent", str(folder)],
-        state=log / "state.json",
+        **kit_arguments(folder),
     )

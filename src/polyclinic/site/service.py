@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -55,6 +56,13 @@ class Status:
 def kit_of(home: SiteHome) -> Path:
     """The folder of the site's FLARE client."""
     return home.folder.resolve() / "kit"
+
+
+def kit_arguments(folder: Path) -> dict[str, Any]:
+    """What the FLARE client of the site in `folder` is told: its agent, and where it reports."""
+    folder = folder.resolve()
+    agent = [sys.executable, "-P", "-m", "polyclinic.site.agent", str(folder)]
+    return {"agent": agent, "state": str(folder / "log" / "state.json")}
 
 
 def start(home: SiteHome, foreground: bool = False) -> int:
@@ -112,10 +120,10 @@ def start(home: SiteHome, foreground: bool = False) -> int:
 
 
 def _see_to_kit(home: SiteHome) -> None:
-    """Write the kit of another version anew, and check it. Raises KIT_CHANGED."""
-    from polyclinic.engines.flare.kit import VERSION, check_kit, renew_kit
+    """Have the kit fit this version and place, and check it. Raises KIT_CHANGED."""
+    from polyclinic.engines.flare.kit import VERSION, check_kit, settle_kit
 
-    if before := renew_kit(kit_of(home)):
+    if before := settle_kit(kit_of(home), kit_arguments(home.folder)):
         home.audit.append("kit_renewed", before=before, now=VERSION)
     check_kit(kit_of(home))
 

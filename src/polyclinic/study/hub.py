@@ -124,6 +124,22 @@ class HubHome:
         HubStore(draft / "store.sqlite")
         (draft / "store.sqlite").chmod(0o600)
 
+    def settle(self) -> str | None:
+        """Have what the server process starts from fit this version and place.
+
+        It is made anew where it is absent. Gives the version that had written it, if another.
+
+        Raises
+        ------
+        InputError : KIT_CHANGED.
+        """
+        from polyclinic.engines.flare.kit import settle_kit
+
+        if (self.kit / "kit.json").exists():
+            return settle_kit(self.kit, self._arguments)
+        self._kit()
+        return None
+
     def _kit(self) -> None:
         """What the server process starts from; its paths are those of the folder itself."""
         from polyclinic.engines.flare.kit import write_server_kit
@@ -138,13 +154,18 @@ class HubHome:
             ca=self.ca,
             cert=cert,
             key=key,
-            socket=self.socket,
-            children=[
-                [sys.executable, "-P", "-m", f"polyclinic.study.{name}", str(self.folder)]
-                for name in ("enrol", "supervisor")
-            ],
+            **self._arguments,
         )
         self.publish()
+
+    @property
+    def _arguments(self) -> dict[str, Any]:
+        """What the server process is started with."""
+        children = [
+            [sys.executable, "-P", "-m", f"polyclinic.study.{name}", str(self.folder)]
+            for name in ("enrol", "supervisor")
+        ]
+        return {"socket": str(self.socket), "children": children}
 
     def publish(self) -> None:
         """Tell the server process whose certificates it may take: of those who are in, the last."""

@@ -71,10 +71,10 @@ def start(home: HubHome, *, foreground: bool = False) -> int:
 
 
 def _see_to_kit(home: HubHome) -> None:
-    """Write the kit of another version anew, and check it. Raises KIT_CHANGED."""
-    from polyclinic.engines.flare.kit import check_kit, renew_kit
+    """Have the kit fit this version and place, and check it. Raises KIT_CHANGED."""
+    from polyclinic.engines.flare.kit import check_kit
 
-    if before := renew_kit(home.kit):
+    if before := home.settle():
         log = os.open(home.folder / "hub.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         with os.fdopen(log, "a") as file:
             now = datetime.now(UTC).isoformat(timespec="seconds")

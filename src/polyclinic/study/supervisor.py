@@ -1,12 +1,15 @@
 """Starts a driver for every unfinished run that has none, so that runs go on by themselves.
 
 ``python -m polyclinic.study.supervisor HUBHOME`` runs beside the hub's server process until its
-standard input ends. It also takes offers back that nobody waits for any more. Drivers are
-processes of their own and outlive it.
+standard input ends, then ends them. It also takes offers back that nobody waits for any more.
+Drivers are processes of their own: where it is killed they go on, and the next one leaves them
+alone.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -50,6 +53,14 @@ class Supervisor:
                 self._start(run.id)
                 started.append(run.id)
         return started
+
+    def stop(self) -> None:
+        """Have all drivers end; the next ones go on from the last round."""
+        for run in self.home.store.unfinished():
+            process = Locked(self.home.run_folder(run.id)).holder()
+            if process > 0:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGTERM)
 
     def _start(self, run: str) -> None:
         folder = self.home.run_folder(run)
@@ -118,6 +129,8 @@ def main() -> None:
         except (PolyclinicError, OSError) as error:  # a full disk: look again
             print(f"supervisor: {error}", file=sys.stderr, flush=True)
         over.wait(EVERY)
+    with suppress(PolyclinicError, OSError):
+        supervisor.stop()
 
 
 if __name__ == "__main__":

@@ -36,9 +36,9 @@ __all__ = [
     "client_environment",
     "make_ca",
     "make_request",
-    "renew_kit",
     "server_command",
     "server_environment",
+    "settle_kit",
     "sign_request",
     "sign_server",
     "write_client_kit",
@@ -68,7 +68,7 @@ def write_server_kit(
     ca: bytes,
     cert: bytes,
     key: bytes,
-    socket: Path,
+    socket: str | Path,
     children: Sequence[Sequence[str]] = (),
 ) -> None:
     """Write the folder of a hub's server process, or write it anew.
@@ -97,7 +97,7 @@ def write_client_kit(
     cert: bytes,
     key: bytes,
     agent: list[str],
-    state: Path,
+    state: str | Path,
 ) -> None:
     """Write the folder of a hospital's client process, or write it anew.
 
@@ -131,8 +131,55 @@ def server_environment(folder: Path) -> dict[str, str]:
 client_environment = server_environment
 
 
-def check_kit(folder: Path) -> None:
+def settle_kit(folder: Path, arguments: Mapping[str, Any]) -> str | None:
+    """Write the kit anew, with its keys and certificates, where this version or place is another.
+
+    What another version has written is not compared with anything: whatever else lies in the kit is
+    taken out, so that who edits the version gains nothing. Gives the version that had written it,
+    None where it was this one.
+
+    Parameters
+    ----------
+    arguments : what the process is started with from here.
+
+    Raises
+    ------
+    InputError : NO_KIT; KIT_CHANGED, of a kit of this version as it was written in its old place,
+        of another one where keys cannot be taken over.
+    """
+    folder = Path(folder).absolute()
+    about = read_kit(folder)
+    before = about.get("version")
+    if before != VERSION:
+        _purge(folder, about)
+    else:
+        check_kit(folder, Path(about["folder"]))
+    if (before, about["folder"], about["arguments"]) != (VERSION, str(folder), arguments):
+        pems = [(folder / path).read_bytes() for path in _pems(about)]
+        _write(folder, {**about, "arguments": dict(arguments)}, *pems)
+    return None if before == VERSION else str(before or "an earlier version")[:64]
+
+
+def _purge(folder: Path, about: Mapping[str, Any]) -> None:
+    """Take out all but keys and certificates. Raises KIT_CHANGED where others can read those."""
+    for path in (".", _KIT, "startup", "local", *_pems(about)):
+        _private(folder, path)
+    for below in ("startup", "local"):
+        for found in (folder / below).iterdir():
+            if found.relative_to(folder).as_posix() in _pems(about):
+                continue
+            if found.is_dir() and not found.is_symlink():
+                shutil.rmtree(found)
+            else:
+                found.unlink()
+
+
+def check_kit(folder: Path, written_in: Path | None = None) -> None:
     """See that the folder is as it was written, and nobody else can read it.
+
+    Parameters
+    ----------
+    written_in : the place where it was written, None: where it lies now.
 
     Raises
     ------
@@ -144,7 +191,7 @@ def check_kit(folder: Path) -> None:
         other = about.get("version", "another version")
         stale = "it is written anew when it is stopped and started again"
         raise _changed(folder, f"written by Polyclinic {str(other)[:64]}, not {VERSION}", stale)
-    expected = _files(folder, about)
+    expected = _files(written_in or folder, about)
     for path, wanted in expected.items():
         _same(folder, path, wanted)
     known = {*expected, *_pems(about), "startup", "local"}
@@ -158,41 +205,13 @@ def check_kit(folder: Path) -> None:
     _private(folder, ".")
 
 
-def renew_kit(folder: Path) -> str | None:
-    """Write a kit of another version anew from its kit.json, with its keys and certificates.
-
-    Whatever else lies in it is taken out, so that who edits the version gains nothing. Gives the
-    version that had written it, or None for a kit of this one, which is left alone.
-
-    Raises
-    ------
-    InputError : NO_KIT; KIT_CHANGED where keys cannot be taken over.
-    """
-    folder = Path(folder).absolute()
-    about = read_kit(folder)
-    before = about.get("version")
-    if before == VERSION:
-        return None
-    for path in (".", _KIT, "startup", "local", *_pems(about)):
-        _private(folder, path)
-    root, cert, key = ((folder / path).read_bytes() for path in _pems(about))
-    for below in ("startup", "local"):
-        for found in (folder / below).iterdir():
-            if found.relative_to(folder).as_posix() in _pems(about):
-                continue
-            if found.is_dir() and not found.is_symlink():
-                shutil.rmtree(found)
-            else:
-                found.unlink()
-    _write(folder, about, root, cert, key)
-    return str(before or "an earlier version")[:64]
-
-
 def read_kit(folder: Path) -> dict[str, Any]:
     """What the kit was written from. Raises NO_KIT."""
+    here = str(Path(folder).absolute())
     try:
-        about = json.loads((Path(folder) / _KIT).read_bytes())
-        kinds = {"kind": str, "hub": str, "host": str, "port": int, "arguments": dict}
+        about = {"folder": here, **json.loads((Path(folder) / _KIT).read_bytes())}
+        kinds = {"kind": str, "hub": str, "host": str, "port": int}
+        kinds |= {"arguments": dict, "folder": str}
         known = about["format"] == FORMAT and about["kind"] in COMPONENTS
         if known and all(type(about[key]) is kind for key, kind in kinds.items()):
             return dict(about)
@@ -202,12 +221,13 @@ def read_kit(folder: Path) -> dict[str, Any]:
         f"{folder}: there is no network kit here",
         code="NO_KIT",
         rule="the kit is written when a hub is made, or when a site joins one",
-        next="polyclinic hub init NAME, or polyclinic site join INVITE",
+        next="polyclinic hub start NAME writes a hub's; a site joins again with a new invite",
     )
 
 
 def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: bytes) -> None:
-    about = {**about, "format": FORMAT, "version": VERSION}
+    folder = Path(folder).absolute()
+    about = {**about, "format": FORMAT, "version": VERSION, "folder": str(folder)}
     kind = about["kind"]
     if kind == CLIENT and name_of(cert) != about["site"]:
         raise InputError(
@@ -216,7 +236,6 @@ def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: byt
             rule="a site's certificate carries its name",
             next="join again with the invitation for this site",
         )
-    folder = Path(folder).absolute()
     for path in (folder, folder / "startup", folder / "local"):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.chmod(0o700)
@@ -424,6 +443,8 @@ def _changed(folder: Path, what: str, next: str) -> InputError:
         code="KIT_CHANGED",
         rule="nothing starts from a kit that was edited or that others can read: its two policy "
         "files are what keeps foreign code out",
-        next=next or "restore the file; or write the kit anew by joining again",
+        next=next
+        or "restore the file; or have the kit written anew: a site joins again with a "
+        "new invite, a hub is started after this folder was moved away",
         kept="nothing was started",
     )
