@@ -209,7 +209,8 @@ def test_who_edits_the_version_of_a_loosened_kit_gains_nothing(kits, name):
     before = everything(folder)
     path, change, _ = LOOSENED[name]
     edit(folder / path, change)
-    assert settled(folder) is None  # of this version: left as it is, and refused
+    with pytest.raises(InputError, match="KIT_CHANGED"):
+        settled(folder)  # of this version: left as it is
     refused(folder)
     (folder / "local/custom").mkdir()
     (folder / "local/custom/x.py").write_text("import os")

@@ -209,13 +209,14 @@ def read_kit(folder: Path) -> dict[str, Any]:
     """What the kit was written from. Raises NO_KIT."""
     here = str(Path(folder).absolute())
     try:
-        about = {"folder": here, **json.loads((Path(folder) / _KIT).read_bytes())}
+        about = json.loads((Path(folder) / _KIT).read_bytes())
+        about.setdefault("folder", here)
         kinds = {"kind": str, "hub": str, "host": str, "port": int}
         kinds |= {"arguments": dict, "folder": str}
         known = about["format"] == FORMAT and about["kind"] in COMPONENTS
         if known and all(type(about[key]) is kind for key, kind in kinds.items()):
             return dict(about)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         pass
     raise InputError(
         f"{folder}: there is no network kit here",
