@@ -13,7 +13,7 @@ from polyclinic.core.compress import rounded
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import Refused
-from polyclinic.core.federation import Federation
+from polyclinic.core.federation import MAY, Federation
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
@@ -26,7 +26,7 @@ from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.models.glm import Spec
 from polyclinic.privacy.gate import Audience, Gate
 from polyclinic.privacy.ledger import Ledger
-from polyclinic.privacy.policy import open_policy
+from polyclinic.privacy.policy import Policy, open_policy
 from polyclinic.privacy.secure import Identity, MemoryJournal
 
 SITES = {"a": 1, "b": 2, "c": 3}
@@ -234,9 +234,9 @@ def test_nothing_else_is_rounded():
     assert answer(site(), replace(noisy, compress="int8", _derived={})) == {"code": "BAD_MESSAGE"}
 
 
-def federation(keep, sums="clear"):
+def federation(keep, sums="clear", **policies):
     rows = {name: (lambda cohort, seed=seed: data(seed)) for name, seed in SITES.items()}
-    policies = dict.fromkeys(SITES, open_policy())
+    policies = {**dict.fromkeys(SITES, open_policy()), **policies}
     return Embedded().federation(rows, policies, books=keep, sums=sums)
 
 
@@ -249,10 +249,74 @@ def totals(engine, n=4):
     return found
 
 
-def test_clear_and_secure_sums_have_the_same_bytes():
-    clear = totals(federation({name: books() for name in SITES}))
-    assert totals(federation({name: books() for name in SITES}, "secure")) == clear
-    assert totals(federation({name: books() for name in SITES}, "auto")) == clear
+def test_secure_sums_are_exact_whatever_a_plan_says():
+    """Each site has a step of its own, so the low digits of a rounded total would be one site's."""
+    wanted = []
+    for k in range(4):
+        exactly = federation({name: books() for name in SITES}, "secure")
+        wanted.append(exactly.total(gradients(np.full(4, 0.1 * k)))["gradient"].tobytes())
+    assert totals(federation({name: books() for name in SITES}, "secure")) == wanted
+    assert totals(federation({name: books() for name in SITES}, "auto")) != wanted
+
+
+def test_where_a_site_is_not_seen_alone_the_first_sum_is_exact_already():
+    engine = federation({name: books() for name in SITES}, "auto", c=Policy(release_alone=False))
+    wanted = federation({name: books() for name in SITES}, "secure").total(gradients(START))
+    assert engine.total(int8(START))["gradient"].tobytes() == wanted["gradient"].tobytes()
+    assert engine.summing.secure
+
+
+def test_a_run_that_goes_over_to_secure_sums_goes_on_exactly():
+    keep = {name: books() for name in SITES}
+    engine = federation(keep, "auto")
+    first = int8(START).at(1, "")
+    engine.total(first)
+    engine.summing.refusals = {"a": "LEVERAGE"}  # from now on no site is seen alone
+    second = int8(NEXT, base=first.content_hash).at(2, "1")
+    wanted = federation({name: books() for name in SITES}, "secure").total(gradients(NEXT))
+    assert engine.total(second)["gradient"].tobytes() == wanted["gradient"].tobytes()
+    third = int8(START + 0.3, base=second.content_hash).at(3, "2")
+    assert np.isfinite(engine.total(third)["gradient"]).all()
+
+
+def test_a_site_refuses_to_round_what_is_masked():
+    keep = {name: books() for name in SITES}
+    one = federation(keep, "secure").transport.sites["a"]
+    may = {"kind": MAY, "secure": True, "plan": int8(START).to_data()}
+    assert codec.decode(one.answer(codec.encode(may))) == {"code": "BAD_MESSAGE"}
+    with pytest.raises(Refused, match="BAD_MESSAGE"):
+        one._release(int8(START), Audience(3, True))
+
+
+def test_a_candidate_that_is_kept_back_changes_no_bit_of_the_others():
+    """Else the size of the common step would tell how large its gradient is: a patient's value."""
+
+    def counts(theta, **more):
+        design = Design(tuple(Term(n, (Factor("value", n),), 8.0) for n in ("x0", "x1")), "n")
+        values = Spec(design, "poisson").values(
+            theta=np.atleast_2d(theta),
+            order=1,
+            shift=np.zeros(2),
+            class_weight=np.zeros(0),
+            response_exponent=0,
+        )
+        return Plan("glm.derivatives", values, "gradient round", compress="int8", **more)
+
+    def asked(theta, **more):
+        rng = np.random.default_rng(3)
+        columns = {name: rng.normal(size=ROWS) for name in ("x0", "x1")}
+        columns["n"] = rng.poisson(1.0, ROWS).astype(float)
+        columns["x0"][0] = 6.8125
+        rows = ThreadWorkers(Partition(columns, None, "a"))
+        return answer(Site(Gate("a", Policy()), lambda cohort: rows, books()), counts(theta))
+
+    harmless = np.zeros(3)
+    alone = sent(asked(harmless))
+    for far in (24.0, 40.0, 80.0):
+        reply = asked([harmless, [0.0, far, 0.0]])
+        both = sent(reply).reshape(2, -1)
+        assert not both[1].any() and list(unpack(reply["words"]["too_large"])) == [0, 1]
+        np.testing.assert_array_equal(both[0], alone)
 
 
 def test_a_federation_goes_on_from_its_memory():
@@ -270,13 +334,11 @@ def test_a_federation_goes_on_from_its_memory():
 def test_a_sum_that_only_a_total_has_shown_is_no_base_for_one_seen_alone():
     """Beside a site's exact sum such a difference would be the sum that is seen in totals only."""
     keep = {name: books() for name in SITES}
-    hidden = federation(keep, "secure")
-    hidden.total(int8(START))
-    alone = federation(keep)
-    alone.recall(hidden.memory())
-    alone.total(gradients(NEXT))  # of this each site's sum may be seen
-    with pytest.raises(Refused, match="LEFTOVER_LOST"):
-        alone.total(int8(NEXT, base=int8(START).content_hash))
+    federation(keep, "secure").total(int8(START))
+    one = federation(keep).transport.sites["a"]
+    for base in (int8(START), gradients(START)):
+        plan = replace(int8(NEXT, base=base.content_hash), cohort=None, _derived={})
+        assert answer(one, plan) == {"code": "LEFTOVER_LOST"}
 
 
 @pytest.mark.parametrize(("first", "then"), [(int8, gradients), (gradients, int8)])

@@ -493,6 +493,28 @@ def test_an_agent_without_data_says_so_and_ends(world, tmp_path):
     assert done.returncode == 2 and b"NO_FILE" in done.stderr and done.stdout == b""
 
 
+def test_a_rounded_difference_is_to_an_answer_of_the_same_study(world):
+    solver = {"name": "gd", "compress": "int8"}
+    first = world.approved(study(solver=solver))
+    second = world.approved(study(name="second", solver=solver))
+    spec = Scope.of(first).spec
+    values = spec.values(
+        theta=np.zeros((1, spec.size)),
+        order=1,
+        shift=np.zeros(len(spec.design.terms)),
+        class_weight=np.zeros(0),
+        response_exponent=spec.response_exponent,
+    )
+    start = replace(
+        plan_of(first), task="glm.derivatives", values=values, compress="int8", _derived={}
+    )
+    moved = {**values, "theta": values["theta"] + 0.1}
+    then = replace(start, values=moved, base=start.content_hash, _derived={})
+    assert "words" in world.ask(first, start.to_bytes(), run="r1")
+    assert world.ask(second, then.to_bytes(), run="r2") == {"code": "OUTSIDE_STUDY"}
+    assert "words" in world.ask(first, then.to_bytes(), n=2, run="r1")
+
+
 def test_one_question_of_a_run_is_not_one_of_another_study(world):
     first, second = world.approved(), world.approved(study("ill ~ age", name="other"))
     assert "words" in world.ask(first, plan_of(first).to_bytes())

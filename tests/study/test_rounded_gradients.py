@@ -163,16 +163,6 @@ def test_a_study_file_says_so_too(more, words):
         study(**more)
 
 
-def test_the_hash_of_a_study_without_rounding_is_what_it_was():
-    plain = study(solver={"name": "gd", "max_rounds": 25, "tolerance": 1e-8})
-    assert plain.hash != study().hash
-    assert "compress" not in plain.solver.options
-    assert (
-        Study.model_validate(HEART).hash
-        == "b4f9db65fa981ea1f7dfd3044ba8875ba9a0125e77ffdec50d85555cdd144a72"
-    )
-
-
 def test_in_one_trust_domain_nothing_is_sent_and_nothing_rounded():
     rng = np.random.default_rng(4)
     x = rng.normal(size=(300, 2))

@@ -50,7 +50,10 @@ def rounded(values: Floats, kind: str) -> Floats:
 
 
 def sent(leaf: Leaf, words: Words, kind: str, known: Known | None, row: int) -> Words:
-    """The rounded difference of a leaf to what is known of it. Raises what `reference` raises."""
+    """The rounded difference of a leaf to what is known of it. Raises what `reference` raises.
+
+    `words` are what the gate lets out: what it keeps back has no part in the size of a step.
+    """
     if not leaf.lossy:
         return words
     difference = ring.subtract(words, reference(leaf, known, row))

@@ -183,7 +183,8 @@ class Federation:
                 self._heads[site] = head
 
     def _total(self, plan: Plan) -> Total:
-        asked_as, (base, known) = plan, self._answers.find(plan.base)
+        asked_as = plan = plan.exact() if self.summing.secure else plan
+        base, known = self._answers.find(plan.base)
         plan = replace(plan, cohort=self.cohort, purpose=self.purpose, base=base, _derived={})
         asked = plan.to or self.sites
         leaves = lookup(plan.task, plan.version).leaves(plan)
@@ -196,7 +197,7 @@ class Federation:
             return Total({}, asked, by_site=by_site, bytes=sizes)
         summed = self.summing.total(plan, leaves, asked, self.transport.ask)
         words = summed.words
-        if plan.compress:
+        if plan.compress and not summed.opened_by:  # a secure sum is exact
             after = known_after(leaves, words, known, plan.row)
             self._answers.keep(asked_as.content_hash, plan.content_hash, after)
             words = {**words, **after}

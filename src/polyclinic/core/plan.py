@@ -50,6 +50,10 @@ class Plan:
     def at(self, round: int, parent: str) -> Plan:
         return replace(self, round=round, parent=parent, _derived={})
 
+    def exact(self) -> Plan:
+        """The same without rounding."""
+        return replace(self, compress="", base="", row=0, _derived={}) if self.compress else self
+
     def once(self, name: str, make: Callable[[], T]) -> T:
         """A value derived from the plan, computed once and shared by all partitions."""
         if name not in self._derived:

@@ -53,8 +53,8 @@ class SecureSums:
         self._leaning = bool(memory["leaning"])
 
     def total(self, plan: Plan, leaves: Sequence[Leaf], sites: Sequence[str], ask: Ask) -> Summed:
-        """The sum. Raises Refused, or a SecureSumError."""
-        size = vector.length(leaves)
+        """The sum, never of rounded numbers. Raises Refused, or a SecureSumError."""
+        plan, size = plan.exact(), vector.length(leaves)
         if not self._leaning:
             self._leaning = self._must_lean(plan, sites, ask)
         about, shared = _values(plan), 0

@@ -27,7 +27,7 @@ from polyclinic.engines.books import Books, Kept
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
 from polyclinic.privacy.disclosure import Selection
-from polyclinic.privacy.gate import Audience, Gate
+from polyclinic.privacy.gate import Audience, Gate, Rounding
 from polyclinic.privacy.ledger import Asked
 from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
@@ -166,11 +166,20 @@ class Site:
         if self._admits is not None:
             self._admits(plan)
         self.gate.admit(plan, audience)
+        if plan.compress and (audience.secure or noise_of(plan) is not None):
+            # Each site rounds to a step of its own: the low digits of a total would be one site's.
+            raise self.gate.refuse(plan, "BAD_MESSAGE", "only sums that are seen alone are rounded")
         self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
 
     def _gated(self, plan: Plan, found: _Computed, audience: Audience) -> Release:
         return self.gate.release(
-            plan, found.leaves, found.sum, found.exposure, audience, _selection(found.rows)
+            plan,
+            found.leaves,
+            found.sum,
+            found.exposure,
+            audience,
+            _selection(found.rows),
+            self._rounding(plan, found.leaves),
         )
 
     def _stored(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
@@ -208,10 +217,9 @@ class Site:
         """Writes a release, with the members behind it, into the ledger and the log."""
         known: Known | None = None
         size: dict[str, int] = {}
-        if plan.compress and kind == "values":
-            before = self._known(plan, audience)
-            known = known_after(found.leaves, release.words, before, plan.row)
-            size = {} if audience.secure else {"bytes": len(release.to_bytes(packed=True))}
+        if plan.compress:
+            known = known_after(found.leaves, release.words, self._known(plan), plan.row)
+            size = {"bytes": len(release.to_bytes(packed=True))}
         stored = self.books.commit(
             key,
             release,
@@ -269,41 +277,35 @@ class Site:
         self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
 
     def _compute(self, plan: Plan, audience: Audience) -> _Computed:
-        """The site's own sum, rounded where the plan says so.
+        """The site's own sum; kept for the further steps of the same round.
 
         Too few patients are refused before anything is computed from them.
         """
         rows = self._rows(plan.cohort).rows
         self.gate.check_patients(plan, rows.n_patients, audience, _selection(rows))
-        found = self._summed(plan)
-        if not plan.compress:
-            return found
-        if noise_of(plan) is not None or not any(leaf.lossy for leaf in found.leaves):
-            raise self.gate.refuse(plan, "BAD_MESSAGE", "none of its sums may be rounded")
-        known, words = self._known(plan, audience), found.sum.words
-        rounded = {
-            leaf.name: sent(leaf, words[leaf.name], plan.compress, known, plan.row)
-            for leaf in found.leaves
-        }
-        return replace(found, sum=replace(found.sum, words=rounded))
+        return self._summed(plan)
 
-    def _known(self, plan: Plan, audience: Audience) -> Known | None:
+    def _rounding(self, plan: Plan, leaves: Sequence[Leaf]) -> Rounding | None:
+        """What becomes of a leaf that the gate lets out; see `polyclinic.core.compress`."""
+        if not plan.compress:
+            return None
+        if not any(leaf.lossy for leaf in leaves):
+            raise self.gate.refuse(plan, "BAD_MESSAGE", "none of its sums may be rounded")
+        known = self._known(plan)
+        return lambda leaf, words: sent(leaf, words, plan.compress, known, plan.row)
+
+    def _known(self, plan: Plan) -> Known | None:
         """What those who ask know of the sums from which rounded differences are taken.
 
-        An answer that was seen in a total only is no base for one that is seen alone: beside the
-        exact sum the difference would show it.
+        An answer that was seen in a total only is no base: beside the exact sum the difference
+        would show it.
         """
-        if not plan.base:
-            return None
-        key = self.books.kept_as(plan.base)
-        for members in (self._members(audience), ""):
-            known = self.books.known(f"{key}+{members}")
-            if known is not None:
-                return known
-        raise self.gate.refuse(plan, "LEFTOVER_LOST")
+        known = self.books.known(f"{self.books.kept_as(plan.base)}+") if plan.base else None
+        if plan.base and known is None:
+            raise self.gate.refuse(plan, "LEFTOVER_LOST")
+        return known
 
     def _summed(self, plan: Plan) -> _Computed:
-        """The exact sum; kept for the further steps of the same round."""
         last, workers = self._last, self._rows(plan.cohort)
         if last is None or last.plan.round_hash != plan.round_hash:
             task = lookup(plan.task, plan.version)

@@ -202,7 +202,7 @@ class Scope:
         require(codec.digest(plan.cohort) == codec.digest(self.cohort.to_data()), "other patients")
         if plan.combine == "collect":
             require(plan.task in self.collected, f"{plan.task} by name is no step of it")
-        require(plan.compress == self._rounding(plan), "rounded in another way")
+        require(plan.compress in ("", self._rounding(plan)), "rounded in another way")
         self.tasks[plan.task](plan)
 
     def _design(self, data: Mapping[str, Any]) -> int:

@@ -302,10 +302,8 @@ class Study(_Section):
 
     @property
     def hash(self) -> str:
-        """Of every setting except where the output goes; of what is not rounded as ever."""
+        """Of every setting except where the output goes."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
-        if self.solver.compress is None:
-            del content["solver"]["compress"]
         return codec.digest(content)
 
     @property

@@ -7,7 +7,7 @@ claims. What it does not let out it answers with a code; the words are for the s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from polyclinic.privacy.suppress import cover
 
 MIN_SECURE = 3  # of two sites each knows the other's part of a sum
 NOTHING = Exposure()
+Rounding = Callable[[Leaf, NDArray[Any]], NDArray[Any]]
 _WORD = re.compile(r"\w+")
 
 
@@ -131,8 +132,13 @@ class Gate:
         exposure: Exposure = NOTHING,
         audience: Audience = Audience(),
         selection: Selection = EVERYONE,
+        rounding: Rounding | None = None,
     ) -> Release:
         """Let `sum` out, with small cells hidden where the leaf says so.
+
+        Parameters
+        ----------
+        rounding : of a leaf, after all that is kept back was zeroed; None: as it is.
 
         Raises
         ------
@@ -158,7 +164,7 @@ class Gate:
             if small.any():
                 array = array.copy()
                 array[small] = 0
-            words[leaf.name] = array
+            words[leaf.name] = array if rounding is None else rounding(leaf, array)
         noise = noise_of(plan)
         if noise is not None:
             words = noise.added(leaves, words, audience.threshold if audience.secure else 1)

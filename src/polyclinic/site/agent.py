@@ -301,6 +301,8 @@ class Agent:
 
         def admits(plan: Plan) -> None:
             note = scope.refuses(plan)
+            if not note and plan.base and plan.base not in asked.known:
+                note = "a difference to an answer of another study"
             if not note and not asked.add(plan):
                 note = "more different questions than the study has"
             if note:
