@@ -80,6 +80,48 @@ def test_a_kit_that_was_moved_is_written_anew_with_its_own_keys(written, tmp_pat
         assert str(old) not in "".join(p.read_text() for p in new.rglob("*.json"))
 
 
+class Killed(BaseException):
+    pass
+
+
+def test_wherever_the_writing_of_a_moved_kit_is_cut_off_the_next_start_ends_it(
+    written, tmp_path, monkeypatch
+):
+    real, arguments = kit.write_atomic, {"state": "elsewhere"}
+    for old in (written.hub, written.folder / "a"):
+        for last in range(1, 9):
+            new, left = tmp_path / f"{old.name}{last}", [last]
+            shutil.copytree(old, new)
+
+            def dying(path, data, private=False, left=left):
+                if not left[0]:
+                    path.with_name(f"{path.name}.part").write_bytes(data[:9])
+                    raise Killed
+                left[0] -= 1
+                real(path, data, private)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(kit, "write_atomic", dying)
+                with pytest.raises(Killed):
+                    kit.settle_kit(new, arguments)
+            assert "unfinished" in refused(new)
+            assert kit.settle_kit(new, arguments) == kit.UNFINISHED
+            kit.check_kit(new)
+            assert kit.read_kit(new)["arguments"] == arguments
+            assert not list(new.glob("*/*.part"))
+
+
+def test_drafts_of_its_own_files_are_taken_out_and_no_others(kits):
+    folder = kits.folder / "a"
+    before = everything(folder)
+    for path in ("local/resources.json", "startup/client.key"):
+        (folder / f"{path}.part").write_bytes(b"{")
+    assert settled(folder) is None and everything(folder) == before
+    (folder / "local/privacy.json.part").write_text("{}")
+    with pytest.raises(InputError, match="privacy.json.part is not a file of the kit"):
+        settled(folder)
+
+
 def test_a_kit_that_was_moved_and_edited_is_refused(written, tmp_path):
     shutil.copytree(written.hub, tmp_path / "hub")
     edit(tmp_path / "hub/local/resources.json", lambda v: v.update(allow_log_streaming=True))

@@ -12,6 +12,7 @@ from typing import Any
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError, Stopped
 
+PART = ".part"  # ends the name of a file that is being written
 _HASH = 32
 
 
@@ -55,12 +56,17 @@ def unseal(data: bytes) -> Any:
     return codec.decode(data[_HASH:])
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write to a temporary file, fsync, rename, fsync the folder: old or new, never between."""
-    temporary = path.with_name(path.name + ".part")
+def write_atomic(path: Path, data: bytes, private: bool = False) -> None:
+    """Write to a temporary file, fsync, rename, fsync the folder: old or new, never between.
+
+    private  for its owner alone, from its first byte on
+    """
+    temporary = path.with_name(path.name + PART)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
+            if private:
+                os.fchmod(file.fileno(), 0o600)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

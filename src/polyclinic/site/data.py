@@ -142,5 +142,4 @@ def write_private(path: Path, data: bytes) -> None:
     """Write a file that its owner alone may read, in a folder that is alike."""
     for folder in reversed([one for one in path.parents if not one.exists()]):
         folder.mkdir(mode=0o700, exist_ok=True)
-    write_atomic(path, data)
-    path.chmod(0o600)
+    write_atomic(path, data, private=True)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from polyclinic.core.checkpoint import write_atomic
+from polyclinic.core.checkpoint import PART, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.engines.flare.pki import (
     CLIENT,
@@ -46,6 +46,7 @@ __all__ = [
 ]
 FORMAT = 1
 VERSION = version("polyclinic")
+UNFINISHED = f"{VERSION}, unfinished"  # stamp of a kit whose files are being written anew
 HEARTBEAT = 4  # seconds between signs of life of a site
 COMPONENTS = {
     SERVER: "polyclinic.engines.flare.server.HubComponent",
@@ -153,11 +154,22 @@ def settle_kit(folder: Path, arguments: Mapping[str, Any]) -> str | None:
     if before != VERSION:
         _purge(folder, about)
     else:
+        _without_drafts(folder, about)
         check_kit(folder, Path(about["folder"]))
     if (before, about["folder"], about["arguments"]) != (VERSION, str(folder), arguments):
         pems = [(folder / path).read_bytes() for path in _pems(about)]
+        if before == VERSION:  # cut off from here on, nothing would fit what stands in kit.json
+            write_atomic(folder / _KIT, _text({**about, "version": UNFINISHED}), private=True)
         _write(folder, {**about, "arguments": dict(arguments)}, *pems)
     return None if before == VERSION else str(before or "an earlier version")[:64]
+
+
+def _without_drafts(folder: Path, about: Mapping[str, Any]) -> None:
+    """Take out what a write that was cut off has left beside the files of the kit."""
+    for path in (*_files(folder, about), *_pems(about)):
+        draft = folder / f"{path}{PART}"
+        if draft.is_file() or draft.is_symlink():
+            draft.unlink()
 
 
 def _purge(folder: Path, about: Mapping[str, Any]) -> None:
@@ -243,8 +255,7 @@ def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: byt
     pems = dict(zip(_pems(about), (ca, cert, key), strict=True))
     texts = {**_files(folder, about), _KIT: about}  # its version last: what broke off is done again
     for name, data in {**pems, **{name: _text(value) for name, value in texts.items()}}.items():
-        write_atomic(folder / name, data)
-        (folder / name).chmod(0o600)
+        write_atomic(folder / name, data, private=True)
 
 
 def _pems(about: Mapping[str, Any]) -> tuple[str, str, str]:
