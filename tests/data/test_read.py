@@ -141,6 +141,15 @@ def test_no_file(tmp_path, small):
     assert refused(read_table, tmp_path, small, "a").code == "NO_FILE"
 
 
+def test_what_is_closed_in_a_folder_matters_only_where_it_is_a_table(tmp_path, small):
+    (tmp_path / "rows.csv").write_text(f"{HEADER}\n")
+    (tmp_path / "lost+found").symlink_to(tmp_path / "nowhere")  # nobody may read it, root neither
+    assert read_table(tmp_path, small, "a").n_rows == 0
+    (tmp_path / "more.csv").symlink_to(tmp_path / "nowhere")
+    error = refused(read_table, tmp_path, small, "a")
+    assert error.code == "NO_FILE" and "more.csv may not be read" in error.what
+
+
 def test_an_empty_file_and_one_with_a_header_only(read):
     assert refused(read, "").code == "EMPTY_FILE"
     table = read(f"{HEADER}\n")

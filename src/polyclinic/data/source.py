@@ -77,7 +77,8 @@ def _files(path: Path, site: str) -> list[Path]:
     """The file, or those of a folder in the order of their names."""
     try:
         whole = path.is_file()
-        files = [path] if whole else sorted(path.glob("*"))
+        found = [path] if whole else sorted(path.glob("*"))
+        files = [one for one in found if whole or one.suffix.lower() in (*TEXT, *PARQUET)]
         closed = [one for one in files if not os.access(one, os.R_OK)]
     except PermissionError:
         closed = [path]
@@ -91,7 +92,6 @@ def _files(path: Path, site: str) -> list[Path]:
         )
     if whole:
         return files
-    files = [one for one in files if one.suffix.lower() in (*TEXT, *PARQUET)]
     if not files:
         there = "holds no CSV or Parquet file" if path.is_dir() else "is not there"
         raise InputError(
