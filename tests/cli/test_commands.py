@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from polyclinic.cli import main
 
 CODEBOOK = Path(__file__).resolve().parents[2] / "examples" / "heart.toml"
 DEAD = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
@@ -151,6 +154,18 @@ def test_the_version_is_said(tmp_path):
 def test_a_folder_of_another_account_is_named(tmp_path):
     done = polyclinic("hub", "init", "heart", cwd=tmp_path, POLYCLINIC_HOME="/sys/nobody")
     assert done.returncode == 2 and "/sys/nobody" in done.stderr and "NO_ACCESS" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [(errno.EACCES, "owner and mode"), (errno.EROFS, "whatever"), (errno.EBUSY, "whatever")],
+)
+def test_only_where_owner_and_mode_matter_are_they_named(capsys, number, step):
+    with pytest.raises(SystemExit, match="2"):
+        main._unplanned(OSError(number, os.strerror(number), "/data/site"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"/data/site: {os.strerror(number)}" in said and step in said
+    assert ("owner" in said) == (number == errno.EACCES)
 
 
 def test_ctrl_c_leaves_a_run_that_goes_on(data_dir, tmp_path):

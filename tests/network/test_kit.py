@@ -118,7 +118,7 @@ def test_drafts_of_its_own_files_are_taken_out_and_no_others(kits):
         (folder / f"{path}.part").write_bytes(b"{")
     assert settled(folder) is None and everything(folder) == before
     (folder / "local/privacy.json.part").write_text("{}")
-    with pytest.raises(InputError, match="privacy.json.part is not a file of the kit"):
+    with pytest.raises(InputError, match=r"privacy\.json\.part is not a file of the kit"):
         settled(folder)
 
 

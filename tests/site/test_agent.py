@@ -27,7 +27,7 @@ from polyclinic.models.glm import glm
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity
 from polyclinic.site import agent as agents
-from polyclinic.site import review
+from polyclinic.site import review, service
 from polyclinic.site.agent import FRAME
 from polyclinic.site.data import Joined
 from polyclinic.site.inbox import Inbox
@@ -282,12 +282,27 @@ def test_a_withdrawn_offer_waits_no_more_and_comes_back_when_it_is_offered_again
     assert [one.hash for one in review.waiting(world.homes["north"])] == [paper.hash]
 
 
+def test_an_offer_of_an_older_form_is_passed_over_and_comes_anew(world):
+    paper = world.approved()
+    old = paper._content()
+    del old["instead_of"]
+    signature = world.coordinator.sign(codec.encode(["polyclinic offer 1", old])).hex()
+    home = world.homes["north"]
+    folder = home.folder / "studies" / codec.digest(old)
+    folder.mkdir()
+    (folder / "offer.pcm").write_bytes(codec.encode({"offer": old, "signature": signature}))
+    assert [one.hash for one in Inbox(home).papers()] == [paper.hash]
+    assert [one[2] for one in service.status(home).studies] == ["approved"]
+    assert review.waiting(home) == [] and "approved" in review.review(home, "wards")
+    assert world.letter("north", kind="STATE", study=folder.name) == {"code": "BAD_MESSAGE"}
+
+
 def test_a_hospital_keeps_so_many_offers_without_a_decision(world, monkeypatch):
     monkeypatch.setattr("polyclinic.site.inbox.MOST_WAITING", 2)
     papers = [world.paper(study(name=name)) for name in ("one", "two", "three")]
     found = [world.offer(paper) for paper in papers]
     assert found[0]["state"] == found[1]["state"] == "waiting"
-    assert found[2] == {"code": "TOO_MANY"}
+    assert found[2] == {"code": "TOO_MANY_STUDIES"}
     assert world.offer(papers[0])["state"] == "waiting"  # it is here already
     world.decide(papers[0], REFUSED, why="no")
     assert world.offer(papers[2])["state"] == "waiting"

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from polyclinic.core import codec
+from polyclinic.core.errors import Refused
 from polyclinic.core.federation import HEADS, MAY
 from polyclinic.data.codebook import Codebook
 from polyclinic.governance.home import SiteHome
@@ -54,9 +55,13 @@ def test_fewer_hospitals_are_approved_as_the_officer_has_approved_it(world, firs
     public = world.homes["north"].identity.public
     signed = Decision.open(bytes.fromhex(found["decision"]), public)
     assert signed == Decision("north", fewer.hash, "approved")
+    (line,) = world.log(event="study_may_go_on")
+    assert (line["study"], line["without"]) == (fewer.hash, ["west"])
+    assert world.log(event="study_goes_on") == []
+    for run in ("r1", "r2"):
+        assert answered(world.ask(fewer, plan_of(fewer).to_bytes(), run=run)) and world.left()
     (line,) = world.log(event="study_goes_on")
     assert (line["study"], line["without"]) == (fewer.hash, ["west"])
-    assert answered(world.ask(fewer, plan_of(fewer).to_bytes())) and world.left()
     # By its name the officer still finds what was approved.
     inbox = Inbox(SiteHome(world.homes["north"].folder))
     assert inbox.find("wards").hash == first.hash
@@ -207,7 +212,7 @@ def test_what_cannot_be_written_down_does_not_leave(world, first, monkeypatch):
         raise OSError(28, "no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(family.os, "link", full)
+        patch.setattr(family, "sync_folder", full)
         reply = world.ask(first, plan_of(first).to_bytes())
     assert reply == {"code": "CANNOT_WRITE"} and not world.left()
     assert answered(world.ask(first, plan_of(first).to_bytes(), run="again"))
@@ -217,11 +222,47 @@ def test_two_processes_do_not_keep_to_different_ones(world, first):
     fewer = first.over(["east", "north"])
     world.offer(fewer)
     folder = world.homes["north"].folder / "studies"
-    mine, theirs = family.Families(folder), family.Families(folder)
-    assert mine.fixed(first) == theirs.fixed(first) == ""
-    mine._write(first)
-    theirs._write(fewer)
-    assert mine.fixed(fewer) == theirs.fixed(fewer) == first.hash
+    told = []
+    mine, theirs = (family.Families(folder, told.append) for _ in range(2))
+    assert mine.fixed(first) == theirs.fixed(first) == []
+    mine.fix(first)
+    with pytest.raises(Refused, match="MEMBERSHIP_CHANGED"):
+        theirs.fix(fewer)
+    assert mine.fixed(fewer) == theirs.fixed(fewer) == [first.hash] and not told
+    mine.fix(first)
+
+
+def test_two_that_begin_at_the_same_time_are_both_refused(world, first, monkeypatch):
+    """The other one's mark comes between the look and the own mark."""
+    fewer = first.over(["east", "north"])
+    world.offer(fewer)
+    folder = world.homes["north"].folder / "studies"
+    theirs = family.Families(folder, print)
+    mine = family.Families(folder, lambda paper: theirs.fix(first))
+    for paper in (fewer, first):
+        with pytest.raises(Refused, match="MEMBERSHIP_CHANGED"):
+            mine.fix(paper)
+        with pytest.raises(Refused, match="MEMBERSHIP_CHANGED"):
+            theirs.fix(paper)
+
+
+def test_a_file_system_without_hard_links_will_do(world, first, monkeypatch):
+    def none(*args, **named):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", none)
+    assert answered(world.ask(first, plan_of(first).to_bytes()))
+
+
+def test_so_many_ways_to_go_on_are_signed_for_one_approval(world, first, monkeypatch):
+    monkeypatch.setattr("polyclinic.site.inbox.MOST_FEWER", 1)
+    fewer, another = first.over(["east", "north"]), first.over(["north", "west"])
+    assert world.offer(fewer)["state"] == "approved"
+    assert world.offer(another) == {"code": "TOO_MANY_STUDIES"}
+    assert not (world.homes["north"].folder / "studies" / another.hash).exists()
+    assert world.offer(fewer)["state"] == "approved"
+    other = world.approved(may_shrink(name="other"))
+    assert world.offer(other.over(["east", "north"]))["state"] == "approved"
 
 
 def test_where_no_hospital_may_be_left_out_nothing_is_written(world):

@@ -260,7 +260,9 @@ def _unplanned(error: Exception) -> None:
             f"{error.filename}: {error.strerror}",
             code="NO_ACCESS",
             rule="the account that runs this reads and writes its own folders",
-            next="run it as the account to which they belong, or look at their owner and mode",
+            next="run it as the account to which they belong, or look at their owner and mode"
+            if error.errno in (errno.EACCES, errno.EPERM)
+            else "the file system says so, whatever the account: see to it, or use another folder",
             kept="what was written before",
         )
         show.error(closed)

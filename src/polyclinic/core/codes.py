@@ -70,7 +70,8 @@ RULES = {
     "STUDY_REFUSED": "a hospital answers nothing of a study that its officer has refused, or whose "
     "approval was taken back",
     "UNKNOWN_STUDY": "a study is offered to a hospital before anything of it is asked",
-    "TOO_MANY": "a hospital keeps at most 1,000 studies that nobody has decided about",
+    "TOO_MANY_STUDIES": "a hospital keeps at most 1,000 studies that nobody has decided about, and "
+    "goes on with an approved one over at most 8 different lists of hospitals",
     "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
     "WRONG_SITE": "a question is for the hospital whose name stands on it",
     "CODEBOOK_DIFFERS": "all hospitals of a study read their data by the same codebook",
@@ -132,8 +133,8 @@ NEXT = {
     "NOT_APPROVED": "ask the hospital: polyclinic site review",
     "STUDY_REFUSED": "ask the hospital why; another study needs another approval",
     "UNKNOWN_STUDY": "offer the study again: polyclinic run STUDY.toml --hub NAME",
-    "TOO_MANY": "cancel runs that nobody needs (polyclinic hub cancel RUN), or ask the hospital to "
-    "decide: polyclinic site review",
+    "TOO_MANY_STUDIES": "cancel runs that nobody needs (polyclinic hub cancel RUN), or ask the "
+    "hospital to decide: polyclinic site review; an approved study: wait for all its hospitals",
     "WRONG_HUB": "ask through the hub that the hospital has joined",
     "CODEBOOK_DIFFERS": "send the hospital the codebook: polyclinic site join reads it with its "
     "data",

@@ -48,7 +48,7 @@ from polyclinic.privacy.ledger import Ledger
 from polyclinic.privacy.secure.journal import SQLiteJournal
 from polyclinic.site.data import Joined, write_private
 from polyclinic.site.inbox import Inbox, agent_log
-from polyclinic.site.runs import NAME, RunNames
+from polyclinic.site.runs import NAME, RunNames, refusal
 
 VERSION = version("polyclinic")  # of the program that runs, whatever is installed since
 NOTE = 0  # number of a frame that is told, not asked
@@ -214,9 +214,9 @@ class Agent:
         return {"state": self.inbox.state(paper.hash), "decision": decision.hex()}
 
     def _noticed(self, notice: Notice) -> dict[str, Any]:
-        """What the coordinator tells; a notice that comes again changes nothing."""
+        """What the coordinator tells; an old withdrawal may come again, and so may the offer."""
         if notice.site != self.name:
-            raise _refusal("a notice for another hospital", "WRONG_SITE")
+            raise refusal("a notice for another hospital", "WRONG_SITE")
         if notice.what == WITHDRAWN:
             self.inbox.withdraw(notice.study)
         elif notice.what == DONE:
@@ -230,13 +230,13 @@ class Agent:
 
     def _question(self, question: Question) -> bytes:
         if question.site != self.name:
-            raise _refusal("a question for another hospital", "WRONG_SITE")
+            raise refusal("a question for another hospital", "WRONG_SITE")
         self._in_turn(question)
         with self._lock(self.inbox.paper(question.study).family):
             # Read anew: what was edited or taken back counts at once.
             standing = self.home.policy()
             if not standing.signed:
-                raise _refusal(standing.reason, standing.code)
+                raise refusal(standing.reason, standing.code)
             paper = self.inbox.approved(question.study)
             self.inbox.families.check(paper)
             run = self._run(paper, question, standing)
@@ -255,7 +255,7 @@ class Agent:
         with self._guard:
             run = self._runs.get(question.run)
         if run is not None and (run.study != question.study or question.n <= run.n):
-            raise _refusal("a question that was asked before", "REPLAYED")
+            raise refusal("a question that was asked before", "REPLAYED")
         return run
 
     def _run(self, paper: Paper, question: Question, standing: Standing) -> _Run:
@@ -264,7 +264,7 @@ class Agent:
         if run is not None and run.threshold != standing.policy.threshold:
             with self._guard:
                 del self._runs[question.run]
-            raise _refusal("the policy has another threshold now", "RUN_LOST")
+            raise refusal("the policy has another threshold now", "RUN_LOST")
         if run is not None:
             return run
         if question.n < 1 or not NAME.fullmatch(question.run):
@@ -356,10 +356,6 @@ class Agent:
 
 def _about(question: Question | None) -> dict[str, str]:
     return {} if question is None else {"study": question.study, "run": question.run}
-
-
-def _refusal(what: str, code: str) -> PolyclinicError:
-    return PolyclinicError(what, code=code, rule=RULES.get(code, ""))
 
 
 def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:

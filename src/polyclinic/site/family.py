@@ -9,36 +9,45 @@ the others are refused from then on.
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Callable
 from pathlib import Path
 
 from polyclinic.core.checkpoint import sync_folder
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import Refused, Stopped
 from polyclinic.governance.paper import Paper
-from polyclinic.site.data import write_private
+
+_MARK = "fixed-"
 
 
 class Families:
-    """Of one hospital, below ``studies/HASH`` of the papers that all hospitals have approved."""
+    """Of one hospital, below ``studies/HASH`` of the papers that all hospitals have approved.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._held: dict[str, str] = {}
+    The mark of a paper is an empty file with its hash in the name, so that it is there whole or not
+    at all. Two processes that write one each at the same time both see two, and neither computes.
 
-    def fixed(self, paper: Paper) -> str:
-        """The hash of the paper of the same family that is computed for; "": none yet."""
-        family = paper.family
-        if not self._held.get(family):
-            path = self._path(family)
-            self._held[family] = path.read_text().strip() if path.is_file() else ""
-        return self._held[family]
+    Parameters
+    ----------
+    goes_on : told of a paper over fewer hospitals, before its mark is written.
+    """
+
+    def __init__(self, folder: Path, goes_on: Callable[[Paper], None]) -> None:
+        self._folder, self._goes_on = folder, goes_on
+        self._sure: set[str] = set()  # hashes whose marks have reached the disk
+
+    def fixed(self, paper: Paper) -> list[str]:
+        """The hashes of the family that have a mark: one, or none yet; never more but by a race."""
+        try:
+            names = os.listdir(self._folder / paper.family)
+        except FileNotFoundError:
+            return []
+        return sorted(name.removeprefix(_MARK) for name in names if name.startswith(_MARK))
 
     def check(self, paper: Paper) -> None:
         """Raises MEMBERSHIP_CHANGED where another paper of the family is computed for."""
-        if self.fixed(paper) not in ("", paper.hash):
+        if set(self.fixed(paper)) - {paper.hash}:
             raise Refused(
-                f"numbers of {paper.study.study.name} have left here over other hospitals",
+                f"{paper.study.study.name} has begun to answer here over other hospitals",
                 code="MEMBERSHIP_CHANGED",
                 rule=RULES["MEMBERSHIP_CHANGED"],
                 next=NEXT["MEMBERSHIP_CHANGED"],
@@ -46,27 +55,25 @@ class Families:
 
     def fix(self, paper: Paper) -> None:
         """From now on this paper only. Raises what `check` raises, or CANNOT_WRITE."""
-        if paper.study.federation.may_restart and not self.fixed(paper):
-            self._write(paper)
         self.check(paper)
+        if not paper.study.federation.may_restart or paper.hash in self._sure:
+            return
+        self._write(paper)
+        self.check(paper)
+        self._sure.add(paper.hash)
 
     def _write(self, paper: Paper) -> None:
-        """Whole or not at all, and never over what another process has written meanwhile."""
-        path = self._path(paper.family)
-        draft = path.with_name(f"fixed.{os.getpid()}")
+        """The mark, on the disk also where another process has just made it."""
+        path = self._folder / paper.family / f"{_MARK}{paper.hash}"
         try:
-            write_private(draft, f"{paper.hash}\n".encode())
-            with suppress(FileExistsError):
-                os.link(draft, path)
-            draft.unlink()
+            if paper.instead_of and not path.exists():
+                self._goes_on(paper)
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
             sync_folder(path.parent)
         except OSError as error:
             raise Stopped(
-                f"{path}: {error.strerror}",
+                f"{error.filename or path}: {error.strerror}",
                 code="CANNOT_WRITE",
                 rule=RULES["CANNOT_WRITE"],
                 next=NEXT["CANNOT_WRITE"],
             ) from error
-
-    def _path(self, family: str) -> Path:
-        return self._folder / family / "fixed"

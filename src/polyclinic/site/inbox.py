@@ -26,6 +26,7 @@ from polyclinic.site.family import Families
 
 WAITING = "waiting"
 MOST_WAITING = 1000
+MOST_FEWER = 8  # papers over fewer hospitals that one approval covers
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -41,7 +42,7 @@ class Inbox:
         self._codebooks: dict[Path, Fresh[str]] = {}
         self._papers: dict[str, Paper] = {}
         self._guard = threading.Lock()
-        self.families = Families(self.folder)
+        self.families = Families(self.folder, self._goes_on)
 
     @property
     def joined(self) -> Joined:
@@ -61,8 +62,8 @@ class Inbox:
 
         Raises
         ------
-        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, TOO_MANY, and what `check` and `_check_fewer`
-            raise.
+        PolyclinicError : BAD_MESSAGE, BAD_SIGNATURE, TOO_MANY_STUDIES, and what `check` and
+            `_check_fewer` raise.
         """
         paper = Paper.open(data, self.joined.coordinator)
         self.check(paper)
@@ -72,19 +73,28 @@ class Inbox:
         path, name = self.folder / paper.hash / "offer.pcm", paper.study.study.name
         with self._guard:
             if not path.is_file():
-                if not paper.instead_of:
-                    self._room()
+                self._room(paper)
                 self.home.audit.append("study_offered", study=paper.hash, name=name)
                 write_private(path, data)
             if paper.instead_of and not self.signed_decision(paper.hash):
-                self._sign(paper, APPROVED, "study_goes_on", without=self.left_out(paper))
+                self._sign(paper, APPROVED, "study_may_go_on", without=self.left_out(paper))
         return paper
 
-    def _room(self) -> None:
-        """Raises TOO_MANY where no further offer is taken before some are decided."""
+    def _room(self, paper: Paper) -> None:
+        """Raises TOO_MANY_STUDIES where no further offer is taken."""
+        if paper.instead_of:
+            alike = sum(one.instead_of == paper.instead_of for one in self.papers())
+            if alike >= MOST_FEWER:
+                what = f"too many ways to go on with {paper.study.study.name}"
+                raise _wrong(what, "TOO_MANY_STUDIES")
+            return
         offers = self.folder.glob("*/offer.pcm")
         if sum(not one.with_name("decision.pcm").is_file() for one in offers) >= MOST_WAITING:
-            raise _wrong("too many studies wait for a decision", "TOO_MANY")
+            raise _wrong("too many studies wait for a decision", "TOO_MANY_STUDIES")
+
+    def _goes_on(self, paper: Paper) -> None:
+        name, without = paper.study.study.name, self.left_out(paper)
+        self.home.audit.append("study_goes_on", study=paper.hash, name=name, without=without)
 
     def withdraw(self, study: str) -> None:
         """Let an offer go that nobody has decided about; it comes back when it is offered again."""
@@ -156,14 +166,16 @@ class Inbox:
     def papers(self) -> list[Paper]:
         """All that the hub's coordinator has offered, the first one first.
 
-        Those of a hub that the site has left are passed over.
+        Those of a hub that the site has left are passed over, and those whose form an earlier
+        version had: they are offered and decided anew.
         """
         found = []
         for path in sorted(self.folder.glob("*/offer.pcm"), key=_written):
             try:
                 found.append(self.paper(path.parent.name))
             except PolyclinicError as error:
-                if error.code != "BAD_SIGNATURE" and path.is_file():  # else just withdrawn
+                older = error.code in ("BAD_SIGNATURE", "BAD_MESSAGE")
+                if not older and path.is_file():  # else just withdrawn
                     raise
         return found
 

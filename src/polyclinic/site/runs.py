@@ -41,11 +41,11 @@ class RunNames:
         with self._guard, _full_disk(self.folder):
             self.folder.mkdir(mode=0o700, exist_ok=True)
             if name <= self._below():
-                raise _refusal("a run of this name may have been here before", "RUN_LOST")
+                raise refusal("a run of this name may have been here before", "RUN_LOST")
             try:
                 handle = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             except FileExistsError:
-                raise _refusal("a run of this name was here before", "RUN_LOST") from None
+                raise refusal("a run of this name was here before", "RUN_LOST") from None
             os.close(handle)
             sync_folder(self.folder)
             self._bounded()
@@ -72,8 +72,9 @@ def _full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _refusal(f"{path}: {error.strerror}", "CANNOT_WRITE") from error
+        raise refusal(f"{path}: {error.strerror}", "CANNOT_WRITE") from error
 
 
-def _refusal(what: str, code: str) -> PolyclinicError:
-    return PolyclinicError(what, code=code, rule=RULES[code])
+def refusal(what: str, code: str) -> PolyclinicError:
+    """What a hospital does not answer, by its code."""
+    return PolyclinicError(what, code=code, rule=RULES.get(code, ""))

@@ -64,7 +64,7 @@ def run(
     out : run folder; None: the folder of the study file's [output].
     resume : go on with a run that was stopped; the result has the same bytes.
     show : called with the name of an event and its value: "sites", "round" (of the fit), "step"
-        (any other round), "model", "evaluated".
+        (any other round), "model", "evaluated", "results".
     sites : hospitals, where the study file does not say where they are.
 
     Raises
