@@ -115,6 +115,18 @@ def test_a_start_after_an_upgrade_writes_the_kit_anew_and_says_so_in_the_log(her
     assert (hub[0].folder / "hub.log").read_text().count("the kit of Polyclinic 0.0.9") == 1
 
 
+def test_a_busy_hub_says_so_and_the_invite_is_still_good(here, monkeypatch):
+    _, invite, go = here
+    path = invite()
+    with monkeypatch.context() as patch:
+        patch.setattr("polyclinic.study.enrol.Pace.take", lambda pace: False)
+        with pytest.raises(InputError) as found:
+            go(path)
+    assert found.value.code == "TOO_MANY" and "a second" in found.value.rule
+    assert found.value.next.startswith("wait a minute")
+    go(path)
+
+
 def test_an_invite_is_for_one_hospital_once_and_in_time(here, tmp_path):
     _, invite, go = here
     path = invite()

@@ -70,6 +70,7 @@ RULES = {
     "STUDY_REFUSED": "a hospital answers nothing of a study that its officer has refused, or whose "
     "approval was taken back",
     "UNKNOWN_STUDY": "a study is offered to a hospital before anything of it is asked",
+    "TOO_MANY": "a hub takes a few requests to join a second",
     "TOO_MANY_STUDIES": "a hospital keeps at most 1,000 studies that nobody has decided about, and "
     "goes on with an approved one over at most 8 different lists of hospitals",
     "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
@@ -133,6 +134,7 @@ NEXT = {
     "NOT_APPROVED": "ask the hospital: polyclinic site review",
     "STUDY_REFUSED": "ask the hospital why; another study needs another approval",
     "UNKNOWN_STUDY": "offer the study again: polyclinic run STUDY.toml --hub NAME",
+    "TOO_MANY": "wait a minute, then join again",
     "TOO_MANY_STUDIES": "cancel runs that nobody needs (polyclinic hub cancel RUN), or ask the "
     "hospital to decide: polyclinic site review; an approved study: wait for all its hospitals",
     "WRONG_HUB": "ask through the hub that the hospital has joined",

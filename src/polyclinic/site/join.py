@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.check import check_table
 from polyclinic.data.codebook import Codebook
@@ -46,7 +47,7 @@ _REFUSALS = {
         "the hub knows this site's key under another name",
         "join with a folder of its own: --home DIR",
     ),
-    "TOO_MANY": ("the hub has too many requests now", "wait a minute, then join again"),
+    "TOO_MANY": ("the hub has too many requests now", NEXT["TOO_MANY"]),
 }
 
 
@@ -256,7 +257,7 @@ def _refusal(invite: _Invite, answer: Mapping[str, Any]) -> InputError:
     return InputError(
         f"{invite.hub}: {what}",
         code=code,
-        rule="an invite is used once, by its hospital",
+        rule=RULES[code] if code == "TOO_MANY" else "an invite is used once, by its hospital",
         next=next,
     )
 
