@@ -24,7 +24,8 @@ class Families:
     """Of one hospital, below ``studies/HASH`` of the papers that all hospitals have approved.
 
     The mark of a paper is an empty file with its hash in the name, so that it is there whole or not
-    at all. Two processes that write one each at the same time both see two, and neither computes.
+    at all. Of two processes that write one each at the same time, one at least sees both and does
+    not compute; from then on neither does.
 
     Parameters
     ----------
