@@ -210,7 +210,7 @@ def test_where_a_number_has_left_it_waits_though_no_round_was_kept(world, heart_
 
     assert Driver(world.home, run.id, world.line, Waits(wait), clock).drive() == hubstore.DONE
     assert asked_of == [list(FOUR)]
-    text = "not without: numbers had left cleveland, hungarian, switzerland before the loss"
+    text = "not without: cleveland, hungarian, switzerland had begun to answer before the loss"
     assert any(text in one.detail for one in waits)
     found = json.loads((result(world, run) / "metrics.json").read_bytes())
     assert found["federation"]["hospitals"] == list(FOUR)

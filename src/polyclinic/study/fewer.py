@@ -73,7 +73,7 @@ class Fewer:
         if not self._rules.may_restart or kept:
             return ""
         if self._fixed:
-            return f"\nnot without: numbers had left {', '.join(self._fixed)} before the loss"
+            return f"\nnot without: {', '.join(self._fixed)} had begun to answer before the loss"
         if not self._enough(paper):
             return f"\nnot without: the study asks for {self._rules.required_words}"
         return (
