@@ -135,6 +135,20 @@ def test_the_store_keeps_runs_and_decisions(home):
     assert hubstore.HubStore(store.path).run("heart").finished  # another process sees it
 
 
+def test_what_is_finished_or_is_to_end_is_not_revived(home):
+    store = home.store
+    run = store.add_run(hubstore.STUDY, "heart", "h1", b"paper").id
+    store.cancel(run)
+    assert not store.set_state(run, hubstore.RUNNING, "x")
+    assert store.run(run).state == hubstore.WAITING_APPROVAL and not store.run(run).detail
+    assert store.set_state(run, hubstore.FAILED, "why")
+    for state in (hubstore.RUNNING, hubstore.CANCELLED):
+        assert not store.set_state(run, state)
+    assert (store.run(run).state, store.run(run).detail) == (hubstore.FAILED, "why")
+    store.again(run)
+    assert store.set_state(run, hubstore.RUNNING) and not store.run(run).cancel
+
+
 def test_a_full_disk_is_said_and_changes_nothing(home):
     import sqlite3
 

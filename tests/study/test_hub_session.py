@@ -131,6 +131,34 @@ def test_a_session_that_waits_for_approval_can_be_cancelled(world):
         hubsession.open_session("test", WANTED, None, tell, world.line)
 
 
+def test_a_session_that_is_cancelled_while_it_is_offered_can_be_opened_again(world):
+    ask = world.line.ask
+
+    def asked(messages, timeout):
+        replies, world.line.ask = ask(messages, timeout), ask
+        hubrun.cancel(world.home, "session")
+        return replies
+
+    world.line.ask = asked
+    with pytest.raises(Stopped, match="SESSION_CANCELLED") as found:
+        opened(world, seconds=5.0)
+    assert found.value.what == "session session is over: cancelled at the hub"
+    assert world.home.store.run("session").state == hubstore.CANCELLED
+    world.decide()
+    assert opened(world, seconds=5.0).names == HOSPITALS
+    states = {one.id: one.state for one in world.home.store.runs()}
+    assert states == {"session": hubstore.CANCELLED, "session-2": hubstore.RUNNING}
+
+
+def test_a_session_that_is_to_end_is_not_taken_up_again(world):
+    with pytest.raises(Stopped, match="NOT_DECIDED"):
+        opened(world, seconds=0.1)
+    world.home.store.cancel("session")
+    with pytest.raises(Stopped, match="NOT_DECIDED"):
+        opened(world, seconds=0.1)
+    assert [one.id for one in world.home.store.runs()] == ["session", "session-2"]
+
+
 def test_a_refusal_and_a_timeout_are_said(world):
     with pytest.raises(Stopped, match="NOT_DECIDED") as found:
         opened(world, seconds=0.1)

@@ -139,8 +139,8 @@ class Driver:
 
     def _state(self, state: str, detail: str = "") -> None:
         before = self.store.run(self.id)
-        if (before.state, before.detail) != (state, detail):
-            self.store.set_state(self.id, state, detail)
+        said = (before.state, before.detail) == (state, detail)
+        if not said and self.store.set_state(self.id, state, detail):
             self.events.add("state", state=state, detail=detail)
 
     # before the run

@@ -146,8 +146,7 @@ def cancel(home: HubHome, run: str, why: str = "cancelled at the hub") -> HubRun
     home.store.cancel(run)
     with Locked(home.run_folder(run)).hold() as mine:
         mine = mine or found.kind == hubstore.SESSION
-        if mine and not home.store.run(run).finished:
-            home.store.set_state(run, hubstore.CANCELLED, why)
+        if mine and home.store.set_state(run, hubstore.CANCELLED, why):
             events_of(home, run).add("state", state=hubstore.CANCELLED, detail="")
     return home.store.run(run)
 

@@ -110,7 +110,7 @@ def _codebook(home: HubHome, schema: Any) -> Codebook:
 def _record(home: HubHome, paper: Paper, lock: ExitStack) -> str:
     """The session's line among the runs: the one of before where nobody has it open."""
     last = home.store.last_of(paper.hash)
-    if last is None or last.state in (hubstore.REFUSED, hubstore.CANCELLED) or _held(home, last.id):
+    if last is None or last.finished or last.cancel or _held(home, last.id):
         name = paper.study.study.name
         signed = paper.signed(home.identity)
         last = home.store.add_run(hubstore.SESSION, name, paper.hash, signed)

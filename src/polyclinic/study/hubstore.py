@@ -263,14 +263,20 @@ class HubStore:
         found = [run for run in self.runs() if run.hash == digest]
         return found[-1] if found else None
 
-    def set_state(self, id: str, state: str, detail: str = "") -> None:
-        """What a run is doing; `since` moves only when the state is another."""
+    def set_state(self, id: str, state: str, detail: str = "") -> bool:
+        """What a run is doing; `since` moves only when the state is another.
+
+        False, and nothing is changed, where the run is finished, or is to end and `state` is no
+        end: another process may have cancelled it meanwhile.
+        """
         with self._write() as db:
-            db.execute(
+            done = db.execute(
                 "UPDATE runs SET since = CASE WHEN state = ? THEN since ELSE ? END, "
-                "state = ?, detail = ? WHERE id = ?",
-                (state, time.time(), state, detail, id),
+                f"state = ?, detail = ? WHERE id = ? AND state NOT IN {FINISHED} "
+                f"AND (cancel = 0 OR ? IN {FINISHED})",
+                (state, time.time(), state, detail, id, state),
             )
+            return done.rowcount == 1
 
     def set_round(self, id: str, number: int) -> None:
         """How many rounds a run has kept."""
@@ -284,9 +290,11 @@ class HubStore:
 
     def again(self, id: str) -> None:
         """Let a run that has failed go on."""
-        self.set_state(id, WAITING_APPROVAL)
         with self._write() as db:
-            db.execute("UPDATE runs SET cancel = 0 WHERE id = ?", (id,))
+            db.execute(
+                "UPDATE runs SET state = ?, detail = '', since = ?, cancel = 0 WHERE id = ?",
+                (WAITING_APPROVAL, time.time(), id),
+            )
             db.execute("DELETE FROM withdrawn WHERE run = ?", (id,))
 
     def cancel(self, id: str) -> None:
