@@ -245,6 +245,33 @@ def test_a_run_without_a_driver_is_cancelled_at_once(world):
     assert [one["event"] for one in hubrun.follow(world.home, run.id)] == ["state"]
 
 
+@pytest.mark.parametrize("driven", [True, False])
+def test_why_a_run_was_cancelled_is_said_by_the_run_and_its_log(world, monkeypatch, driven):
+    monkeypatch.setattr(type(world.home), "publish", lambda home: None)
+    run = hubrun.submit(world.home, study_of())
+    if driven:
+        with Locked(world.home.run_folder(run.id)).hold():  # as if another process drove it
+            hubservice.revoke(world.home, "hungarian")
+            hubrun.cancel(world.home, run.id)  # what was asked first counts
+        Driver(world.home, run.id, world.line, Waits()).drive()
+    else:
+        hubservice.revoke(world.home, "hungarian")
+    ended, said = world.home.store.run(run.id), "hungarian was put out of the hub"
+    (event,) = hubrun.follow(world.home, run.id)
+    assert (ended.state, ended.detail, event["detail"]) == (hubstore.CANCELLED, said, said)
+
+
+def test_a_store_made_before_reasons_were_kept_is_taken(world):
+    run = hubrun.submit(world.home, study_of())
+    with world.home.store._write() as db:
+        db.execute("DROP TABLE cancelled")
+        db.execute("UPDATE runs SET cancel = 1")
+    store = hubstore.HubStore(world.home.store.path)
+    assert store.why(run.id) == "cancelled at the hub"
+    store.cancel(run.id, "x")
+    assert store.why(run.id) == "x"
+
+
 def test_two_drivers_do_not_drive_one_run(world):
     run = hubrun.submit(world.home, study_of())
     with Locked(world.home.run_folder(run.id)).hold() as mine:

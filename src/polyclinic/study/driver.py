@@ -111,7 +111,7 @@ class Driver:
                 self._approvals()
             self._run()
         except Cancelled:
-            return hubstore.CANCELLED, "cancelled at the hub"
+            return hubstore.CANCELLED, self.store.why(self.id)
         except Refused as error:
             return hubstore.REFUSED, str(error)
         except PolyclinicError as error:

@@ -125,7 +125,7 @@ def _paper(home: HubHome, study: Study | str | Path) -> Paper:
     return paper_of(home, *of_hub(study, base, home.name))
 
 
-def cancel(home: HubHome, run: str, why: str = "cancelled at the hub") -> HubRun:
+def cancel(home: HubHome, run: str, why: str = hubstore.AT_HUB) -> HubRun:
     """End a run: its driver does, or this process where there is none.
 
     A session is told with its next question.
@@ -143,11 +143,12 @@ def cancel(home: HubHome, run: str, why: str = "cancelled at the hub") -> HubRun
             next="polyclinic hub runs",
             kept="nothing was changed",
         )
-    home.store.cancel(run)
+    home.store.cancel(run, why)
+    why = home.store.why(run)
     with Locked(home.run_folder(run)).hold() as mine:
         mine = mine or found.kind == hubstore.SESSION
         if mine and home.store.set_state(run, hubstore.CANCELLED, why):
-            events_of(home, run).add("state", state=hubstore.CANCELLED, detail="")
+            events_of(home, run).add("state", state=hubstore.CANCELLED, detail=why)
     return home.store.run(run)
 
 

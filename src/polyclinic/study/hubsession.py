@@ -82,8 +82,9 @@ def _not_cancelled(home: HubHome, run: str) -> None:
     """Raises Stopped SESSION_CANCELLED where the session was ended at the hub."""
     record = home.store.run(run)
     if record.cancel or record.finished:
+        why = home.store.why(run) if record.cancel else record.detail
         raise Stopped(
-            f"session {run} is over: {record.detail or 'cancelled at the hub'}",
+            f"session {run} is over: {why}",
             code="SESSION_CANCELLED",
             rule="a session ends when it is cancelled, or a hospital of it is put out of the hub",
             next="connect again; without that hospital: pc.connect(..., sites=[...])",

@@ -22,6 +22,7 @@ WAITING_FOR = "waiting for "  # and whom
 DONE, REFUSED, FAILED, CANCELLED = "done", "refused", "failed", "cancelled"
 FINISHED = (DONE, REFUSED, FAILED, CANCELLED)
 STUDY, SESSION = "study", "session"
+AT_HUB = "cancelled at the hub"
 TOKEN_BYTES = 16
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sites (
@@ -38,6 +39,7 @@ CREATE TABLE IF NOT EXISTS decisions (
   signed BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
 CREATE TABLE IF NOT EXISTS restarts (
   run TEXT NOT NULL, paper BLOB NOT NULL, signed TEXT NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS cancelled (run TEXT PRIMARY KEY, why TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seen (site TEXT PRIMARY KEY, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS withdrawn (
   run TEXT NOT NULL, site TEXT NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
@@ -296,11 +298,19 @@ class HubStore:
                 (WAITING_APPROVAL, time.time(), id),
             )
             db.execute("DELETE FROM withdrawn WHERE run = ?", (id,))
+            db.execute("DELETE FROM cancelled WHERE run = ?", (id,))
 
-    def cancel(self, id: str) -> None:
-        """Ask the driver of a run to end it."""
+    def cancel(self, id: str, why: str = AT_HUB) -> None:
+        """Ask the driver of a run to end it; what was asked first counts."""
         with self._write() as db:
             db.execute("UPDATE runs SET cancel = 1 WHERE id = ?", (id,))
+            db.execute("INSERT OR IGNORE INTO cancelled VALUES (?, ?)", (id, why))
+
+    def why(self, id: str) -> str:
+        """Why a run was cancelled."""
+        with self._open() as db:
+            row = db.execute("SELECT why FROM cancelled WHERE run = ?", (id,)).fetchone()
+        return AT_HUB if row is None else str(row["why"])
 
     def restart(self, id: str, paper: bytes, signed: Mapping[str, bytes]) -> None:
         """Have a run go on with another paper; `signed`: approvals by hospital."""
