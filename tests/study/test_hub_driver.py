@@ -7,6 +7,7 @@ import json
 import pytest
 
 from polyclinic.cli import hub
+from polyclinic.core import codec
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.study import hubrun, hubservice, hubstore
 from polyclinic.study.driver import Driver
@@ -326,6 +327,21 @@ def test_a_site_that_does_not_take_the_study_is_named(world):
     )
     assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.REFUSED
     assert "hungarian does not take the study" in world.home.store.run(run.id).detail
+
+
+@pytest.mark.parametrize(
+    ("code", "said"), [("\x1b[31m" + "x" * 100_000, "SITE_FAILED"), ("WRONG_HUB", "WRONG_HUB")]
+)
+def test_a_code_that_there_is_not_does_not_become_the_words_of_a_run(world, code, said):
+    run, ask = hubrun.submit(world.home, study_of()), world.line.ask
+
+    def asked(messages, timeout):
+        return {**ask(messages, timeout), "hungarian": codec.encode({"code": code})}
+
+    world.line.ask = asked
+    assert Driver(world.home, run.id, world.line, Waits(world.decide)).drive() == hubstore.REFUSED
+    detail = world.home.store.run(run.id).detail
+    assert said in detail and "\x1b" not in detail and len(detail) < 1000
 
 
 def test_who_is_lost_is_named_before_anything_else_is_asked(world, whole):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from polyclinic.core import codec
 from polyclinic.study import hubrun, hubstore
 from polyclinic.study.driver import Driver
 from polyclinic.study.withdraw import Withdrawals
@@ -46,6 +47,27 @@ def test_a_cancelled_run_waits_at_no_hospital_also_at_one_that_was_away(world):
     Withdrawals(world.home, world.line).step()  # the hub was started anew meanwhile
     assert waiting(world) == []
     assert world.home.store.heard_withdrawal(run.id) == set(HOSPITALS)
+
+
+def test_a_paper_that_cannot_be_opened_and_an_odd_answer_stop_nothing(world, capsys):
+    store = world.home.store
+    for name, paper in (("old", b"not a paper"), ("older", codec.encode({"offer": 1}))):
+        store.cancel(store.add_run(hubstore.STUDY, name, name, paper).id)
+        store.set_state(name, hubstore.CANCELLED)
+    run = offered(world, lambda: store.cancel("heart"))
+    withdrawals, ask = Withdrawals(world.home, world.line), world.line.ask
+    world.line.ask = lambda messages, timeout: {
+        **ask(messages, timeout), "hungarian": codec.encode({"code": ["x"]})
+    }  # fmt: skip
+    withdrawals.step()
+    withdrawals.step()
+    assert waiting(world) == []
+    assert store.heard_withdrawal(run.id) == set(HOSPITALS)
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in said] == [
+        "the offer of old is not taken back",
+        "the offer of older is not taken back",
+    ]
 
 
 def test_nobody_is_told_twice_or_what_is_asked_again(world):

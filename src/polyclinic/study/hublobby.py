@@ -134,8 +134,8 @@ class Lobby:
         return found
 
     def _read(self, site: str, value: dict[str, Any], found: Round) -> None:
-        state, code = value.get("state"), value.get("code")
-        if isinstance(code, str) and code not in PASSING:
+        state, code = value.get("state"), _code(value)
+        if code and code not in PASSING:
             found.states[site], found.codes[site] = REFUSED, code
         elif state == WAITING:
             found.states[site] = WAITING
@@ -195,9 +195,7 @@ class Lobby:
         Stopped : HUB_LOST.
         """
         replies = self._tell(sites, WITHDRAWN)
-        return [
-            site for site, reply in replies.items() if _decoded(reply).get("code") not in PASSING
-        ]
+        return [site for site, reply in replies.items() if _code(_decoded(reply)) not in PASSING]
 
     def _tell(self, sites: Iterable[str], what: str, run: str = "") -> Mapping[str, bytes]:
         notices = {
@@ -212,6 +210,14 @@ def _decoded(reply: bytes | None) -> dict[str, Any]:
     except codec.CodecError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _code(value: Mapping[str, Any]) -> str:
+    """The code in an answer that nobody has signed: one of those that there are, or ""."""
+    code = value.get("code")
+    if not isinstance(code, str):
+        return ""
+    return code if code in RULES else "SITE_FAILED"
 
 
 def lost(sites: Iterable[str], code: str = "SITE_LOST") -> Stopped:

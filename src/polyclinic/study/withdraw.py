@@ -5,8 +5,10 @@ A hospital that is away hears it when it is connected again; the supervisor look
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Set
 
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.governance.paper import Paper
 from polyclinic.study import hubstore
 from polyclinic.study.hub import HubHome
@@ -41,10 +43,19 @@ class Withdrawals:
     def _unheard(self, run: HubRun) -> Set[str]:
         known = run.id, run.since
         if known not in self._left:
-            store, paper = self.home.store, self._paper(run)
+            store = self.home.store
             heard = store.heard_withdrawal(run.id) | set(store.decisions(run.id))
-            self._left[known] = set(paper.sites) - heard
+            self._left[known] = self._offered(run) - heard
         return self._left[known]
+
+    def _offered(self, run: HubRun) -> set[str]:
+        """To whom a run was offered; nobody is told of a paper that cannot be opened any more."""
+        try:
+            return set(self._paper(run).sites)
+        except PolyclinicError as error:
+            text = f"the offer of {run.id} is not taken back: {error.what}  {error.code}"
+            print(text, file=sys.stderr, flush=True)
+            return set()
 
     def _tell(self, run: HubRun, connected: Set[str]) -> None:
         left = self._left[run.id, run.since]
