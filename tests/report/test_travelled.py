@@ -34,6 +34,7 @@ def test_the_report_has_a_table_of_it(tmp_path: Path, linear: dict[str, Any]) ->
     rows = [[cell.text for cell in row.all("th", "td")] for row in table.all("tr")]
     assert rows[0] == ["hospital", "rounds", "to it", "back", "largest round"]
     assert rows[2] == ["va", "2", "1.2 MB", "5 kB", "904 kB"]
+    assert "the network as it was" in " ".join(page.words.split())
     assert "network.csv has every round" in " ".join(page.words.split())
 
 

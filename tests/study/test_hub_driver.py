@@ -61,8 +61,7 @@ def test_a_run_waits_for_approval_and_equals_the_embedded_one(world, whole):
     assert "none was left out" not in report
     for agent in world.agents.values():
         assert not agent._runs  # DONE was sent
-    events, _ = hubrun.events_of(world.home, run.id).read()
-    rounds = [one for one in events if one["event"] in ("round", "step")]
+    rounds = hubrun.events_of(world.home, run.id).rounds()
     assert [one["n"] for one in rounds] == list(range(1, len(rounds) + 1))
     assert all(set(one["bytes"]) == set(HOSPITALS) for one in rounds)
     assert world.home.store.run(run.id).round == len(rounds)
@@ -152,6 +151,35 @@ def test_a_driver_that_is_killed_is_replaced(world, whole, at):
     assert not world.home.store.run(run.id).finished
     assert hubservice.status(world.home, world.line)["runs"][0]["state"] == hubservice.STARTING
     assert Driver(world.home, run.id, world.line, Waits()).drive() == hubstore.DONE
+    same(world, run.id, whole)
+
+
+@pytest.mark.parametrize("uncounted", [3, 22, 0])
+def test_a_round_is_counted_once_wherever_a_driver_is_killed(world, whole, monkeypatch, uncounted):
+    """After a round is written down and before it is counted; or, 0, before its end is."""
+
+    class Killed(BaseException):
+        pass
+
+    run, store = hubrun.submit(world.home, study_of()), hubstore.HubStore
+    count, state, killed = store.set_round, store.set_state, []
+
+    def at(now, write, *args):
+        if args[2] == now and not killed:
+            killed.append(now)
+            raise Killed
+        return write(*args)
+
+    monkeypatch.setattr(store, "set_round", lambda *a: at(uncounted or None, count, *a))
+    monkeypatch.setattr(store, "set_state", lambda *a: at(hubstore.DONE, state, *a))
+    with pytest.raises(Killed):
+        Driver(world.home, run.id, world.line, Waits(world.decide)).drive()
+    before = world.line.asked
+    assert Driver(world.home, run.id, world.line, Waits()).drive() == hubstore.DONE
+    assert world.line.asked > before
+    rounds = hubrun.events_of(world.home, run.id).rounds()
+    assert [one["n"] for one in rounds] == list(range(1, world.home.store.run(run.id).round + 1))
+    assert len({one["plan"] for one in rounds}) == len(rounds) == 22
     same(world, run.id, whole)
 
 

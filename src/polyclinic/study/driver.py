@@ -70,7 +70,10 @@ class Driver:
         self.lobby = Lobby(self.line, home.identity, self.paper)
         first = Paper.open(record.paper, home.identity.public)
         self.fewer = Fewer(first, self.events, clock)
-        self.round, self._looked, self._cancelled = record.round, 0.0, False
+        self._looked, self._cancelled = 0.0, False
+        # A round is written down before it is counted: a process may have been killed between.
+        self.round = max(record.round, len(self.events.rounds()))
+        self._known: set[str] = set()  # plans of rounds that were written down before this attempt
         self._asked = 0.0  # when the last question was put
         self._bytes: dict[str, list[int]] = {}
         self._asked_as: list[str] = []  # names under which hospitals were asked
@@ -96,6 +99,7 @@ class Driver:
             if self.store.run(self.id).finished:
                 return self.store.run(self.id).state
             self._patiently(lambda: self.store.set_pid(self.id, os.getpid()))
+            self._patiently(lambda: self.store.set_round(self.id, self.round))
             state, detail = self._outcome()
             self.ending.set()
             self._patiently(lambda: self._state(state, detail))
@@ -202,6 +206,7 @@ class Driver:
         from polyclinic.study.run import run
 
         self._asked = self.fewer.clock()
+        self._known = {one.get("plan", "") for one in self.events.rounds()}
         said = self.lobby.hello()
         least = {site: one.min_patients for site, one in said.items()}
         sites = Connected(
@@ -313,6 +318,8 @@ class Driver:
         self.look()
 
     def _kept(self, event: str, done: Done) -> None:
+        if done.plan in self._known:  # asked again: its bytes stand with the next round
+            return
         self.round += 1
         moved, self._bytes = self._bytes, {}
         self.events.add(
@@ -320,6 +327,7 @@ class Driver:
             n=self.round,
             number=done.number,
             step=done.step,
+            plan=done.plan,
             seconds=round(done.seconds, 4),
             loss=done.figures.get("loss"),
             bytes=moved,

@@ -59,6 +59,10 @@ class Events:
                     found.append(value)
         return found, offset + end
 
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds and steps that were kept."""
+        return [one for one in self.read()[0] if one["event"] in ("round", "step")]
+
     def first(self, event: str) -> dict[str, Any] | None:
         """The first event of this name."""
         return next((one for one in self.read()[0] if one["event"] == event), None)
