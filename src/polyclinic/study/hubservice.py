@@ -241,7 +241,6 @@ def revoke(home: HubHome, site: str) -> None:
             kept="nothing was changed",
         )
     home.publish()
-    for run in home.store.runs():
-        paper = home.store.paper(run.id)
-        if not run.finished and site in Paper.open(paper, home.identity.public).sites:
+    for run in (one for one in home.store.runs() if not one.finished):
+        if site in Paper.open(home.store.paper(run.id), home.identity.public).sites:
             cancel(home, run.id, f"{site} was put out of the hub")
