@@ -129,6 +129,7 @@ def test_a_run_that_was_refused_says_so_again(home, tmp_path, capsys, monkeypatc
         entry.main()
     assert left.value.code == 3
     assert "va has refused the study: no  STUDY_REFUSED" in capsys.readouterr().err
+    home.store.again(run.id)
     home.store.set_state(run.id, hubstore.FAILED, "ValueError: an error inside  UNEXPECTED")
     ended = module._ended(home, home.store.run(run.id))
     assert type(ended) is PolyclinicError and ended.code == "UNEXPECTED"
@@ -215,6 +216,7 @@ def test_resume_looks_on_at_a_run_that_is_not_over_and_never_hands_in_anew(
     assert resumed(path, monkeypatch, capsys)[0] == 130  # from what it has kept
     assert not home.store.run(run.id).finished
     for state in (hubstore.DONE, hubstore.CANCELLED):
+        home.store.again(run.id)
         home.store.set_state(run.id, state)
         code, said = resumed(path, monkeypatch, capsys)
         assert code == 2 and f"{run.id}, is {state}" in said
