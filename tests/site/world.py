@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 import numpy as np
@@ -172,3 +172,14 @@ class Wire:
     @contextmanager
     def session(self) -> Iterator[None]:
         yield
+
+
+def codes(world, site="north"):
+    return [line["code"] for line in world.log(site)]
+
+
+def plan_of(paper):
+    """The first plan of a run, as it travels."""
+    scope = Scope.of(paper)
+    plan = glm(scope.spec).plan(glm(scope.spec).init(0))
+    return replace(plan, cohort=scope.cohort.to_data(), purpose=PURPOSE, round=1)

@@ -167,10 +167,8 @@ def test_it_is_missed_anew_after_the_hub_was_away(world, clock):
     assert clock.now - begun >= 60.0
 
 
-def test_after_a_kept_round_it_waits(world, heart_files, tmp_path, clock):
-    whole = embedded(tmp_path / "embedded", study_of(**CHEAP), heart_files, FOUR)
-    run = approved(world, study_of(**CHEAP), clock)
-    away_at(world, 9, "va")
+def waited_for(world, run, clock):
+    """Drive a run to its end; what was said of it while the hospital stayed away, a long time."""
     waits = []
 
     def wait():
@@ -180,6 +178,14 @@ def test_after_a_kept_round_it_waits(world, heart_files, tmp_path, clock):
             world.line.away = set()
 
     assert Driver(world.home, run.id, world.line, Waits(wait), clock).drive() == hubstore.DONE
+    return waits
+
+
+def test_after_a_kept_round_it_waits(world, heart_files, tmp_path, clock):
+    whole = embedded(tmp_path / "embedded", study_of(**CHEAP), heart_files, FOUR)
+    run = approved(world, study_of(**CHEAP), clock)
+    away_at(world, 9, "va")
+    waits = waited_for(world, run, clock)
     assert {one.state for one in waits} == {"waiting for va"}
     assert not any("without" in one.detail for one in waits)
     same(world, run, whole)
@@ -200,15 +206,7 @@ def test_where_a_number_has_left_it_waits_though_no_round_was_kept(world, heart_
         return replies
 
     world.line.ask = once
-    waits = []
-
-    def wait():
-        clock.now += 1000.0
-        waits.append(world.home.store.run(run.id))
-        if len(waits) == 6:
-            world.line.away = set()
-
-    assert Driver(world.home, run.id, world.line, Waits(wait), clock).drive() == hubstore.DONE
+    waits = waited_for(world, run, clock)
     assert asked_of == [list(FOUR)]
     text = "not without: cleveland, hungarian, switzerland had begun to answer before the loss"
     assert any(text in one.detail for one in waits)

@@ -275,8 +275,7 @@ class Driver:
         declined(found)
         if found.still(APPROVED) != list(paper.sites):
             return False  # one more is away, or has to decide: it is asked again
-        signed = {site: data for site, (_, data) in found.decisions.items()}
-        self.store.restart(self.id, paper.signed(self.home.identity), signed)
+        self.store.restart(self.id, paper.signed(self.home.identity))
         self.paper, self.lobby = paper, lobby
         return True
 

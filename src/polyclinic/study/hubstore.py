@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import sqlite3
 import threading
@@ -38,7 +37,7 @@ CREATE TABLE IF NOT EXISTS decisions (
   run TEXT NOT NULL, site TEXT NOT NULL, verdict TEXT NOT NULL, why TEXT NOT NULL,
   signed BLOB NOT NULL, at REAL NOT NULL, PRIMARY KEY (run, site));
 CREATE TABLE IF NOT EXISTS restarts (
-  run TEXT NOT NULL, paper BLOB NOT NULL, signed TEXT NOT NULL, at REAL NOT NULL);
+  run TEXT NOT NULL, paper BLOB NOT NULL, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS cancelled (run TEXT PRIMARY KEY, why TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seen (site TEXT PRIMARY KEY, at REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS withdrawn (
@@ -312,11 +311,10 @@ class HubStore:
             row = db.execute("SELECT why FROM cancelled WHERE run = ?", (id,)).fetchone()
         return AT_HUB if row is None else str(row["why"])
 
-    def restart(self, id: str, paper: bytes, signed: Mapping[str, bytes]) -> None:
-        """Have a run go on with another paper; `signed`: approvals by hospital."""
+    def restart(self, id: str, paper: bytes) -> None:
+        """Have a run go on with another paper."""
         with self._write() as db:
-            row = (id, paper, _hex(signed), time.time())
-            db.execute("INSERT INTO restarts VALUES (?, ?, ?, ?)", row)
+            db.execute("INSERT INTO restarts VALUES (?, ?, ?)", (id, paper, time.time()))
 
     def paper(self, id: str) -> bytes:
         """The paper that a run goes on with: as it was handed in, or without some hospitals."""
@@ -356,10 +354,6 @@ class HubStore:
                 "SELECT * FROM decisions WHERE run = ? ORDER BY site", (run,)
             ).fetchall()
         return {row["site"]: dict(row) for row in rows}
-
-
-def _hex(signed: Mapping[str, bytes]) -> str:
-    return json.dumps({site: data.hex() for site, data in signed.items()})
 
 
 def hash_of(token: str) -> bytes:
