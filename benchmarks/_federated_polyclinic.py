@@ -125,7 +125,10 @@ def drive(socket: str, plan: str) -> None:
     from polyclinic.privacy.secure import Identity
 
     line, own = HubLine(Path(socket)), Identity.generate()
-    keys = line.ask(dict.fromkeys(SITES, b"KEY:" + own.public), timeout=SECONDS)
+    keys = {
+        site: bytes(key)
+        for site, key in line.ask(dict.fromkeys(SITES, b"KEY:" + own.public), SECONDS).items()
+    }
     session, book = Session.model_validate(SESSION), Codebook.from_dict(BOOK)
     transport = HubTransport(
         line, Paper(session, book, keys, "rounds", own.public), own, "run", SECONDS

@@ -35,6 +35,7 @@ SESSION = {
 
 def paper_of(keys):
     book = Codebook.from_dict(BOOK)
+    keys = {site: bytes(key) for site, key in keys.items()}
     return Paper(Session.model_validate(SESSION), book, keys, "heart", COORDINATOR.public)
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import PolyclinicError
 
 MAGIC = b"PCM1"
+Bytes = bytes | bytearray | memoryview
 LONGEST = 1 << 30  # bytes of a message that any process takes from another
 DEEPEST = 64  # levels of nesting in a message
 _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
@@ -38,7 +39,7 @@ def encode(value: Any) -> bytes:
     return b"".join(_parts(value))
 
 
-def decode(data: bytes) -> Any:
+def decode(data: Bytes) -> Any:
     """The value of canonical bytes. Raises CodecError for anything else."""
     if data[:4] != MAGIC or len(data) < 12:
         raise _bad("no Polyclinic message")
@@ -46,14 +47,15 @@ def decode(data: bytes) -> Any:
     if length > len(data) - 12:
         raise _bad("the header is cut short")
     try:
-        header = json.loads(data[12 : 12 + length], parse_constant=_no_constant)
+        text = bytes(data[12 : 12 + length])
+        header = json.loads(text, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise _bad("the header is not JSON") from None
     cursor = _Cursor(data, 12 + length)
     value = _raise(header, cursor)
     if cursor.at != len(data):
         raise _bad("bytes are left over")
-    if _header(value, []) != data[12 : 12 + length]:
+    if _header(value, []) != text:
         raise _bad("the message is not in canonical form")
     return value
 
@@ -118,7 +120,7 @@ def _array(value: NDArray[Any], arrays: Raw) -> Any:
 
 
 class _Cursor:
-    def __init__(self, data: bytes, at: int) -> None:
+    def __init__(self, data: Bytes, at: int) -> None:
         self.data, self.at = data, at
 
     def array(self, spec: Any) -> Any:

@@ -23,7 +23,7 @@ from polyclinic.core.task import lookup
 Cohort = Mapping[str, Any]
 HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
 MAY = "MAY"  # the kind of message that asks whether a site would release its answer alone
-Ask = Callable[[Mapping[str, bytes]], Mapping[str, bytes]]
+Ask = Callable[[Mapping[str, bytes]], Mapping[str, codec.Bytes]]
 
 
 class Workers(Protocol):
@@ -35,7 +35,7 @@ class Workers(Protocol):
 class Transport(Protocol):
     """Carries bytes to sites and back; knows nothing of what they mean."""
 
-    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]: ...
+    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]: ...
     def session(self) -> AbstractContextManager[None]: ...
 
 
@@ -274,7 +274,9 @@ def open_replies(
     return opened, {site: len(replies[site]) for site in sites}
 
 
-def _open_reply(site: str, plan: Plan, leaves: Sequence[Leaf], reply: bytes | None) -> Opened | str:
+def _open_reply(
+    site: str, plan: Plan, leaves: Sequence[Leaf], reply: codec.Bytes | None
+) -> Opened | str:
     """What a site released, or the code of why not."""
     if reply is None:
         return "SITE_LOST"
@@ -317,7 +319,7 @@ def _shape(leaves: Sequence[Leaf], hidden: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def codes_of(replies: Mapping[str, bytes | None]) -> dict[str, str]:
+def codes_of(replies: Mapping[str, codec.Bytes | None]) -> dict[str, str]:
     """The codes of the sites that refused, in order."""
     found = {}
     for site, reply in replies.items():

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
 from polyclinic.core import codec
+from polyclinic.core.codec import Bytes
 from polyclinic.core.codes import NEXT, PASSING, RULES
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.core.federation import Cohort, Federation
@@ -27,17 +28,17 @@ _MANY = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 class Line(Protocol):
     """What is needed of `polyclinic.engines.hubline.HubLine`."""
 
-    def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, bytes]: ...
+    def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, Bytes]: ...
 
 
 class Sealed(Protocol):
     """What is needed of a question."""
 
     @property
-    def message(self) -> bytes: ...
+    def message(self) -> Bytes: ...
     def likewise(self, site: str, n: int) -> Self: ...
     def sealed(self, identity: Identity) -> bytes: ...
-    def answered(self, data: bytes, public: bytes) -> bytes: ...
+    def answered(self, data: Bytes, public: bytes) -> Bytes: ...
 
 
 class Agreed(Protocol):
@@ -71,7 +72,7 @@ class HubTransport:
         self._line, self._paper, self._identity = line, paper, identity
         self._asked = dict.fromkeys(paper.sites, 0)
 
-    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, Bytes]:
         """The answers of all that are asked, as their hospitals have signed them.
 
         Raises
@@ -86,7 +87,7 @@ class HubTransport:
             raise site_lost(silent, len(self._paper.sites), self.timeout)
         return {site: self._opened(site, one, replies[site]) for site, one in questions.items()}
 
-    def _opened(self, site: str, question: Sealed, reply: bytes) -> bytes:
+    def _opened(self, site: str, question: Sealed, reply: Bytes) -> Bytes:
         """The answer of the hospital itself; or that it cannot answer now, which needs no key."""
         if len(reply) < _CODE and _passing(reply):
             return reply
@@ -178,7 +179,7 @@ def federation(
     return Federated(line, paper, identity, timeout).federation(cohort, sums=sums, about=about)
 
 
-def _passing(reply: bytes) -> bool:
+def _passing(reply: Bytes) -> bool:
     """Whether these bytes, which nobody has signed, only say that there is no answer now."""
     try:
         value = codec.decode(reply)

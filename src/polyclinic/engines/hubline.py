@@ -47,7 +47,7 @@ class HubLine:
             header, _ = wire.receive_frame(connection)
             return dict(header["sites"])
 
-    def ask(self, messages: Mapping[str, bytes], timeout: float) -> dict[str, bytes]:
+    def ask(self, messages: Mapping[str, bytes], timeout: float) -> dict[str, wire.Bytes]:
         """Replies of the hospitals that answered within `timeout` seconds.
 
         A hospital that is not connected is waited for until then.
@@ -62,7 +62,7 @@ class HubLine:
         if max(map(len, messages.values())) > wire.LARGEST:
             raise wire.bad("a message is longer than 1 GiB")
         end = time.monotonic() + timeout
-        replies: dict[str, bytes] = {}
+        replies: dict[str, wire.Bytes] = {}
         with self._connected(timeout + GRACE) as connection:
             self._send(connection, messages, timeout)
             while len(replies) < len(messages):

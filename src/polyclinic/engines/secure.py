@@ -88,7 +88,7 @@ class SecureSums:
         self._round += 1
         steps = self._coordinator.total(about, size, round=self._round, sites=sites)
         try:
-            return drive(steps, ask)
+            return drive(steps, lambda asked: {s: bytes(r) for s, r in ask(asked).items()})
         except SiteRefused as error:
             raise refused_by(error.refusals, plan) from None
 

@@ -87,7 +87,7 @@ class Site:
         self._last: _Computed | None = None
         self.log: list[Exception] = []
 
-    def answer(self, message: bytes) -> bytes:
+    def answer(self, message: codec.Bytes) -> bytes:
         """What is asked for, or the code of a refusal, as bytes."""
         plan = None
         try:
@@ -96,7 +96,9 @@ class Site:
                 if value["kind"] == MAY:
                     plan = Plan.from_data(value.get("plan"))
                     return self._may(plan, value.get("secure") is True)
-                return self._heads(value) if value["kind"] == HEADS else self._secure(message)
+                return (
+                    self._heads(value) if value["kind"] == HEADS else self._secure(bytes(message))
+                )
             plan = Plan.from_data(value)
             release = self._release(plan, Audience(self._n_sites))
             return release.to_bytes(packed=bool(plan.compress))

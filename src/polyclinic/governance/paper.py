@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from polyclinic.core import codec
+from polyclinic.core.codec import Bytes
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.data.codebook import Codebook
 from polyclinic.governance.signing import signed_by, unhex
@@ -218,7 +219,7 @@ class Question:
     study: str
     run: str
     n: int
-    message: bytes
+    message: Bytes
 
     @cached_property
     def sha256(self) -> str:
@@ -238,7 +239,7 @@ class Question:
         return _sealed(ENVELOPE, _QUESTION, head, self.message, identity)
 
     @staticmethod
-    def open(data: bytes, coordinator: bytes) -> Question:
+    def open(data: Bytes, coordinator: bytes) -> Question:
         """The question in an envelope. Raises BAD_MESSAGE or BAD_SIGNATURE."""
         head, message = _unsealed(ENVELOPE, _QUESTION, data, coordinator)
         sha256 = head.pop("sha256")
@@ -247,7 +248,7 @@ class Question:
             raise bad_signature("a question is not the one that was signed")
         return question
 
-    def answered(self, data: bytes, public: bytes) -> bytes:
+    def answered(self, data: Bytes, public: bytes) -> Bytes:
         """The message in the answer to this question, signed with the hospital's key `public`.
 
         Raises
@@ -273,10 +274,10 @@ class Answer:
     run: str
     n: int
     asked: str
-    message: bytes
+    message: Bytes
 
     @staticmethod
-    def to(question: Question, message: bytes) -> Answer:
+    def to(question: Question, message: Bytes) -> Answer:
         """The answer to `question`."""
         place = (question.site, question.study, question.run, question.n)
         return Answer(*place, question.sha256, message)
@@ -293,7 +294,7 @@ class Answer:
         return _sealed(REPLY, _ANSWER, head, self.message, identity)
 
     @staticmethod
-    def open(data: bytes, public: bytes) -> Answer:
+    def open(data: Bytes, public: bytes) -> Answer:
         """The answer in signed bytes. Raises BAD_MESSAGE or BAD_SIGNATURE."""
         head, message = _unsealed(REPLY, _ANSWER, data, public)
         if head.pop("sha256") != hashlib.sha256(message).hexdigest():
@@ -305,7 +306,7 @@ _PLACE = {"site": str, "study": str, "run": str, "n": int}
 
 
 def _sealed(
-    magic: bytes, word: str, head: Mapping[str, Any], message: bytes, identity: Identity
+    magic: bytes, word: str, head: Mapping[str, Any], message: Bytes, identity: Identity
 ) -> bytes:
     """A signed head, then the message, whose SHA-256 stands in the head."""
     signature = identity.sign(codec.encode([word, dict(head)])).hex()
@@ -313,15 +314,15 @@ def _sealed(
     return b"".join((magic, struct.pack("<I", len(text)), text, message))
 
 
-def _unsealed(magic: bytes, word: str, data: bytes, public: bytes) -> tuple[dict[str, Any], bytes]:
-    """Head and message; who calls compares the message with the head."""
+def _unsealed(magic: bytes, word: str, data: Bytes, public: bytes) -> tuple[dict[str, Any], Bytes]:
+    """Head and message, which is not copied; who calls compares it with the head."""
     start = len(magic) + 4
     if data[: len(magic)] != magic or len(data) < start:
         raise bad_message("an envelope")
     (length,) = struct.unpack("<I", data[len(magic) : start])
     if length > _LONGEST_HEAD or len(data) < start + length:
         raise bad_message("an envelope")
-    value = codec.decode(data[start : start + length])
+    value = codec.decode(bytes(data[start : start + length]))
     if not isinstance(value, dict) or set(value) != {"head", "signature"}:
         raise bad_message("an envelope")
     head = value["head"]
@@ -329,7 +330,7 @@ def _unsealed(magic: bytes, word: str, data: bytes, public: bytes) -> tuple[dict
         raise bad_signature("what lies in an envelope is not signed by who should have sent it")
     if not isinstance(head, dict) or "sha256" not in head:
         raise bad_message("an envelope")
-    return head, data[start + length :]
+    return head, memoryview(data)[start + length :]
 
 
 def _checked(head: dict[str, Any], kinds: Mapping[str, type]) -> dict[str, Any]:

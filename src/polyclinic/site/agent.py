@@ -364,7 +364,8 @@ def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
 
     def send(number: int, answer: bytes) -> None:
         with writing:
-            answers.write(FRAME.pack(number, len(answer)) + answer)
+            answers.write(FRAME.pack(number, len(answer)))
+            answers.write(answer)
             answers.flush()
 
     def one(number: int, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, Self
 
 import pandas as pd
 
+from polyclinic.core import codec
 from polyclinic.core.codes import PASSING
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation, Transport, codes_of
@@ -218,7 +219,7 @@ class _Watched:
         self._inner, self._before, self._watch = inner, before, watch
         self._over: BaseException | None = None
 
-    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]:
         if self._over is not None:
             raise self._over
         try:
@@ -234,7 +235,7 @@ class _Watched:
         )
         return replies
 
-    def _all_there(self, replies: Mapping[str, bytes]) -> None:
+    def _all_there(self, replies: Mapping[str, codec.Bytes]) -> None:
         """Whoever has lost the run is lost, whatever the others say. Raises Stopped."""
         short = {site: data for site, data in replies.items() if len(data) < _CODE_BYTES}
         codes = {site: code for site, code in codes_of(short).items() if code in PASSING}

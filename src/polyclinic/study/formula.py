@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.core import codec
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import EmptySite, InputError
 from polyclinic.core.federation import Federation
@@ -67,7 +68,7 @@ class FormulaData:
 class _Gone:
     """Transport of a saved model: its sites are not here."""
 
-    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]:
         raise InputError(
             "the sites that this model was fitted on are not here",
             code="NO_TRAINING_ROWS",

@@ -33,7 +33,7 @@ class Line(Protocol):
     """What is needed of `engines.hubline.HubLine`."""
 
     def sites(self) -> Mapping[str, Any]: ...
-    def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, bytes]: ...
+    def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, codec.Bytes]: ...
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def hellos(
     return {name: _hello(name, replies.get(name)) for name in names}
 
 
-def _hello(site: str, reply: bytes | None) -> Hello | None:
+def _hello(site: str, reply: codec.Bytes | None) -> Hello | None:
     value = _decoded(reply)
     texts, numbers = ("site", "version", "public", "codebook", "threshold"), ("protocol",)
     kinds = dict.fromkeys(texts, str) | dict.fromkeys((*numbers, "min_patients"), int)
@@ -197,14 +197,14 @@ class Lobby:
         replies = self._tell(sites, WITHDRAWN)
         return [site for site, reply in replies.items() if _code(_decoded(reply)) not in PASSING]
 
-    def _tell(self, sites: Iterable[str], what: str, run: str = "") -> Mapping[str, bytes]:
+    def _tell(self, sites: Iterable[str], what: str, run: str = "") -> Mapping[str, codec.Bytes]:
         notices = {
             site: Notice(site, what, self.paper.hash, run).signed(self._identity) for site in sites
         }
         return self.line.ask(notices, LETTER_SECONDS)
 
 
-def _decoded(reply: bytes | None) -> dict[str, Any]:
+def _decoded(reply: codec.Bytes | None) -> dict[str, Any]:
     try:
         value = codec.decode(reply) if reply is not None else {}
     except codec.CodecError:

@@ -49,7 +49,7 @@ class AgentPipe:
         self.command, self._log, self._changed = list(command), log, changed
         self._state = threading.Condition()
         self._writing = threading.Lock()
-        self._asked: dict[int, Future[bytes]] = {}
+        self._asked: dict[int, Future[wire.Bytes]] = {}
         self._number = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._over = False
@@ -65,9 +65,9 @@ class AgentPipe:
         """Start the agent, and again whenever it has ended."""
         self._thread.start()
 
-    def ask(self, message: bytes) -> Future[bytes]:
+    def ask(self, message: wire.Bytes) -> Future[wire.Bytes]:
         """The reply to come; AGENT_LOST when there is no agent, or when it ends before."""
-        promise: Future[bytes] = Future()
+        promise: Future[wire.Bytes] = Future()
         with self._state:
             self._state.wait_for(lambda: self._process is not None or self._over, PAUSES[1])
             process = self._process
@@ -156,9 +156,9 @@ class AgentPipe:
                     promise.set_result(LOST)
                 return
             data = _exactly(pipe, length)
-            promise.set_result(LOST if data is None else bytes(data))
+            promise.set_result(LOST if data is None else data)
 
-    def _write(self, process: subprocess.Popen[bytes], number: int, message: bytes) -> None:
+    def _write(self, process: subprocess.Popen[bytes], number: int, message: wire.Bytes) -> None:
         try:
             with self._writing:
                 if process.stdin is not None:
@@ -187,7 +187,7 @@ def _widen(process: subprocess.Popen[bytes]) -> None:
                 fcntl(pipe.fileno(), F_SETPIPE_SZ, _PIPE)
 
 
-def _all(handle: int, data: bytes) -> None:
+def _all(handle: int, data: wire.Bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(handle, view) :]

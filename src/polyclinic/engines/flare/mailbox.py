@@ -23,7 +23,8 @@ class _Message:
 
     def __init__(self, total: int, flags: int) -> None:
         self.total, self.flags = total, flags
-        self.chunks: dict[int, bytes] = {}
+        self.data = bytearray(total)
+        self.chunks: dict[int, int] = {}  # offset -> bytes there
         self.held = 0
         self.reply: Future[tuple[wire.Bytes, bool]] | None = None
         self.touched, self.fetched = time.monotonic(), False
@@ -31,26 +32,26 @@ class _Message:
     def put(self, chunk: Chunk) -> bool:
         """Keep a chunk; whether the message is whole."""
         if chunk.offset not in self.chunks:
-            self.chunks[chunk.offset] = bytes(chunk.data)
+            end = chunk.offset + len(chunk.data)
+            self.data[chunk.offset : end] = chunk.data
+            self.chunks[chunk.offset] = len(chunk.data)
             self.held += len(chunk.data)
         return self.held >= self.total
 
-    def whole(self) -> bytes:
-        """The message. Raises WireError when the chunks do not meet."""
-        parts, at = [], 0
+    def whole(self) -> wire.Bytes:
+        """The message, once. Raises WireError when the chunks do not meet."""
+        at = 0
         for offset in sorted(self.chunks):
             if offset != at:
                 raise wire.bad("chunks do not meet")
-            parts.append(self.chunks[offset])
-            at += len(parts[-1])
-        self.chunks = {}
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
+            at += self.chunks[offset]
+        data, self.data = self.data, bytearray()
         return wire.unsqueezed(data, bool(self.flags & wire.SQUEEZED))
 
     @property
     def bytes(self) -> int:
         done = self.reply is not None and self.reply.done() and not self.reply.exception()
-        return len(self.reply.result()[0]) if done and self.reply else self.held
+        return len(self.reply.result()[0]) if done and self.reply else self.total
 
 
 class Mailbox:
@@ -61,7 +62,7 @@ class Mailbox:
     ask : the agent: from a message to its reply, in any order.
     """
 
-    def __init__(self, ask: Callable[[bytes], Future[bytes]]) -> None:
+    def __init__(self, ask: Callable[[wire.Bytes], Future[wire.Bytes]]) -> None:
         self._ask = ask
         self._lock = threading.Lock()
         self._messages: OrderedDict[bytes, _Message] = OrderedDict()
@@ -140,7 +141,7 @@ class Mailbox:
         return Reply(wire.READY, len(data), offset, part, squeezed)
 
 
-def _keep(promise: Future[tuple[wire.Bytes, bool]] | None, reply: bytes, packs: bool) -> None:
+def _keep(promise: Future[tuple[wire.Bytes, bool]] | None, reply: wire.Bytes, packs: bool) -> None:
     if len(reply) > wire.LARGEST:
         reply = codec.encode({"code": "SITE_FAILED"})
     if promise is not None:

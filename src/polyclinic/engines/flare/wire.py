@@ -22,7 +22,7 @@ except ImportError:  # an extra: without it messages travel as they are
     _zstandard = None  # type: ignore[assignment]
 
 zstandard: Any = _zstandard
-Bytes = bytes | bytearray | memoryview
+Bytes = codec.Bytes
 CHUNK = 2_000_000  # measured: larger ones wait for each other, smaller ones cost more calls
 LARGEST = codec.LONGEST  # bytes of a message, compressed or not
 _SAMPLE, _SMALLEST, _WORTH = 65536, 4096, 0.9
@@ -128,10 +128,10 @@ def squeezed(data: Bytes) -> tuple[Bytes, bool]:
     return (packed, True) if len(packed) < _WORTH * len(data) else (data, False)
 
 
-def unsqueezed(data: Bytes, packed: bool) -> bytes:
+def unsqueezed(data: Bytes, packed: bool) -> Bytes:
     """The bytes as they were. Raises WireError where they would be too many."""
     if not packed:
-        return data if isinstance(data, bytes) else bytes(data)
+        return data
     if zstandard is None:
         raise bad("compressed, and zstandard is not installed")
     try:
