@@ -47,7 +47,7 @@ def scored(model):
     from polyclinic.study.evaluate import cross_validate
 
     data = model.formula_data
-    made, _ = cross_validate(model.result_.scale.spec, data.federation, 5, 0)
+    made, _ = cross_validate(model.judged(), data.federation, 5, 0)
     rows = [data.sites.rows(site, data.cohort) for site in data.federation.sites]
     return made, rows
 

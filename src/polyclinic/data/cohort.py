@@ -14,14 +14,15 @@ from polyclinic.core.partition import Partition
 from polyclinic.data.expression import parse
 from polyclinic.data.table import Table
 
-RULES = ("drop", "mean", "error")
+RULES = ("drop", "mean", "error", "keep")
 
 
 @dataclass(frozen=True)
 class Cohort:
     """Rows that fulfil `where` and are complete in those `columns` whose rule is "drop".
 
-    missing  rule per column, with "default": drop the row, fill with the pooled mean, or error
+    missing  rule per column, with "default": drop the row, fill with the pooled mean, error, or
+             keep the row with its gap (only some models take gaps)
     """
 
     where: str | None = None

@@ -7,8 +7,7 @@ gaps, edges of bins, sizes of samples.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,30 +15,23 @@ from typing import Any
 import numpy as np
 
 from polyclinic.core import codec
-from polyclinic.core.design import Design, exponent
+from polyclinic.core.design import exponent
 from polyclinic.core.plan import Plan
 from polyclinic.data.cohort import Cohort
-from polyclinic.data.formula import compile_formula, formula_columns
+from polyclinic.data.formula import formula_columns
 from polyclinic.governance.paper import Paper
 from polyclinic.governance.scope_columns import Outside, columns_of_cohort, columns_read, require
-from polyclinic.governance.study_file import Session, Study
+from polyclinic.governance.scope_glm import FAMILIES, RegressionScope
+from polyclinic.governance.scope_learner import LearnerScope
+from polyclinic.governance.scope_rows import Agreed
+from polyclinic.governance.study_file import REGRESSIONS, Session, Study
 from polyclinic.models.descriptive import moments, quantiles
 from polyclinic.models.glm.family import MULTINOMIAL
-from polyclinic.models.glm.private import NEWTON_ROUNDS
-from polyclinic.models.glm.private_scale import Bounds, bounds_of
-from polyclinic.models.glm.spec import MAX_ROUNDS, Solver, Spec
-from polyclinic.privacy import accounting, noisy
+from polyclinic.models.learner import kind_of, kinds
 
-FAMILIES = {"linear": "gaussian", "poisson": "poisson", "gamma": "gamma", "logistic": "binomial"}
-SAMPLED = ("newton", "sgd")
 TABLE_ROUNDS = moments.MAX_ROUNDS + quantiles.MAX_ROUNDS + 1
-SPARE = 60  # rounds of a fit that its solver does not count: means, a warm start, standard errors
 SESSION_ROUNDS = 100_000
-_MODEL = {"design", "family", "classes", "rows", "response_exponent"}
-_DERIVATIVES = _MODEL | {"theta", "order", "shift", "class_weight"}
 _SCORES = {"predictors", "folds", "outcome", "thresholds", "where", "classes", "exponent", "least"}
-_SPEC = {"family", "classes", "l2", "l1", "rows", "solver"}
-MOST_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
@@ -53,7 +45,7 @@ class Scope:
         """The scope of a paper. Raises InputError for a study that its codebook does not allow."""
         scope = Scope(paper)
         if isinstance(paper.study, Study):
-            _ = scope.design, scope.cohort
+            _ = scope.spec, scope.cohort
         else:
             for column in paper.study.session.columns:
                 paper.codebook.spec(column)
@@ -79,17 +71,84 @@ class Scope:
         require(0 <= plan.round <= self.rounds, "more rounds than the study has")
         require(plan.version == 1, "another version of the step")
 
-    def _rounding(self, plan: Plan) -> str:
-        """How a step of a study is rounded: gradient rounds as the study says, nothing else."""
-        gradients = plan.task == "glm.derivatives" and plan.values.get("order") == 1
-        return self.spec.solver.compress if gradients else ""
+    @cached_property
+    def agreed(self) -> Agreed:
+        """The patients and the model matrix of a study."""
+        return Agreed(self.paper)
+
+    @cached_property
+    def model(self) -> RegressionScope | LearnerScope:
+        """The part that is about a study's model."""
+        regression = self._study.model.kind in REGRESSIONS
+        return RegressionScope(self.agreed) if regression else LearnerScope(self.agreed)
 
     @property
     def _study(self) -> Study:
-        study = self.paper.study
-        if not isinstance(study, Study):
-            raise TypeError("a session has no model")
-        return study
+        return self.agreed.study
+
+    @property
+    def spec(self) -> Any:
+        """A study's model, without what is left open."""
+        return self.model.spec
+
+    @property
+    def cohort(self) -> Cohort:
+        """The patients of a study."""
+        return self.agreed.cohort
+
+    @property
+    def folds(self) -> int:
+        """Folds of a study's cross-validation; 0 without."""
+        return self.agreed.folds if self.outcome else 0
+
+    @property
+    def outcome(self) -> str:
+        """What a study's model explains: "binary", "classes" or "number"; "": no outcome."""
+        return self.model.outcome
+
+    @cached_property
+    def rounds(self) -> int:
+        """How many different questions a run has at most."""
+        if isinstance(self.paper.study, Session):
+            return SESSION_ROUNDS
+        subgroups = sum(
+            len(self.paper.codebook.level_names(name)) for name in self._study.evaluation.subgroups
+        )
+        return (self.folds + 1) * self.model.rounds + 2 * TABLE_ROUNDS + subgroups + 10
+
+    @cached_property
+    def tasks(self) -> dict[str, Callable[[Plan], None]]:
+        """The steps of a study, each with its check."""
+        found: dict[str, Callable[[Plan], None]] = {
+            "descriptive.together": self._table,
+            "descriptive.levels": self._counts,
+        }
+        if self.outcome:
+            found["evaluation.scores"] = self._scores
+        found |= self.model.tasks
+        if self.agreed.filled and self._study.privacy.noise is None:
+            found["glm.present"] = self._present
+        if self._study.privacy.show_sites and self.outcome == "binary":
+            found["evaluation.own"] = self._scores
+            if self._study.evaluation.alone and self.folds:
+                found["evaluation.alone"] = self._alone
+        return found
+
+    def _present(self, plan: Plan) -> None:
+        filled = self.agreed.filled
+        require(set(plan.values) == {"columns", "exponents"}, "another form")
+        require(tuple(plan.values["columns"]) == filled, "other columns")
+        bounds = [exponent(self.paper.codebook.bound(name)) for name in filled]
+        require(np.array_equal(plan.values["exponents"], bounds), "another form")
+
+    def _alone(self, plan: Plan) -> None:
+        """The model that a hospital fits by itself."""
+        values = plan.values
+        require(plan.combine == "collect", "another step")
+        require(set(values) == {"spec", "folds", "least"}, "another form")
+        require(type(values["folds"]) is int and values["folds"] == self.folds, "other validation")
+        require(type(values["least"]) is int and values["least"] >= 1, "another form")
+        self.model.check_alone(plan)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -99,94 +158,6 @@ class Scope:
             return tuple(study.session.columns)
         found = formula_columns(study.model.formula, self.paper.codebook)
         return tuple(dict.fromkeys((*found, *study.evaluation.subgroups)))
-
-    @cached_property
-    def cohort(self) -> Cohort:
-        """The patients of a study."""
-        study, section = self._study, self._study.cohort
-        rules = section.missing
-        missing = {"default": rules} if isinstance(rules, str) else dict(rules)
-        columns = formula_columns(study.model.formula, self.paper.codebook)
-        return Cohort(section.where, columns, missing)
-
-    @cached_property
-    def filled(self) -> tuple[str, ...]:
-        """Columns of a study whose gaps a pooled mean fills."""
-        return self.cohort.with_rule("mean")
-
-    @cached_property
-    def design(self) -> Design:
-        """The model matrix of a study; its fills and terms of hospitals are left open."""
-        fills = dict.fromkeys(self.filled, 0.0)
-        formula, codebook = self._study.model.formula, self.paper.codebook
-        return compile_formula(formula, codebook, fills=fills, indicators=self.filled)
-
-    @cached_property
-    def spec(self) -> Spec:
-        """The model of a study, without what is left open."""
-        section, options = self._study.model, self._study.solver
-        classes = 0
-        family = FAMILIES[section.kind]
-        if section.kind == "logistic":
-            classes = len(self.paper.codebook.level_names(self.design.response))
-            family = "binomial" if classes == 2 else MULTINOMIAL
-        rounds = options.max_rounds or MAX_ROUNDS[options.name]
-        given: dict[str, Any] = options.options
-        solver = Solver(options.name, rounds, options.tolerance, **given)
-        l2, l1 = float(section.l2), float(section.l1)
-        return Spec(self.design, family, classes, l2, l1, solver=solver)
-
-    @cached_property
-    def folds(self) -> int:
-        """Folds of a study's cross-validation; 0 without."""
-        section = self._study.evaluation
-        return section.folds if section.validate_ == "cross-validation" else 0
-
-    @cached_property
-    def rounds(self) -> int:
-        """How many different questions a run has at most."""
-        if isinstance(self.paper.study, Session):
-            return SESSION_ROUNDS
-        one = NEWTON_ROUNDS if self._noise else 2 * self.spec.solver.max_rounds + SPARE
-        subgroups = sum(
-            len(self.paper.codebook.level_names(name)) for name in self._study.evaluation.subgroups
-        )
-        return (self.folds + 1) * one + 2 * TABLE_ROUNDS + subgroups + 10
-
-    @property
-    def _noise(self) -> bool:
-        return self._study.privacy.noise is not None
-
-    @property
-    def outcome(self) -> str:
-        """What a study's model explains: "binary", "classes" or "number"."""
-        return {"binomial": "binary", MULTINOMIAL: "classes"}.get(self.spec.family, "number")
-
-    @cached_property
-    def tasks(self) -> dict[str, Callable[[Plan], None]]:
-        """The steps of a study, each with its check."""
-        show, binary = self._study.privacy.show_sites, self.outcome == "binary"
-        found: dict[str, Callable[[Plan], None]] = {
-            "descriptive.together": self._table,
-            "descriptive.levels": self._counts,
-            "evaluation.scores": self._scores,
-        }
-        if self._noise:
-            private = "glm.private_products"
-            if self.spec.family != "gaussian":
-                private = "glm.private_newton"
-            found[private] = self._private
-        else:
-            found |= {"glm.moments": self._moments, "glm.derivatives": self._derivatives}
-            if self.filled:
-                found["glm.present"] = self._present
-            if self.spec.family == "gamma":
-                found["glm.information"] = self._derivatives
-        if show and binary:
-            found["evaluation.own"] = self._scores
-            if self._study.evaluation.alone and self.folds:
-                found["evaluation.alone"] = self._alone
-        return found
 
     @property
     def collected(self) -> tuple[str, ...]:
@@ -202,121 +173,17 @@ class Scope:
         require(codec.digest(plan.cohort) == codec.digest(self.cohort.to_data()), "other patients")
         if plan.combine == "collect":
             require(plan.task in self.collected, f"{plan.task} by name is no step of it")
-        require(plan.compress in ("", self._rounding(plan)), "rounded in another way")
+        require(plan.compress in ("", self.model.rounding(plan)), "rounded in another way")
         self.tasks[plan.task](plan)
-
-    def _design(self, data: Mapping[str, Any]) -> int:
-        """Compare a design; the number of its terms."""
-        terms, effects = list(data["terms"]), []
-        if self._study.model.site_effects:
-            effects = [term for term in terms if str(term["name"]).startswith("site[T.")]
-            terms = [term for term in terms if term not in effects]
-            self._effects(effects)
-            require(list(data["terms"]) == [*terms, *effects], "another model")
-        fills = data["fills"]
-        require(set(fills) == set(self.filled), "another model")
-        require(all(_number(value) for value in fills.values()), "another model")
-        plain = {**data, "terms": terms, "fills": dict.fromkeys(self.filled, 0.0)}
-        require(codec.digest(plain) == codec.digest(self.design.to_data()), "another model")
-        return len(terms) + len(effects)
-
-    def _effects(self, terms: Sequence[Mapping[str, Any]]) -> None:
-        """A term for each of some of the hospitals, but not for all."""
-        sites = [term["factors"][0]["column"] for term in terms]
-        require(len(set(sites)) == len(sites) < len(self.paper.sites), "another model")
-        require(set(sites) <= set(self.paper.sites), "another model")
-        for term, site in zip(terms, sites, strict=True):
-            factor = {"kind": "site", "column": site, "args": []}
-            wanted = {"name": f"site[T.{site}]", "bound": 1.0, "factors": [factor]}
-            require(codec.digest(term) == codec.digest(wanted), "another model")
-
-    def _size(self, terms: int) -> int:
-        return (terms + int(self.design.intercept)) * self.spec.predictors
-
-    def _rows(self, rows: Mapping[str, Any]) -> None:
-        """All rows, all but a fold, or a sample of a solver that takes samples."""
-        left = dict(rows)
-        if "folds" in left:
-            folds, without = left.pop("folds"), left.pop("without")
-            require(type(folds) is int and folds == self.folds > 0, "another validation")
-            require(type(without) is int and 0 <= without < folds, "another validation")
-        if left:
-            require(set(left) == {"sample", "seed", "round", "part"}, "other rows")
-            require(self.spec.solver.name in SAMPLED, "other rows")
-            require(type(left["seed"]) is int and left["seed"] == self._study.seed, "other rows")
-            require(_number(left["sample"]) and 0 < left["sample"] <= 1, "other rows")
-            require(all(type(left[k]) is int and left[k] >= 0 for k in ("round", "part")), "rows")
-
-    def _model(self, values: Mapping[str, Any]) -> int:
-        terms = self._design(values["design"])
-        require(values["family"] == self.spec.family, "another model")
-        require(values["classes"] == self.spec.classes, "another model")
-        self._rows(values["rows"])
-        return terms
-
-    def _moments(self, plan: Plan) -> None:
-        values = plan.values
-        require(set(values) in (_MODEL, _MODEL | {"shift"}), "another form")
-        terms = self._model(values)
-        require(values["response_exponent"] == self.spec.response_exponent, "another model")
-        require("shift" not in values or _array(values["shift"], (terms,)), "another form")
-
-    def _derivatives(self, plan: Plan) -> None:
-        values = plan.values
-        require(set(values) == _DERIVATIVES, "another form")
-        terms = self._model(values)
-        require(values["response_exponent"] == self.spec.response_exponent, "another model")
-        theta, order, weight = values["theta"], values["order"], values["class_weight"]
-        require(type(order) is int and 0 <= order <= 2, "another form")
-        require(_array(values["shift"], (terms,)), "another form")
-        require(_array(theta, (len(theta), self._size(terms))), "another model")
-        require(1 <= len(theta) <= MOST_CANDIDATES, "too many candidates")
-        weighted = self._study.model.class_weight is not None
-        require(_array(weight, (self.spec.classes if weighted else 0,)), "another model")
-
-    def _present(self, plan: Plan) -> None:
-        require(set(plan.values) == {"columns", "exponents"}, "another form")
-        require(tuple(plan.values["columns"]) == self.filled, "other columns")
-        bounds = [exponent(self.paper.codebook.bound(name)) for name in self.filled]
-        require(np.array_equal(plan.values["exponents"], bounds), "another form")
-
-    def _private(self, plan: Plan) -> None:
-        """Bounds from the codebook, and at least the noise that the study's epsilon takes."""
-        bounds = self.bounds.to_data()
-        newton = plan.task == "glm.private_newton"
-        extra = {"theta"} if newton else set()
-        expected = {"design", "family", "rows", noisy.KEY, *bounds, *extra}
-        require(set(plan.values) == expected, "another form")
-        terms = self._design(plan.values["design"])
-        require(plan.values["family"] == self.spec.family, "another model")
-        require(plan.values["rows"] == {}, "other rows")
-        given = {name: plan.values[name] for name in bounds}
-        require(codec.digest(given) == codec.digest(bounds), "other bounds")
-        require(not newton or _array(plan.values["theta"], (terms + 1,)), "another model")
-        noise = plan.values[noisy.KEY]
-        require(set(noise) == {"multiplier"}, "other noise")
-        require(noise["multiplier"] >= self.multiplier * (1 - 1e-9), "less noise")
-
-    @cached_property
-    def multiplier(self) -> float:
-        """The noise of each round that a study's epsilon takes."""
-        noise = self._study.privacy.noise
-        if noise is None:
-            return 0.0
-        rounds = 1 if self.spec.family == "gaussian" else NEWTON_ROUNDS
-        return float(accounting.calibrate(noise.epsilon, noise.delta, rounds))
-
-    @property
-    def bounds(self) -> Bounds:
-        """The scales of a study with noise, from the codebook."""
-        return bounds_of(self.spec, self.paper.codebook.declared_ranges(self.design.columns))
 
     def _coded(self, name: str) -> dict[str, Any]:
         return {"name": name, "levels": len(self.paper.codebook.level_names(name))}
 
     def _counts(self, plan: Plan) -> None:
         """Rows, patients and events of a hospital by itself."""
-        events = [self._coded(self.design.response)] if self.spec.classes == 2 else []
+        outcome = self.agreed.design.response
+        binary = bool(outcome) and len(self.paper.codebook.level_names(outcome)) == 2
+        events = [self._coded(outcome)] if binary else []
         require(plan.combine == "collect", "another step")
         require(plan.values == {"by": None, "columns": events}, "other columns")
 
@@ -341,7 +208,7 @@ class Scope:
         require(ask["version"] == 1, "another version of the step")
         if values is None:
             return
-        codebook, outcome = self.paper.codebook, self.design.response
+        codebook, outcome = self.paper.codebook, self.agreed.design.response
         names = [name for name in self.cohort.columns if name != outcome]
         coded = [self._coded(name) for name in names if codebook.level_names(name)]
         numbers = [name for name in names if not codebook.level_names(name)]
@@ -358,14 +225,6 @@ class Scope:
             require(set(values) == {"by", "edges"}, "another form")
             require(set(values["edges"]) <= set(numbers), "other columns in Table 1")
 
-    def _predictor(self, data: Mapping[str, Any]) -> None:
-        require(set(data) == {"kind", "design", "family", "coef"}, "another kind of model")
-        require(data["kind"] == "glm", "another kind of model")
-        require(data["family"] == self.spec.family, "another model")
-        terms = self._design(data["design"])
-        shape = (self.spec.predictors, terms + int(self.design.intercept))
-        require(_array(data["coef"], shape), "another model")
-
     def _scores(self, plan: Plan) -> None:
         values, folds = plan.values, plan.values["folds"]
         require(set(values) == _SCORES, "another form")
@@ -373,7 +232,7 @@ class Scope:
         require(type(folds) is int and folds in (0, self.folds), "another validation")
         require(len(values["predictors"]) == (folds or 1), "another validation")
         for data in values["predictors"]:
-            self._predictor(data)
+            self.model.check_predictor(data)
         require(values["outcome"] == self.outcome, "another outcome")
         thresholds = list(self._study.evaluation.thresholds)
         require(list(values["thresholds"]) == thresholds, "other thresholds")
@@ -387,24 +246,6 @@ class Scope:
             many = len(self.paper.codebook.level_names(where["column"]))
             require(where["level"] in range(many), "another subgroup")
 
-    def _alone(self, plan: Plan) -> None:
-        values, spec = plan.values, plan.values["spec"]
-        require(plan.combine == "collect", "another step")
-        require(set(values) == {"spec", "folds", "least"}, "another form")
-        require(type(values["folds"]) is int and values["folds"] == self.folds, "other validation")
-        require(type(values["least"]) is int and values["least"] >= 1, "another form")
-        require(set(spec) == {*_SPEC, "design", "class_weight"}, "another form")
-        self._design(spec["design"])
-        wanted = self.spec.to_data()
-        same = all(codec.digest(spec[name]) == codec.digest(wanted[name]) for name in _SPEC)
-        require(same, "another model")
-        chosen, weight = self._study.model.class_weight, spec["class_weight"]
-        if isinstance(chosen, dict):
-            fits = len(weight) == self.spec.classes and all(map(_number, weight))
-            require(fits, "another model")
-        else:
-            require(weight == chosen, "another model")
-
     def _in_session(self, plan: Plan, study: Session) -> None:
         """A session: any cohort over its columns, any step of its algorithms."""
         chosen, codebook = study.session.algorithms, self.paper.codebook
@@ -417,7 +258,9 @@ class Scope:
             family = plan.values.get("family")
             require(family is None or family in families, f"the {family} family is not in it")
         else:
-            require(group in chosen, f"{plan.task} is no step of it")
+            learners = [kind_of(name) for name in chosen if name in kinds()]
+            steps = {task for kind in learners for task in (*kind.tasks, *kind.foreign)}
+            require(group in chosen or plan.task in steps, f"{plan.task} is no step of it")
         named = columns_read(plan.values, set(codebook.usable) | set(codebook.columns))
         named |= columns_of_cohort(plan.cohort)
         for column in sorted(named - set(self.columns)):
@@ -428,13 +271,3 @@ class Scope:
         from polyclinic.governance.scope_summary import summary
 
         return summary(self)
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _array(value: Any, shape: tuple[int, ...]) -> bool:
-    """A finite array of numbers of this shape."""
-    fits = isinstance(value, np.ndarray) and value.shape == shape and value.dtype.kind in "fiu"
-    return bool(fits and np.all(np.isfinite(value)))

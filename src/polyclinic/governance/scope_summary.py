@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.expression import parse
+from polyclinic.governance.scope_glm import TITLES
 from polyclinic.governance.study_file import Session, Study
-from polyclinic.privacy import noisy
+from polyclinic.models.learner import kind_of
 
 if TYPE_CHECKING:
     from polyclinic.governance.scope import Scope
 
 ROUNDED = {"float16": "16 bits", "int8": "8 bits"}
 NAMES = {
-    "logistic": "logistic regression",
-    "linear": "linear regression",
-    "poisson": "Poisson regression",
-    "gamma": "gamma regression",
+    **TITLES,
     "descriptive": "descriptive statistics",
     "evaluation": "evaluation of models",
 }
+
+
+def _named(algorithm: str) -> str:
+    return NAMES[algorithm] if algorithm in NAMES else kind_of(algorithm).title
 
 
 def summary(scope: Scope) -> dict[str, Any]:
     """reads, computes, round, rounded, once, rounds, cost, steps; see `polyclinic site review`."""
     study = scope.paper.study
     if isinstance(study, Session):
-        algorithms = [NAMES[name] for name in study.session.algorithms]
+        algorithms = [_named(name) for name in study.session.algorithms]
         return {
             "reads": stored(study.session.columns, scope.paper.codebook),
             "computes": algorithms,
@@ -48,9 +48,9 @@ def summary(scope: Scope) -> dict[str, Any]:
     noise = study.privacy.noise
     return {
         "reads": stored((*scope.columns, *where), scope.paper.codebook),
-        "computes": _computes(scope, study),
+        "computes": _computes(scope),
         "round": _numbers(scope),
-        "rounded": ROUNDED.get(scope.spec.solver.compress, ""),
+        "rounded": _rounded(study),
         "once": _once(scope, study),
         "rounds": scope.rounds,
         "cost": "" if noise is None else f"epsilon {noise.epsilon:g}, delta {noise.delta:g}",
@@ -68,52 +68,29 @@ def stored(columns: Iterable[str], codebook: Codebook) -> list[str]:
     return [name for name in codebook.columns if name in found]
 
 
-def _computes(scope: Scope, study: Study) -> list[str]:
-    rounds = scope.spec.solver.max_rounds
-    if study.privacy.noise is not None:
-        rounds = 1 if scope.spec.family == "gaussian" else _newton_rounds()
-    found = [f"{NAMES[study.model.kind]}, at most {rounds:,} rounds"]
+def _rounded(study: Study) -> str:
+    return ROUNDED.get(study.solver.compress or "", "")
+
+
+def _computes(scope: Scope) -> list[str]:
+    found = [f"{scope.model.title}, at most {scope.model.most_rounds:,} rounds"]
     if scope.folds:
         found.append(f"{scope.folds} validation fits")
     return [*found, "Table 1"]
 
 
-def _newton_rounds() -> int:
-    from polyclinic.models.glm.private import NEWTON_ROUNDS
-
-    return NEWTON_ROUNDS
-
-
-def _numbers(scope: Scope) -> int:
-    """How many sums leave in a round of the fit."""
-    (fit,) = [plan for plan in _fit_plans(scope) if plan.task != "glm.moments"]
-    return sum(leaf.size for leaf in lookup(fit.task, 1).leaves(fit))
-
-
-def _fit_plans(scope: Scope) -> list[Plan]:
-    spec, size = scope.spec, scope.spec.size
-    if scope.paper.study.privacy.noise is None:  # type: ignore[union-attr]
-        shift = np.zeros(len(spec.design.terms))
-        values = spec.values(theta=np.zeros((1, size)), order=2, shift=shift)
-        return [Plan("glm.moments", spec.values()), Plan("glm.derivatives", values)]
-    values = {
-        "design": spec.design.to_data(),
-        "family": spec.family,
-        "rows": {},
-        **scope.bounds.to_data(),
-        noisy.KEY: {"multiplier": scope.multiplier},
-    }
-    if spec.family == "gaussian":
-        return [Plan("glm.private_products", values)]
-    theta = np.zeros(len(spec.design.terms) + 1)
-    return [Plan("glm.private_newton", {**values, "theta": theta})]
+def _numbers(scope: Scope) -> int | None:
+    """How many sums leave in the largest round of the fit that is known beforehand."""
+    plans = [plan for plan in scope.model.fit_plans if plan.task != "glm.moments"]
+    sizes = [sum(leaf.size for leaf in lookup(one.task, 1).leaves(one)) for one in plans]
+    return max(sizes, default=None)
 
 
 def _once(scope: Scope, study: Study) -> list[str]:
     found = []
     if "evaluation.own" in scope.tasks:
         found.append("this site's own AUROC, observed and predicted risk")
-    elif study.privacy.show_sites:
+    elif study.privacy.show_sites and scope.outcome:
         found.append("this site's own measures of the model")
     if "evaluation.alone" in scope.tasks:
         found.append("AUROC of a model of this site's own")
@@ -124,7 +101,7 @@ def _once(scope: Scope, study: Study) -> list[str]:
 
 def _steps(scope: Scope) -> list[Plan]:
     """One plan for each step, for a dry run of what a policy says of it."""
-    fits = {plan.task: plan for plan in _fit_plans(scope)}
+    fits = {plan.task: plan for plan in scope.model.fit_plans}
     cohort, purpose = scope.cohort.to_data(), scope.paper.study.study.purpose
     columns = {"columns": stored(scope.columns, scope.paper.codebook), "own": list(scope.columns)}
     found = []
@@ -140,9 +117,18 @@ def _steps(scope: Scope) -> list[Plan]:
 
 def _steps_of_session(study: Session) -> list[Plan]:
     values = {"columns": list(study.session.columns)}
-    tasks = {"descriptive": ["descriptive.moments"], "evaluation": ["evaluation.scores"]}
-    names = [task for one in study.session.algorithms for task in tasks.get(one, _GLM)]
+    names = [task for one in study.session.algorithms for task in _tasks_of(one)]
     return [Plan(name, values, name, purpose=study.study.purpose) for name in dict.fromkeys(names)]
+
+
+def _tasks_of(algorithm: str) -> list[str]:
+    tasks = {"descriptive": ["descriptive.moments"], "evaluation": ["evaluation.scores"]}
+    if algorithm in tasks:
+        return tasks[algorithm]
+    if algorithm in TITLES:
+        return _GLM
+    kind = kind_of(algorithm)
+    return [*kind.tasks, *kind.foreign]
 
 
 _GLM = ["glm.moments", "glm.derivatives"]

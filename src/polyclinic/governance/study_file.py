@@ -18,9 +18,12 @@ from pydantic import (
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.data.toml import load_toml
+from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
+from polyclinic.models.learner import kinds
 from polyclinic.privacy.dp import DifferentialPrivacy
 
+REGRESSIONS = ("logistic", "linear", "poisson", "gamma")
 RESTART = "restart_without"
 FEWEST = 2  # hospitals of a study over a hub that goes on without others
 
@@ -60,19 +63,44 @@ class CohortSection(_Section):
     """[cohort]: fixed once; every number of the study is about the same patients."""
 
     where: str | None = None
-    missing: str | dict[str, Literal["drop", "mean", "error"]] = "drop"
+    missing: str | dict[str, Literal["drop", "mean", "error", "keep"]] = "drop"
     empty_site: Literal["error", "leave_out"] = "error"
 
 
 class ModelSection(_Section):
-    """[model]"""
+    """[model]
 
-    kind: Literal["logistic", "linear", "poisson", "gamma"]
+    kind     of a regression, or of a learner
+    options  of a learner, by name; a regression has keys of its own here
+    """
+
+    kind: str
     formula: str
+    options: dict[str, Any] = {}
     l2: Annotated[float, Field(ge=0)] = 0.0
     l1: Annotated[float, Field(ge=0)] = 0.0
     class_weight: Literal["balanced"] | dict[str, float] | None = None
     site_effects: bool = False
+
+    @field_validator("kind")
+    @classmethod
+    def _installed(cls, kind: str) -> str:
+        if kind not in REGRESSIONS and kind not in kinds():
+            raise ValueError(f"one of {', '.join((*REGRESSIONS, *kinds()))}")
+        return kind
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> ModelSection:
+        own = {"l2", "l1", "class_weight", "site_effects"} & self.model_fields_set
+        if self.kind in REGRESSIONS and self.options:
+            raise ValueError(
+                "[model.options] is of learners; a regression has l2, l1, class_weight"
+            )
+        if self.kind not in REGRESSIONS and own:
+            raise ValueError(
+                f"{', '.join(sorted(own))}: settings of {self.kind} are [model.options]"
+            )
+        return self
 
 
 class SolverSection(_Section):
@@ -287,6 +315,14 @@ class Study(_Section):
                 raise ValueError(f"{NOISY}: leave [solver] compress out, or epsilon and delta")
         return privacy
 
+    @field_validator("solver")
+    @classmethod
+    def _of_regressions(cls, solver: SolverSection, others: ValidationInfo) -> SolverSection:
+        model = others.data.get("model")
+        if model is not None and model.kind not in REGRESSIONS and solver.model_fields_set:
+            raise ValueError(f"[solver] is of regressions; {model.kind} has [model.options]")
+        return solver
+
     @field_validator("evaluation")
     @classmethod
     def _folds_would_spend(
@@ -320,10 +356,15 @@ class SessionSection(_Section):
     """
 
     columns: Annotated[list[str], Field(min_length=1)]
-    algorithms: Annotated[
-        list[Literal["logistic", "linear", "poisson", "gamma", "descriptive", "evaluation"]],
-        Field(min_length=1),
-    ]
+    algorithms: Annotated[list[str], Field(min_length=1)]
+
+    @field_validator("algorithms")
+    @classmethod
+    def _known(cls, algorithms: list[str]) -> list[str]:
+        known = (*REGRESSIONS, "descriptive", "evaluation", *kinds())
+        if unknown := sorted(set(algorithms) - set(known)):
+            raise ValueError(f"{', '.join(unknown)}: one of {', '.join(known)}")
+        return algorithms
 
 
 class Session(_Section):

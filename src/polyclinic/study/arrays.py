@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from sklearn.utils.multiclass import check_classification_targets
 
 from polyclinic.core.contribution import Sum
 from polyclinic.core.design import Design, Term
@@ -17,6 +19,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Domain, Inline
 from polyclinic.core.partition import CHUNK_ROWS, Partition
 from polyclinic.core.plan import Plan
+from polyclinic.models.learner import Column
 
 Floats = NDArray[np.float64]
 QUICK_ROWS, SAMPLE_ROWS = 200_000, 4096
@@ -76,18 +79,21 @@ def from_arrays(
     labels: Any = None,
     site_effects: bool = False,
     quick: bool = False,
+    gaps: bool = False,
+    extra: Mapping[str, Any] | None = None,
 ) -> Arrays:
     """Describe and check arrays. `x` (n_rows, n_features) is not copied.
 
-    With `quick` the bounds of large arrays come from a sample of rows, and NaN in `x` shows only in
-    the first sums, which then cannot be held (`RingError`): call again without it.
+    With `gaps` NaN in `x` is a missing value; `extra` are more columns, (n_rows,). With `quick` the
+    bounds of large arrays come from a sample of rows, and NaN in `x` shows only in the first sums,
+    which then cannot be held (`RingError`): call again without it.
 
     Raises
     ------
     InputError : NOT_FINITE for NaN or infinity, WRONG_LENGTH for arrays of different length.
     """
     columns: dict[str, Floats] = {"X": x, "y": y}
-    for name, values in (("w", weight), ("offset", offset)):
+    for name, values in (("w", weight), ("offset", offset), *(extra or {}).items()):
         if values is not None:
             columns[name] = _column(name, values, len(y))
     if labels is not None:
@@ -105,7 +111,7 @@ def from_arrays(
         levels = np.unique(labels)[1:]
         columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
         names = [*names, *(f"site[T.{level}]" for level in levels)]
-    bounds = _sampled_bounds(x) if quick else _bounds(x, "X")
+    bounds = _sampled_bounds(x) if quick else _bounds(x, "X", gaps)
     for name in ("w", "offset"):
         if name in columns:
             _bounds(columns[name][:, None], name)
@@ -154,20 +160,10 @@ def _sampled_bounds(x: Floats) -> Floats:
     return np.asarray(bounds)
 
 
-def _bounds(x: Floats, name: str) -> Floats:
-    """Largest magnitude per column. One pass; NaN and infinity show in it."""
-
-    def one(start: int) -> Floats:
-        block = x[start : start + CHUNK_ROWS]
-        return np.asarray(np.maximum(block.max(axis=0), -block.min(axis=0)), dtype=np.float64)
-
-    starts = range(0, len(x), CHUNK_ROWS)
-    if len(starts) > 1:
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            found = list(pool.map(one, starts))
-    else:
-        found = [one(start) for start in starts]
-    bounds = np.max(found, axis=0) if found else np.zeros(x.shape[1])
+def _bounds(x: Floats, name: str, gaps: bool = False) -> Floats:
+    """Largest magnitude per column. One pass; infinity shows in it, and NaN without `gaps`."""
+    low, high = ranges(x, gaps)
+    bounds = np.maximum(high, -low)
     if not np.all(np.isfinite(bounds)):
         kind = "NaN" if np.isnan(bounds).any() else "infinity"
         raise InputError(
@@ -177,3 +173,54 @@ def _bounds(x: Floats, name: str) -> Floats:
             next="drop or fill the missing values first",
         )
     return np.asarray(bounds)
+
+
+def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
+    """Smallest and largest value per column, in one pass; with `gaps` of those that are there."""
+
+    def one(start: int) -> Floats:
+        block = x[start : start + CHUNK_ROWS]
+        if gaps:  # fmin and fmax pass over NaN
+            ends = np.fmin.reduce(block, axis=0), np.fmax.reduce(block, axis=0)
+        else:
+            ends = block.min(axis=0), block.max(axis=0)
+        return np.asarray(ends, dtype=np.float64)
+
+    starts = range(0, len(x), CHUNK_ROWS)
+    if len(starts) > 1:
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = np.array(list(pool.map(one, starts)))
+    else:
+        found = np.array([one(start) for start in starts] or [np.zeros((2, x.shape[1]))])
+    least, most = (np.fmin, np.fmax) if gaps else (np.minimum, np.maximum)
+    low, high = least.reduce(found[:, 0], axis=0), most.reduce(found[:, 1], axis=0)
+    if gaps:  # a column without any value
+        low, high = (np.where(np.isnan(ends), 0.0, ends) for ends in (low, high))
+    return low, high
+
+
+def columns_of(x: Floats, names: Sequence[str], gaps: bool = False) -> tuple[Column, ...]:
+    """The columns of a matrix, with the ranges that they have."""
+    low, high = ranges(x, gaps)
+    ends = zip(names, low.tolist(), high.tolist(), strict=True)
+    return tuple(Column(str(n), "number", (), a, b, str(n)) for n, a, b in ends)
+
+
+def coded(y: NDArray[Any]) -> tuple[NDArray[Any], Floats]:
+    """The classes of an outcome, in order, and the class of every row, (n_rows,)."""
+    if y.dtype.kind in "fiub":
+        codes, found = pd.factorize(y, sort=True)
+        check_classification_targets(found)
+        return np.asarray(found), codes.astype(np.float64)
+    check_classification_targets(y)
+    found, codes = np.unique(y, return_inverse=True)
+    return found, codes.astype(np.float64)
+
+
+def native(X: Any) -> Any:
+    """pandas and arrays as they are; polars and arrow frames as pandas, so names are kept."""
+    if isinstance(X, (np.ndarray, list, pd.DataFrame)) or not hasattr(X, "columns"):
+        return X
+    import narwhals as nw
+
+    return nw.from_native(X, eager_only=True).to_pandas()

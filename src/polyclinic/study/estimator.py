@@ -24,12 +24,13 @@ from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
-from polyclinic.privacy.dp import DifferentialPrivacy, parse_privacy
-from polyclinic.study.arrays import Arrays, from_arrays
+from polyclinic.privacy.dp import DifferentialPrivacy
+from polyclinic.study.arrays import Arrays, from_arrays, native
 from polyclinic.study.faces import Shown
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites
 from polyclinic.study.solver import solver_of
+from polyclinic.study.ways import ways
 
 if TYPE_CHECKING:
     from polyclinic.study.evaluate import Evaluated
@@ -113,27 +114,11 @@ class Regression(Shown):
         InputError : bad input, named. Refused : a site's gate refused.
         """
         engine = engine or Embedded()
-        noise, secure = parse_privacy(privacy)
-        self._solver(secure is not None, noise is not None)
+        noise, sums = ways(X, y, privacy)
+        self._solver(sums == "secure", noise is not None)
+        self._privacy = noise
         if isinstance(X, Sites):
-            self._privacy = noise
-            sums: Sums = "secure" if secure else "auto"
             return self._fit_sites(X, y, engine, callbacks, store, sums, About(purpose=purpose))
-        if noise or secure:
-            raise InputError(
-                "arrays are in one trust domain",
-                code="NO_SITES",
-                rule="secure sums and noise are between sites and those who ask them",
-                next="make sites with pc.read or pc.split",
-            )
-        self._privacy = None
-        if isinstance(y, str):
-            raise InputError(
-                "a formula needs sites",
-                code="NO_SITES",
-                rule="fit(sites, formula) or fit(X, y)",
-                next="make sites with pc.read or pc.split",
-            )
         return self._fit_arrays(X, y, sample_weight, sites, offset, engine, callbacks, store)
 
     def _fit_sites(
@@ -146,13 +131,6 @@ class Regression(Shown):
         sums: Sums,
         about: About,
     ) -> Self:
-        if not isinstance(formula, str):
-            raise InputError(
-                "sites need a formula",
-                code="BAD_FORMULA",
-                rule='fit(sites, "outcome ~ term + term")',
-                next="give a formula",
-            )
         data = from_formula(
             sites,
             formula,
@@ -204,7 +182,7 @@ class Regression(Shown):
     ) -> Self:
         x, outcome = validate_data(
             self,
-            _native(X),
+            native(X),
             y,
             dtype=[np.float64, np.float32],
             ensure_all_finite=False,
@@ -416,7 +394,7 @@ class Regression(Shown):
         predictor = predictor_of(self.result_)
         if self._data is not None:
             return predictor.linear(self._data.partition(X))
-        x = validate_data(self, _native(X), reset=False, dtype=np.float64)
+        x = validate_data(self, native(X), reset=False, dtype=np.float64)
         extra = len(self._design.terms) - x.shape[1]
         lead = int(self._design.intercept)
         eta = x @ predictor.coef[:, lead : lead + x.shape[1]].T
@@ -461,15 +439,6 @@ class Regression(Shown):
             if state.get("_data") is not None:
                 state["_data"] = state["_data"].without_rows()
         return state
-
-
-def _native(X: Any) -> Any:
-    """pandas and arrays as they are; polars and arrow frames as pandas, so names are kept."""
-    if isinstance(X, (np.ndarray, list, pd.DataFrame)) or not hasattr(X, "columns"):
-        return X
-    import narwhals as nw
-
-    return nw.from_native(X, eager_only=True).to_pandas()
 
 
 def _aliased(names: Sequence[str], column: int, result: GLMFit) -> str:

@@ -8,14 +8,15 @@ from typing import Any
 
 import pandas as pd
 
+from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.fit import Callback, Round, Run, Store, fit
 from polyclinic.evaluation import Evaluation, Outcome
-from polyclinic.models.glm import glm
+from polyclinic.models import glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
-from polyclinic.models.glm.spec import Spec
+from polyclinic.models.learner import Spec, last
 from polyclinic.study.formula import FormulaData
 
 StoreFor = Callable[[str], Store | None]
@@ -74,8 +75,47 @@ def no_store(name: str) -> Store | None:
     return None
 
 
+@dataclass(frozen=True)
+class Judged:
+    """A model that is evaluated.
+
+    spec       as it was fitted, a regression's or a learner's
+    outcome    what it explains
+    full       the fitted model, as predictor data
+    alone      what each hospital is to fit by itself, or None
+    """
+
+    spec: Any
+    outcome: Outcome
+    full: dict[str, Any]
+    alone: dict[str, Any] | None = None
+
+    @staticmethod
+    def regression(spec: glm.Spec, full: dict[str, Any]) -> Judged:
+        """A generalised linear model."""
+        kinds: dict[str, Outcome] = {"binomial": "binary", MULTINOMIAL: "classes"}
+        return Judged(spec, kinds.get(spec.family, "number"), full, spec.to_data())
+
+    @staticmethod
+    def learner(kind: str, spec: Spec, classes: int, full: dict[str, Any]) -> Judged:
+        """Another model, of so many classes (0: of a number)."""
+        outcome: Outcome = "number" if not classes else "binary" if classes == 2 else "classes"
+        return Judged(spec, outcome, full, {**spec.to_data(), "learner": kind})
+
+    def without(self, fold: int, folds: int) -> Algorithm:
+        """What fits it to all rows but a fold's."""
+        spec = replace(self.spec, rows={"folds": folds, "without": fold})
+        return glm.glm(spec) if isinstance(spec, glm.Spec) else spec.algorithm()
+
+
+def _predictor(model: Any) -> dict[str, Any]:
+    found = last(model)
+    predictor = predictor_of(found) if isinstance(found, glm.GLMFit) else found.predictor()
+    return dict(predictor.to_data())
+
+
 def cross_validate(
-    spec: Spec,
+    judged: Judged,
     federation: Federation,
     folds: int,
     seed: int,
@@ -86,18 +126,17 @@ def cross_validate(
     predictors: list[dict[str, Any]] = []
     rounds: tuple[Round, ...] = ()
     for fold in range(folds):
-        held_out = replace(spec, rows={"folds": folds, "without": fold})
         store = store_for(f"fold-{fold + 1}")
-        run: Run = fit(glm(held_out), federation, seed=seed, store=store, callbacks=callbacks)
-        predictors.append(predictor_of(run.model[-1]).to_data())
+        algorithm = judged.without(fold, folds)
+        run: Run = fit(algorithm, federation, seed=seed, store=store, callbacks=callbacks)
+        predictors.append(_predictor(run.model))
         rounds += tuple(replace(r, step=f"validation: {r.step}") for r in run.rounds)
     return predictors, rounds
 
 
 def evaluate(
-    spec: Spec,
+    judged: Judged,
     data: FormulaData,
-    full: dict[str, Any],
     *,
     folds: int = 5,
     thresholds: Sequence[float] = (0.5,),
@@ -108,7 +147,7 @@ def evaluate(
     store_for: StoreFor = no_store,
     callbacks: Sequence[Callback] = (),
 ) -> Evaluated:
-    """Evaluate the model `full` (predictor data) on the rows of `data`.
+    """Evaluate a model on the rows of `data`.
 
     folds       0: on the same patients that the model was fitted on; the result is marked so
     thresholds  risks at which decisions are shown
@@ -118,26 +157,25 @@ def evaluate(
     callbacks   called after every round
     """
     rounds: tuple[Round, ...] = ()
-    predictors = [full]
+    predictors = [judged.full]
     if folds:
         predictors, rounds = cross_validate(
-            spec, data.federation, folds, seed, store_for, callbacks
+            judged, data.federation, folds, seed, store_for, callbacks
         )
-    kinds: dict[str, Outcome] = {"binomial": "binary", MULTINOMIAL: "classes"}
     codebook = data.codebook
     algorithm = Evaluation(
         predictors=tuple(predictors),
         folds=folds,
-        outcome=kinds.get(spec.family, "number"),
+        outcome=judged.outcome,
         sites=data.federation.sites,
         thresholds=tuple(thresholds),
         subgroups=tuple(
             (column, codebook.label(column), _level_labels(data, column)) for column in subgroups
         ),
         show_sites=show_sites,
-        full=full if folds else None,
+        full=judged.full if folds else None,
         least=_least(data),
-        alone_spec=spec.to_data() if alone and show_sites and folds else None,
+        alone_spec=judged.alone if alone and show_sites and folds else None,
     )
     store = store_for("evaluation")
     run = fit(algorithm, data.federation, seed=seed, store=store, callbacks=callbacks)

@@ -15,7 +15,7 @@ from polyclinic.report import noise, words
 
 if TYPE_CHECKING:
     from polyclinic.report.svg import Figure
-    from polyclinic.study.evaluate import Evaluated
+    from polyclinic.study.evaluate import Evaluated, Judged
     from polyclinic.study.sites import Sites
 
 NOISY = (
@@ -119,6 +119,12 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             f"<tbody>{rows}</tbody></table>{notes}"
         )
 
+    def judged(self) -> Judged:
+        """The model as it is evaluated."""
+        from polyclinic.study.evaluate import Judged
+
+        return Judged.regression(self.result_.scale.spec, self.predictor_.to_data())
+
     def evaluate(
         self,
         sites: Sites | None = None,
@@ -161,9 +167,8 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             elsewhere = data.federation.sites != self.formula_data.federation.sites
         crossed = validate == "cross-validation" and not elsewhere
         found = evaluate(
-            self.result_.scale.spec,
+            self.judged(),
             data,
-            self.predictor_.to_data(),
             folds=folds if crossed else 0,
             thresholds=thresholds,
             subgroups=subgroups,

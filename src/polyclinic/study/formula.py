@@ -43,15 +43,15 @@ class FormulaData:
     rounds: tuple[Round, ...] = ()
     sites: Sites | None = None
 
-    def partition(self, frame: Any) -> Partition:
-        """New rows as the design needs them; frames are read by the codebook."""
+    def partition(self, frame: Any, gaps: bool = False) -> Partition:
+        """New rows as the design needs them; frames are read by the codebook. With `gaps` missing
+        values stay."""
         if isinstance(frame, Partition):
             return frame
         needed = [c for c in self.design.columns if c != self.design.response]
         table = table_from_frame(frame, self.codebook, "new rows", columns=needed)
-        missing = [
-            c for c in needed if c not in self.design.fills and np.isnan(table.columns[c]).any()
-        ]
+        kept = needed if gaps else self.design.fills
+        missing = [c for c in needed if c not in kept and np.isnan(table.columns[c]).any()]
         if missing:
             raise InputError(
                 f"new rows: {', '.join(missing)} is missing in some",
@@ -82,6 +82,12 @@ class _Gone:
         return nullcontext()
 
 
+def outcome_classes(formula: str, codebook: Codebook) -> int:
+    """Classes of a formula's outcome; 0: a number, or no outcome."""
+    outcome = compile_formula(formula, codebook).response
+    return len(codebook.level_names(outcome)) if outcome else 0
+
+
 def on_other_sites(data: FormulaData, sites: Sites, engine: Embedded) -> FormulaData:
     """The same design over other hospitals; the constants that fill gaps stay the model's."""
     sites.refuse_not_comparable(data.cohort.columns)
@@ -105,11 +111,12 @@ def from_formula(
     sums: Sums = "auto",
     about: About = About(),
     exact: bool = True,
+    gaps: bool = False,
 ) -> FormulaData:
     """Compile `formula` against the sites' codebook and fix the rows that it is about.
 
     Without a cohort of its own, `sites` gives its rows that are complete in the formula's columns.
-    With `exact` off no exact sum is asked for.
+    With `exact` off no exact sum is asked for; only with `gaps` a cohort may keep missing values.
 
     Raises
     ------
@@ -136,6 +143,14 @@ def from_formula(
             code="NO_PRIVATE_VERSION",
             rule="a fit under differential privacy asks for noisy sums only",
             next='missing = "drop", or fit without DifferentialPrivacy',
+        )
+    kept = tuple(c for c in cohort.with_rule("keep") if c in columns)
+    if kept and not gaps:
+        raise InputError(
+            f"{', '.join(kept)}: missing values are kept",
+            code="WRONG_VALUE",
+            rule='missing = "keep" is for models that take gaps: trees, forests, boosting',
+            next='missing = "drop" or "mean"',
         )
     means, rounds = pooled_means(federation, filled, sites.codebook, store)
     fills = {column: mean for column, (mean, _) in means.items()}

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
-from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.models.glm.family import FAMILIES, MULTINOMIAL
 from polyclinic.models.glm.predictor import class_probabilities
+from polyclinic.study.arrays import coded
 from polyclinic.study.estimator import Regression
 from polyclinic.study.formula import FormulaData
 
@@ -147,14 +146,8 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
         if y.dtype == np.float64 and bool(((y == 0.0) | (y == 1.0)).all()) and 0 < y.sum() < len(y):
             self.classes_ = np.array([0.0, 1.0])
             return y, *self._family_of(2)  # as it is, without a copy
-        if y.dtype.kind in "fiub":
-            codes, found = pd.factorize(y, sort=True)
-            check_classification_targets(found)
-            self.classes_ = np.asarray(found)
-        else:
-            check_classification_targets(y)
-            self.classes_, codes = np.unique(y, return_inverse=True)
-        return codes.astype(np.float64), *self._family_of(len(self.classes_))
+        self.classes_, codes = coded(y)
+        return codes, *self._family_of(len(self.classes_))
 
     def _outcome_of_column(self, data: FormulaData) -> tuple[str, int]:
         names = data.codebook.level_names(data.design.response)

@@ -21,19 +21,21 @@ from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.faces import KINDS
 from polyclinic.study.formula import FormulaData
+from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites
 
 GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
 SECURE = "exact secure sums: only totals over all hospitals were seen"
+Fitted = Regression | Learner
 Counts = dict[
     str, tuple[int | None, int | None, int | None]
 ]  # rows, patients, events; None: hidden
 
 
 def assemble(
-    model: Regression,
+    model: Fitted,
     sites: Sites,
     *,
     about: Mapping[str, Any],
@@ -52,7 +54,7 @@ def assemble(
     least = min(policy.min_patients for policy in sites.policies.values())
     rounds, counts = tuple(rounds), Counts()
     if show_sites:
-        counts, asked = _counts(model, data)
+        counts, asked = _counts(data)
         for tell in callbacks:
             tell(asked)
         rounds = (*rounds, asked)
@@ -72,7 +74,7 @@ def assemble(
             "guarantee": _guarantee(model, least, secure, seen_alone(lines)),
         },
         "versions": versions(),
-        "data": _data(sites, data, counts, least, model.result_.scale.moments.n),
+        "data": _data(sites, data, counts, least, _n(model)),
         "model": {
             **_model(model, data),
             **_counted(model, counts, evaluated, (table_one or {}).get("overall", {}).get("all")),
@@ -115,7 +117,7 @@ def assemble(
     return plain(results)  # type: ignore[no-any-return]
 
 
-def _guarantee(model: Regression, least: int, secure: bool, alone: list[str]) -> str:
+def _guarantee(model: Fitted, least: int, secure: bool, alone: list[str]) -> str:
     """What holds of the numbers; `alone`: steps in which a hospital's own sums were seen."""
     text = SECURE if secure else GUARANTEE.format(least=least)
     if secure and alone:
@@ -126,7 +128,7 @@ def _guarantee(model: Regression, least: int, secure: bool, alone: list[str]) ->
 
 
 def _counted(
-    model: Regression,
+    model: Fitted,
     counts: Counts,
     evaluated: Evaluated | None,
     overall: Mapping[str, Any] | None,
@@ -238,7 +240,7 @@ def _data(
         "codebook": codebook.title or codebook.name,
         "source": codebook.source or sites.source,
         "outcome": outcome,
-        "outcome_label": codebook.label(outcome),
+        "outcome_label": codebook.label(outcome) if outcome else "",
         "sites": parts,
         "fills": fills,
     }
@@ -248,11 +250,11 @@ def _shown(count: int, least: int) -> int | None:
     return None if 0 < count < least else count
 
 
-def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:
+def _counts(data: FormulaData) -> tuple[Counts, Round]:
     """Rows, patients and events of each hospital, through its gate, and the round that asked."""
-    outcome, binary = data.design.response, model.result_.scale.spec.classes == 2
-    asked = describe_column(data.codebook, outcome)
-    columns = [asked.coded()] if binary else []
+    outcome = data.design.response
+    binary = bool(outcome) and len(data.codebook.level_names(outcome)) == 2
+    columns = [describe_column(data.codebook, outcome).coded()] if binary else []
     values = {"by": None, "columns": columns}
     plan = Plan("descriptive.levels", values, "rows and events per hospital", combine="collect")
     total, done = ask(data.federation, plan)
@@ -267,7 +269,11 @@ def _counts(model: Regression, data: FormulaData) -> tuple[Counts, Round]:
     return counts, done
 
 
-def _model(model: Regression, data: FormulaData) -> dict[str, Any]:
+def _model(model: Fitted, data: FormulaData) -> dict[str, Any]:
+    return _regression(model, data) if isinstance(model, Regression) else _learner(model, data)
+
+
+def _regression(model: Regression, data: FormulaData) -> dict[str, Any]:
     result, spec = model.result_, model.result_.scale.spec
     moments = result.scale.moments
     return {
@@ -289,6 +295,37 @@ def _model(model: Regression, data: FormulaData) -> dict[str, Any]:
         "l2": spec.l2,
         "warnings": [text for text, _ in model.warnings_()],
     }
+
+
+def _learner(model: Learner, data: FormulaData) -> dict[str, Any]:
+    result, kind = model.result_, model.kind_
+    return {
+        "kind": kind.name,
+        "title": kind.title,
+        "family": "",
+        "terms": [],
+        "n": result.n,
+        "patients": result.patients,
+        "events": None,
+        "sites": len(data.federation.sites),
+        "rounds": result.rounds,
+        "converged": result.converged,
+        "deviance": None,
+        "null_deviance": None,
+        "aic": None,
+        "pseudo_r2": None,
+        "dispersion": None,
+        "l1": 0.0,
+        "l2": 0.0,
+        "warnings": result.warnings(),
+        "options": plain(model._options()),
+        "blocks": result.blocks(),
+    }
+
+
+def _n(model: Fitted) -> int:
+    """Rows that were fitted."""
+    return model.result_.scale.moments.n if isinstance(model, Regression) else model.result_.n
 
 
 def terms(model: Regression) -> list[dict[str, Any]]:

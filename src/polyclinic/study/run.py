@@ -24,8 +24,10 @@ from polyclinic.study.describe import table_one_algorithm
 from polyclinic.study.door import read
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
-from polyclinic.study.formula import from_formula
-from polyclinic.study.results import assemble
+from polyclinic.study.formula import FormulaData, from_formula, outcome_classes
+from polyclinic.study.learner import Learner
+from polyclinic.study.learners import learner_of
+from polyclinic.study.results import Fitted, assemble
 from polyclinic.study.saved import KINDS, save
 from polyclinic.study.sites import Sites
 
@@ -40,7 +42,7 @@ class StudyRun:
     folder: Path
     study: Study
     sites: Sites
-    model: Regression
+    model: Fitted
     results: Results
 
     @property
@@ -131,8 +133,9 @@ class _Steps:
             callbacks=[self._step],
         )
         self.rounds += table.rounds
-        evaluated = self._evaluate(model)
-        self.tell("evaluated", evaluated)
+        evaluated = self._evaluate(model) if predicts(model) else None
+        if evaluated is not None:
+            self.tell("evaluated", evaluated)
         study = self.study
         results = assemble(
             model,
@@ -158,8 +161,10 @@ class _Steps:
     def _step(self, done: Round) -> None:
         self.tell("step", done)
 
-    def _fit(self) -> Regression:
+    def _fit(self) -> Fitted:
         study, section = self.study, self.study.model
+        if section.kind not in KINDS:
+            return self._learn()
         extra: dict[str, Any] = (
             {"class_weight": section.class_weight} if section.kind == "logistic" else {}
         )
@@ -174,17 +179,7 @@ class _Steps:
             random_state=study.seed,
             **extra,
         )
-        data = from_formula(
-            self.sites,
-            section.formula,
-            self.engine,
-            site_effects=section.site_effects,
-            store=self.store("means"),
-            sums=SUMS[study.privacy.secure_sums],
-            about=About(study.study.name, study.study.purpose),
-            exact=study.privacy.noise is None,
-        )
-        self.rounds += data.rounds
+        data = self._data(site_effects=section.site_effects, exact=study.privacy.noise is None)
         model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they stand in the results and are shown from there
@@ -192,13 +187,37 @@ class _Steps:
         self.rounds += model.rounds_
         return model
 
-    def _evaluate(self, model: Regression) -> Evaluated:
+    def _learn(self) -> Learner:
+        study, section = self.study, self.study.model
+        classes = outcome_classes(section.formula, self.sites.codebook)
+        model = learner_of(section.kind, classes, section.options, study.seed)
+        data = self._data(gaps=model.kind_.gaps)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
+        self.rounds += model.rounds_
+        return model
+
+    def _data(self, **more: Any) -> FormulaData:
+        study = self.study
+        data = from_formula(
+            self.sites,
+            study.model.formula,
+            self.engine,
+            store=self.store("means"),
+            sums=SUMS[study.privacy.secure_sums],
+            about=About(study.study.name, study.study.purpose),
+            **more,
+        )
+        self.rounds += data.rounds
+        return data
+
+    def _evaluate(self, model: Fitted) -> Evaluated:
         section = self.study.evaluation
         folds = section.folds if section.validate_ == "cross-validation" else 0
         evaluated = evaluate(
-            model.result_.scale.spec,
+            model.judged(),
             model.formula_data,
-            model.predictor_.to_data(),
             folds=folds,
             thresholds=section.thresholds,
             subgroups=section.subgroups,
@@ -211,10 +230,14 @@ class _Steps:
         self.rounds += evaluated.rounds
         return evaluated
 
-    def _write(self, model: Regression, results: Results) -> None:
+    def _write(self, model: Fitted, results: Results) -> None:
         save(model, self.folder / "model.pcm")
-        table = model.summary().to_csv().encode()
-        write_atomic(self.folder / "coefficients.csv", table)
+        if isinstance(model, Regression):
+            table = model.summary().to_csv().encode()
+            write_atomic(self.folder / "coefficients.csv", table)
+        else:
+            for name, frame in model.tables().items():
+                write_atomic(self.folder / f"{name}.csv", frame.to_csv(index=False).encode())
         write_atomic(self.folder / "metrics.json", as_json(results))
         plans = [
             {"round": i + 1, "step": r.step, "task": r.task, "plan": r.plan}
@@ -223,6 +246,11 @@ class _Steps:
         write_atomic(self.folder / "plans.json", as_json(plans))
         if "html" in self.study.output.report:
             write_report(results, self.folder / "report.html", travelled(self.folder))
+
+
+def predicts(model: Fitted) -> bool:
+    """Whether there is something to evaluate."""
+    return isinstance(model, Regression) or model.kind_.predicts
 
 
 def as_json(value: Any) -> bytes:

@@ -1,0 +1,61 @@
+"""What a study asks of a learner: made alike by the coordinator and by every hospital."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from polyclinic.core.design import Design
+from polyclinic.core.errors import InputError
+from polyclinic.data.codebook import Codebook
+from polyclinic.models.learner import Asked, Column, Kind
+
+
+def asked(
+    kind: Kind,
+    design: Design,
+    codebook: Codebook,
+    options: Mapping[str, Any],
+    *,
+    sites: tuple[str, ...] = (),
+    seed: int = 0,
+) -> Asked:
+    """What a formula over hospitals asks.
+
+    Raises
+    ------
+    InputError : ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain.
+    """
+    outcome = design.response
+    classes = len(codebook.level_names(outcome)) if outcome else 0
+    if outcome:
+        check_outcome(kind, classes, outcome)
+    extra = {outcome, design.offset, design.weight}
+    columns = tuple(_column(codebook, name) for name in design.columns if name not in extra)
+    return Asked(design, dict(options), classes, columns, sites, seed)
+
+
+def check_outcome(kind: Kind, classes: int, outcome: str) -> None:
+    """Raises WRONG_VALUE for an outcome with so many classes (0: a number) that does not fit."""
+    wrong = {
+        "classes": "a category or binary outcome" if classes < 2 else "",
+        "binary": "an outcome with two classes" if classes != 2 else "",
+        "number": "a number as outcome" if classes else "",
+    }.get(kind.explains, "")
+    if wrong:
+        raise InputError(
+            f"{outcome}: a {kind.title} needs {wrong}",
+            code="WRONG_VALUE",
+            rule="the kind of the model fits the outcome's type in the codebook",
+            next="use another kind of model, or another outcome",
+        )
+
+
+def _column(codebook: Codebook, name: str) -> Column:
+    spec, label = codebook.spec(name), codebook.label(name)
+    if levels := codebook.level_names(name):
+        coded: Literal["binary", "category"] = "binary" if spec.type == "binary" else "category"
+        return Column(name, coded, levels, 0.0, float(len(levels) - 1), label)
+    bound = codebook.bound(name)
+    low, high = codebook.declared_ranges([name]).get(name, (-bound, bound))
+    return Column(name, "number", (), low, high, label)

@@ -1,0 +1,123 @@
+"""Which plans of a learner a study covers.
+
+The fixed part of a plan is what this hospital makes of the approved study by itself; what only a
+run can know is checked by the kind of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+from polyclinic.core import codec
+from polyclinic.core.plan import Plan
+from polyclinic.governance.asked import asked
+from polyclinic.governance.scope_columns import Outside, require
+from polyclinic.governance.scope_rows import Agreed
+from polyclinic.models.learner import FORM, Check, Kind, Spec, kind_of
+
+
+@dataclass(frozen=True)
+class LearnerScope:
+    """The part of a scope that is about a learner."""
+
+    agreed: Agreed
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the model."""
+        return kind_of(self.agreed.study.model.kind)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """What the study fixes; its fills are left open."""
+        study, paper = self.agreed.study, self.agreed.paper
+        found: Spec = self.kind.spec(
+            asked(
+                self.kind,
+                self.agreed.design,
+                paper.codebook,
+                study.model.options,
+                sites=tuple(paper.sites),
+                seed=study.seed,
+            )
+        )
+        return found
+
+    @property
+    def outcome(self) -> str:
+        """What the model explains: "binary", "classes", "number", or "" """
+        if not self.kind.predicts:
+            return ""
+        classes = len(self.agreed.paper.codebook.level_names(self.agreed.design.response))
+        return "number" if not classes else "binary" if classes == 2 else "classes"
+
+    @property
+    def rounds(self) -> int:
+        """How many different questions a fit asks at most."""
+        return self.kind.rounds(self.spec)
+
+    most_rounds = rounds
+
+    @property
+    def title(self) -> str:
+        """As officers know it."""
+        return self.kind.title
+
+    @cached_property
+    def tasks(self) -> dict[str, Callable[[Plan], None]]:
+        """The steps of the fit, each with its check."""
+        own = {name: partial(self._own, check) for name, check in self.kind.tasks.items()}
+        foreign = {n: partial(self._checked, check) for n, check in self.kind.foreign.items()}
+        return {**own, **foreign}
+
+    @property
+    def fit_plans(self) -> list[Plan]:
+        """The first round, for a dry run."""
+        algorithm = self.spec.algorithm()
+        plan = algorithm.plan(algorithm.init(self.agreed.study.seed))
+        return [] if plan is None else [plan]
+
+    def rounding(self, plan: Plan) -> str:
+        """No step of a learner is rounded."""
+        return ""
+
+    def _own(self, check: Check, plan: Plan) -> None:
+        require(set(plan.values) == FORM, "another form")
+        self._fixed(plan.values["spec"])
+        require(not self.agreed.check_rows(plan.values["rows"]), "other rows")
+        self._checked(check, plan)
+
+    def _fixed(self, data: Mapping[str, Any]) -> None:
+        """Compare the fixed part of a plan, the design first."""
+        given = dict(data)
+        self.agreed.check_design(given.pop("design"), self.spec.design)
+        wanted = self.spec.to_data()
+        del wanted["design"], wanted["rows"]
+        require(codec.digest(given) == codec.digest(wanted), "another model")
+
+    def _checked(self, check: Check, plan: Plan) -> None:
+        try:
+            check(self.spec, plan)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Outside(f"another form: {error}") from None
+
+    def check_predictor(self, data: Mapping[str, Any]) -> None:
+        """Compare a predictor with the model."""
+        check = self.kind.predictor
+        if check is None:
+            raise Outside("another kind of model")
+        self.agreed.check_design(data["design"], self.spec.design)
+        try:
+            check(self.spec, data)
+        except (ValueError, KeyError, TypeError) as error:
+            raise Outside(f"another form: {error}") from None
+
+    def check_alone(self, plan: Plan) -> None:
+        """Compare the model that a hospital is to fit by itself."""
+        given = dict(plan.values["spec"])
+        require(given.pop("learner") == self.kind.name, "another model")
+        require(given.pop("rows") == {}, "other rows")
+        self._fixed(given)

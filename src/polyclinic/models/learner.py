@@ -1,0 +1,251 @@
+"""Kinds of models beside the generalised linear ones, looked up by name.
+
+A kind says how a study's settings become the fixed part of its plans, and what else they may hold,
+so that a hospital makes the fixed part by itself from the study that it has approved and compares.
+Every plan of a learner has three values: "spec", what the study fixes; "rows", all of them or all
+but a fold; "state", what only a run knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+from polyclinic.core.algorithm import Algorithm
+from polyclinic.core.design import Design
+from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.core.federation import Domain, Inline
+from polyclinic.core.fit import fit
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.models.predictor import Predictor
+
+Explains = Literal["classes", "binary", "number", "any", "survival", "nothing"]
+FORM = {"spec", "rows", "state"}
+
+
+class Spec(Protocol):
+    """What a study fixes of a model; a frozen record of plain data.
+
+    design  outcome, weight, offset and terms
+    rows    {}: all; {"folds": k, "without": i}: all but fold i
+    """
+
+    @property
+    def design(self) -> Design: ...
+    @property
+    def rows(self) -> Mapping[str, Any]: ...
+    def to_data(self) -> dict[str, Any]:
+        """Plain data with the keys "design" and "rows"."""
+        ...
+
+    def algorithm(self) -> Algorithm:
+        """What fits it; its model is a `Result`, or a list whose last entry is one."""
+        ...
+
+
+class Result(Protocol):
+    """What a fit found; it follows from the spec and the algorithm's last state.
+
+    n, patients  rows that were fitted, and patients behind them
+    rounds       of the fit
+    """
+
+    @property
+    def n(self) -> int: ...
+    @property
+    def patients(self) -> int: ...
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def converged(self) -> bool: ...
+    def predictor(self) -> Predictor | None:
+        """What predicts with it; None where nothing is predicted."""
+        ...
+
+    def warnings(self) -> list[str]:
+        """What a reader of the result should know."""
+        ...
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """Its part of the report, see `polyclinic.report.blocks`."""
+        ...
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """Lines of the CSV files of the run folder, by file name without ending."""
+        ...
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the formula.
+
+    kind       number | category | binary
+    levels     names of the levels of a category or binary column, in the order of their codes
+    low, high  ends of the range that the codebook declares (or of arrays: that they have)
+    label      as people read it
+    """
+
+    name: str
+    kind: Literal["number", "category", "binary"]
+    levels: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 1.0
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked for; the same at the coordinator and at every hospital.
+
+    options  hyper-parameters by name
+    classes  classes of the outcome; 0: a number, or no outcome
+    columns  that the terms read, in order
+    """
+
+    design: Design
+    options: Mapping[str, Any]
+    classes: int = 0
+    columns: tuple[Column, ...] = ()
+    sites: tuple[str, ...] = ()
+    seed: int = 0
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+
+Check = Callable[[Any, Plan], None]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model.
+
+    name       as in study files: "linear-svc"
+    title      as officers and readers know it: "linear support vector machine"
+    explains   what the outcome may be; "survival" and "nothing" have no evaluation of their own
+    spec       from what is asked for. Raises UNKNOWN_OPTION, WRONG_VALUE, ONE_CLASS
+    from_data  from `Spec.to_data`
+    rounds     how many different questions a fit asks at most
+    tasks      its steps, each with a check of the plan's "state". Raises ValueError
+    foreign    steps of others that it also asks, each with a check of the whole plan
+    predictor  a check of the data of a predictor beyond its design. Raises ValueError
+    gaps       whether missing values may be kept
+    """
+
+    name: str
+    title: str
+    explains: Explains
+    spec: Callable[[Asked], Any]
+    from_data: Callable[[Mapping[str, Any]], Any]
+    rounds: Callable[[Any], int]
+    tasks: Mapping[str, Check]
+    foreign: Mapping[str, Check] = field(default_factory=dict)
+    predictor: Callable[[Any, Mapping[str, Any]], None] | None = None
+    gaps: bool = False
+
+    @property
+    def predicts(self) -> bool:
+        """Whether there is something to evaluate."""
+        return self.explains not in ("survival", "nothing")
+
+
+_kinds: dict[str, Kind] = {}
+
+
+def register_kinds(kinds: Iterable[Kind]) -> None:
+    """Install kinds; installing the same one twice is harmless."""
+    for kind in kinds:
+        if _kinds.setdefault(kind.name, kind) is not kind:
+            raise ValueError(f"two kinds of models are called {kind.name}")
+
+
+def kinds() -> tuple[str, ...]:
+    """Names of the installed kinds."""
+    return tuple(sorted(_kinds))
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name. Raises UNKNOWN_TASK."""
+    found = _kinds.get(name)
+    if found is None:
+        raise PolyclinicError(
+            f"no model of kind {name!r} is installed here",
+            code="UNKNOWN_TASK",
+            rule="a site runs installed algorithms only; no code travels",
+            next="install the same version of Polyclinic at every site",
+        )
+    return found
+
+
+def values(spec: Spec, **state: Any) -> dict[str, Any]:
+    """The values of a plan."""
+    fixed = spec.to_data()
+    rows = fixed.pop("rows")
+    return {"spec": fixed, "rows": rows, "state": state}
+
+
+def spec_in(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+    """The spec of a plan, made once. Raises BAD_MESSAGE for another form."""
+    return plan.once("spec", lambda: _spec(plan, from_data))
+
+
+def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+    try:
+        if set(plan.values) != FORM:
+            raise ValueError("a plan of another form")
+        return from_data({**plan.values["spec"], "rows": plan.values["rows"]})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PolyclinicError(
+            "a plan of another form than this version knows",
+            code="BAD_MESSAGE",
+            rule="a plan holds spec, rows and state",
+        ) from error
+
+
+def check_options(
+    options: Mapping[str, Any], known: Mapping[str, Callable[[Any], bool]], rule: str
+) -> None:
+    """Check options by name.
+
+    known  by name, whether a value is allowed
+    rule   in words, which options and values there are
+
+    Raises
+    ------
+    InputError : UNKNOWN_OPTION, WRONG_VALUE.
+    """
+    if unknown := sorted(set(options) - set(known)):
+        raise InputError(
+            f"options: {', '.join(unknown)}",
+            code="UNKNOWN_OPTION",
+            rule=f"options: {', '.join(sorted(known))}",
+            next="correct the name",
+        )
+    for name, value in options.items():
+        if not known[name](value):
+            raise InputError(
+                f"{name} = {value!r}", code="WRONG_VALUE", rule=rule, next="correct the value"
+            )
+
+
+def last(model: Any) -> Any:
+    """The `Result` in what an algorithm's `model` returns."""
+    return model[-1] if isinstance(model, list) else model
+
+
+def fit_alone(
+    data: Mapping[str, Any], partition: Partition, fold: int | None = None, folds: int = 0
+) -> dict[str, Any]:
+    """Predictor data of the model `data`, fitted on the rows of `partition` alone.
+
+    data  of a spec, with the name of its kind under "learner". With `fold`, patients whose key is
+          `fold` modulo `folds` are left out. Raises what a fit raises.
+    """
+    given = dict(data)
+    spec = kind_of(given.pop("learner")).from_data(given)
+    if fold is not None:
+        spec = replace(spec, rows={"folds": folds, "without": fold})
+    found = last(fit(spec.algorithm(), Domain(Inline(partition))).model).predictor()
+    if found is None:
+        raise PolyclinicError("this model predicts nothing", code="BAD_MESSAGE")
+    return dict(found.to_data())

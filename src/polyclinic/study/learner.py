@@ -1,0 +1,296 @@
+"""What every learner's estimator shares: scikit-learn's conventions over sites or arrays.
+
+A learner is a kind of model beside the regressions; `polyclinic.models.learner` says what it asks.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from polyclinic.core.design import Design
+from polyclinic.core.errors import DataWarning, InputError
+from polyclinic.core.federation import Engine
+from polyclinic.core.fit import Callback, Run, Store, fit
+from polyclinic.core.partition import Partition
+from polyclinic.engines.embedded import About, Embedded
+from polyclinic.governance.asked import asked, check_outcome
+from polyclinic.models.learner import Asked, Kind, Result, Spec, kind_of, last
+from polyclinic.models.predictor import Predictor
+from polyclinic.study.arrays import Arrays, coded, columns_of, from_arrays, native
+from polyclinic.study.evaluate import Evaluated
+from polyclinic.study.formula import FormulaData, from_formula
+from polyclinic.study.shown import ShownLearner
+from polyclinic.study.sites import Sites
+from polyclinic.study.ways import ways
+
+Floats = NDArray[np.float64]
+
+
+class Learner(ShownLearner):
+    """Base of the learners.
+
+    A subclass names its `_kind`. Its constructor's parameters, but for `random_state`, are the
+    options of that kind, with the same names and defaults.
+    """
+
+    _kind = ""
+    _supervised = True
+    _privacy = None
+    _arrays: Arrays | None
+    _data: FormulaData | None
+    _evaluated: Evaluated | None
+    random_state: int = 0
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        *,
+        sites: Any = None,
+        engine: Embedded | None = None,
+        callbacks: Sequence[Callback] = (),
+        store: Store | None = None,
+        privacy: Any = None,
+        purpose: str = "",
+    ) -> Self:
+        """Fit over sites by a formula, or over arrays in one trust domain.
+
+        Parameters
+        ----------
+        X : `Sites`, or array or frame of shape (n_rows, n_features).
+        y : with `Sites` the formula; else the outcome, (n_rows,).
+        sample_weight : (n_rows,), 0 or more. In a formula: ``weights(column)``.
+        sites : (n_rows,) site of every row of arrays.
+        engine : where to compute; None: this process.
+        callbacks : called after every round with a `Round`.
+        store : keeps the state after every round; one that holds a state resumes it.
+        privacy : `SecureSum()`: only totals of all sites are ever seen. None: secure sums where a
+            site may not release alone.
+        purpose : what it is for, for the sites' policies.
+
+        Raises
+        ------
+        InputError : bad input, named. Refused : a site's gate refused.
+        """
+        engine = engine or Embedded()
+        noise, sums = ways(X, y, privacy)
+        if noise is not None:
+            raise no_noise(self.kind_)
+        if not isinstance(X, Sites):
+            return self._fit_arrays(X, y, sample_weight, sites, engine, callbacks, store)
+        about = About(purpose=purpose)
+        data = from_formula(X, y, engine, sums=sums, about=about, gaps=self.kind_.gaps)
+        return self._fit_data(data, engine, callbacks, store)
+
+    @property
+    def kind_(self) -> Kind:
+        """The kind of model, as hospitals know it."""
+        return kind_of(self._kind)
+
+    def _options(self) -> dict[str, Any]:
+        """The parameters as options of the kind."""
+        given = self.get_params(deep=False)
+        return {name: value for name, value in given.items() if name != "random_state"}
+
+    def _fit_data(
+        self,
+        data: FormulaData,
+        engine: Embedded,
+        callbacks: Sequence[Callback] = (),
+        store: Store | None = None,
+    ) -> Self:
+        """Fit over the rows of a formula."""
+        self._arrays, self._data, self.classes_or_none_ = None, data, None
+        names = data.codebook.level_names(data.design.response) if data.design.response else ()
+        if names and self._classifies:
+            self.classes_or_none_ = np.array(
+                [int(n) for n in names] if all(n.isdigit() for n in names) else list(names)
+            )
+        sites = data.federation.sites
+        question = asked(
+            self.kind_,
+            data.design,
+            data.codebook,
+            self._options(),
+            sites=sites,
+            seed=self.random_state,
+        )
+        spec: Spec = self.kind_.spec(question)
+        run = fit(
+            spec.algorithm(),
+            data.federation,
+            seed=self.random_state,
+            callbacks=callbacks,
+            store=store,
+        )
+        return self._finish(run, spec, engine)
+
+    def _fit_arrays(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        sites: Any,
+        engine: Embedded,
+        callbacks: Sequence[Callback],
+        store: Store | None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Fit over arrays; `extra` are columns beside X, y and w, (n_rows,)."""
+        finite: Any = "allow-nan" if self.kind_.gaps else True
+        checks = {"dtype": [np.float64, np.float32], "ensure_all_finite": finite}
+        self.classes_or_none_ = None
+        if self._supervised:
+            x, outcome = validate_data(self, native(X), y, y_numeric=not self._classifies, **checks)
+            values, classes = self._outcome(np.asarray(outcome))
+        else:
+            x = validate_data(self, native(X), **checks)
+            values, classes = np.zeros(len(x)), 0
+        names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(x.shape[1])])
+        arrays = from_arrays(
+            x,
+            values,
+            names,
+            weight=sample_weight,
+            labels=sites,
+            gaps=self.kind_.gaps,
+            extra=extra or {},
+        )
+        question = Asked(
+            self._array_design(arrays.design),
+            self._options(),
+            classes,
+            columns_of(x, names, self.kind_.gaps),
+            seed=self.random_state,
+        )
+        spec: Spec = self.kind_.spec(question)
+        engine_ = self._domain(arrays, engine)
+        run = fit(
+            spec.algorithm(), engine_, seed=self.random_state, callbacks=callbacks, store=store
+        )
+        self._arrays, self._data = arrays, None
+        return self._finish(run, spec, engine)
+
+    def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
+        """Who answers for arrays; a learner for which sites matter takes `arrays.by_site()`."""
+        return engine.domain(arrays.rows)
+
+    def _array_design(self, design: Design) -> Design:
+        """The design of arrays, as the learner needs it."""
+        return design
+
+    def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
+        """Outcome as float64 and its number of classes, for arrays."""
+        if not self._classifies:
+            return y.astype(np.float64), 0
+        self.classes_or_none_, codes = coded(y)
+        check_outcome(self.kind_, len(self.classes_or_none_), "y")
+        return codes, len(self.classes_or_none_)
+
+    @property
+    def _classifies(self) -> bool:
+        return isinstance(self, ClassifierMixin)
+
+    def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:
+        self.spec_, self.state_, self.rounds_ = spec, run.state, run.rounds
+        self.result_: Result = last(run.model)
+        self.n_iter_ = self.result_.rounds
+        self._engine, self._evaluated = engine, None
+        self._restore()
+        for message in self.result_.warnings():
+            warnings.warn(message, DataWarning, stacklevel=3)
+        return self
+
+    def _restore(self) -> None:
+        """Set what follows from `result_`."""
+        if self.classes_or_none_ is not None:
+            self.classes_ = self.classes_or_none_
+        self._set()
+
+    def _set(self) -> None:
+        """Set the learner's own attributes from `result_`."""
+
+    @property
+    def predictor_(self) -> Predictor:
+        """What predicts with it. Raises NOTHING_TO_PREDICT."""
+        check_is_fitted(self)
+        found = self.result_.predictor()
+        if found is None:
+            raise InputError(
+                f"a {self.kind_.title} predicts nothing",
+                code="NOTHING_TO_PREDICT",
+                rule="predictions need a model of an outcome",
+                next="use a model that explains an outcome",
+            )
+        return found
+
+    def partition(self, X: Any) -> Partition:
+        """New rows as the model reads them."""
+        check_is_fitted(self)
+        if self._data is not None:
+            return self._data.partition(X, gaps=self.kind_.gaps)
+        finite: Any = "allow-nan" if self.kind_.gaps else True
+        x = validate_data(self, native(X), reset=False, dtype=np.float64, ensure_all_finite=finite)
+        return Partition({"X": x})
+
+    def _on_matrix(self, X: Any, work: Callable[[Floats], Floats]) -> Floats:
+        """`work` on the model matrix of new rows, (n_rows, n_terms)."""
+        rows = self.partition(X)
+        return work(self.spec_.design.matrix(rows.columns, rows.site))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "result_")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Rows never travel with a saved model."""
+        state: dict[str, Any] = super().__getstate__()
+        if "result_" in state:
+            state = {**state, "_arrays": None}
+            if state.get("_data") is not None:
+                state["_data"] = state["_data"].without_rows()
+        return state
+
+
+class Classifier(ClassifierMixin, Learner):  # type: ignore[misc]  # scikit-learn is untyped
+    """A learner of classes."""
+
+    def predict_proba(self, X: Any) -> Floats:
+        """Probability of each class, (n_rows, n_classes)."""
+        found = self.predictor_.predict(self.partition(X))
+        return found if found.ndim == 2 else np.column_stack([1.0 - found, found])
+
+    def predict_log_proba(self, X: Any) -> Floats:
+        """Log of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The most probable class of each row, (n_rows,)."""
+        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return found
+
+
+class Regressor(RegressorMixin, Learner):  # type: ignore[misc]
+    """A learner of a number."""
+
+    def predict(self, X: Any) -> Floats:
+        """Expected outcome, (n_rows,)."""
+        return self.predictor_.predict(self.partition(X))
+
+
+def no_noise(kind: Kind) -> InputError:
+    """The error of a kind without a version under differential privacy."""
+    return InputError(
+        f"a {kind.title} has no version under differential privacy",
+        code="NO_PRIVATE_VERSION",
+        rule="noise is added by steps that bound every patient's part",
+        next="use exact or secure sums, or a regression",
+    )

@@ -1,0 +1,205 @@
+"""What a fitted learner shows of itself: print, notebook, evaluation, report, file."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from polyclinic.core.errors import InputError
+from polyclinic.report import words
+
+if TYPE_CHECKING:
+    from polyclinic.study.evaluate import Evaluated, Judged
+    from polyclinic.study.formula import FormulaData
+    from polyclinic.study.sites import Sites
+
+
+class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """The faces of a fitted learner. The fitting itself is in `Learner`."""
+
+    def __repr__(self, N_CHAR_MAX: int = 700) -> str:
+        changed = str(super().__repr__(N_CHAR_MAX))
+        if not self.__sklearn_is_fitted__():
+            return changed
+        parts = [words.plural(self.result_.patients, "patient")]
+        if self._data is not None:
+            parts.append(words.plural(len(self._data.federation.sites), "hospital"))
+        parts.append(words.plural(self.n_iter_, "round"))
+        return f"{changed}, fitted: {', '.join(parts)}"
+
+    def __str__(self) -> str:
+        if not self.__sklearn_is_fitted__():
+            return repr(self)
+        lines = [repr(self)]
+        for block in self.result_.blocks():
+            if block["kind"] == "text":
+                lines.append(words.fold(block["text"], indent=""))
+            elif block["kind"] == "table":
+                lines += [block["title"], _text(block)]
+        lines += [f"! {text}" for text in self.result_.warnings()]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """For notebooks; values escaped, no script."""
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    @property
+    def formula_data(self) -> FormulaData:
+        """The formula's data. Raises NO_FORMULA for a model fitted on arrays."""
+        check_is_fitted(self)
+        data: FormulaData | None = self._data
+        if data is None:
+            raise InputError(
+                "this model was fitted on arrays",
+                code="NO_FORMULA",
+                rule="this needs hospitals and a formula",
+                next="fit(sites, formula); for arrays use scikit-learn's own tools",
+            )
+        return data
+
+    def judged(self) -> Judged:
+        """The model as it is evaluated. Raises NOTHING_TO_PREDICT."""
+        from polyclinic.study.evaluate import Judged
+
+        data = self.formula_data
+        classes = len(data.codebook.level_names(data.design.response))
+        full = self.predictor_.to_data()
+        return Judged.learner(self._kind, self.spec_, classes, full)
+
+    def evaluate(
+        self,
+        sites: Sites | None = None,
+        *,
+        validate: str = "cross-validation",
+        folds: int = 5,
+        thresholds: tuple[float, ...] = (0.5,),
+        subgroups: tuple[str, ...] = (),
+        show_sites: bool = True,
+        alone: bool = True,
+    ) -> Evaluated:
+        """Measures of the model over hospitals: pooled and per hospital, with intervals.
+
+        Parameters
+        ----------
+        sites : other hospitals to judge the model on; None: those it was fitted on.
+        validate : "cross-validation" (by patient, inside each hospital), or "none": the model as it
+            is, which on the patients it was fitted on looks better than it will be elsewhere.
+        folds : parts of the cross-validation, at least 2.
+        thresholds : risks at which decisions are counted, between 0 and 1.
+        subgroups : columns with levels; the same measures within each level.
+        show_sites : ask each hospital for its own measures.
+        alone : also fit the model at each hospital alone, as a baseline.
+
+        Raises
+        ------
+        InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE; NOTHING_TO_PREDICT.
+        """
+        from polyclinic.study.evaluate import evaluate
+        from polyclinic.study.formula import on_other_sites
+
+        if validate not in ("cross-validation", "none"):
+            raise InputError(
+                f"validate = {validate!r}",
+                code="WRONG_VALUE",
+                rule='"cross-validation" or "none"',
+                next="correct it",
+            )
+        judged, data, elsewhere = self.judged(), self.formula_data, sites is not None
+        if sites is not None:
+            data = on_other_sites(data, sites, self._engine)
+            elsewhere = data.federation.sites != self.formula_data.federation.sites
+        found = evaluate(
+            judged,
+            data,
+            folds=folds if validate == "cross-validation" and not elsewhere else 0,
+            thresholds=thresholds,
+            subgroups=subgroups,
+            show_sites=show_sites,
+            alone=alone,
+            seed=self.random_state,
+        )
+        if elsewhere:
+            found.measures["how"] = "other hospitals"
+        self._evaluated: Evaluated | None = found
+        return found
+
+    def report(
+        self, path: str | Path, *, title: str = "", purpose: str = "", show_sites: bool = True
+    ) -> Path:
+        """Write the report of this model; evaluates it by `evaluate()` if that is not done.
+
+        Without `show_sites` no hospital is asked for anything of its own.
+        """
+        from polyclinic.report.html import write_report
+
+        write_report(self._results(title, purpose, show_sites), path)
+        return Path(path)
+
+    def _results(self, title: str, purpose: str, show_sites: bool) -> Any:
+        from polyclinic.core.fit import fit
+        from polyclinic.study.describe import table_one_algorithm
+        from polyclinic.study.results import assemble
+
+        data = self.formula_data
+        if data.sites is None:
+            raise InputError(
+                "the sites that this model was fitted on are not here",
+                code="NO_TRAINING_ROWS",
+                rule="a saved model holds no rows",
+                next="use the report of its run folder",
+            )
+        if self.kind_.predicts and self._evaluated is None:
+            self.evaluate(show_sites=show_sites)
+        table = fit(table_one_algorithm(data, show_sites), data.federation)
+        measured = self._evaluated.rounds if self._evaluated else ()
+        about = {
+            "name": "model",
+            "title": title or f"{self.kind_.title.capitalize()} of {data.formula}",
+            "purpose": purpose,
+            "seed": self.random_state,
+        }
+        return assemble(
+            self,
+            data.sites,
+            about=about,
+            evaluated=self._evaluated,
+            rounds=[*data.rounds, *self.rounds_, *table.rounds, *measured],
+            table_one=table.model,
+            show_sites=show_sites,
+        )
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The model's tables by name, as they are written into a run folder."""
+        check_is_fitted(self)
+        return {name: pd.DataFrame(lines) for name, lines in self.result_.tables().items()}
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model: plain data, no pickle, no rows. `pc.load` reads it."""
+        from polyclinic.study.saved import save
+
+        check_is_fitted(self)
+        save(self, path)
+
+
+def _text(block: Mapping[str, Any]) -> str:
+    """A table block as lines, its columns under each other."""
+    rows: list[Sequence[Any]] = [block["head"], *block["rows"]]
+    cells = [[_cell(value) for value in row] for row in rows]
+    widths = [max(len(row[j]) for row in cells) for j in range(len(block["head"]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if j == 0 else cell.rjust(width)
+            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    return words.short(value) if isinstance(value, float) else "-" if value is None else str(value)
