@@ -128,7 +128,7 @@ class View:
         last = next((r for r in reversed(model.rounds_) if "gain" in r.figures), None)
         gain = f"   last gain {last.figures['gain']:.0e}" if last else ""
         state = "converged" if model.result_.converged else "NOT converged"
-        deviance = model.result_.deviance
+        deviance = getattr(model.result_, "deviance", None)
         shown = "" if deviance is None else f"   deviance {deviance:.3f}"
         self.fit_line = f"fit    round {model.n_iter_}{shown}{gain}   {state}"
 

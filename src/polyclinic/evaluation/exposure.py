@@ -216,7 +216,7 @@ def _matrices(plan: Plan, partition: Partition, mask: Bools) -> Iterator[tuple[P
     for part in parts_of(plan):
         if built[0] != part.design:
             x = part.wide.matrix(partition.columns, partition.site)
-            built = part.design, x[mask]
+            built = part.design, np.nan_to_num(x[mask])  # some models take gaps
         yield part, built[1]
 
 
@@ -315,7 +315,7 @@ def _groups(plan: Plan) -> dict[str, list[float]]:
 
 def _classes(plan: Plan) -> int:
     if "spec" in plan.values:
-        return int(plan.values["spec"]["classes"])
+        return int(plan.values["spec"].get("classes", 2))
     kind = plan.values["outcome"]
     return int(plan.values["classes"]) if kind == "classes" else 2 * (kind == "binary")
 

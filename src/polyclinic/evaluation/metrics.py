@@ -191,7 +191,9 @@ def calibration(log_odds: Floats, n: Floats, events: Floats) -> dict[str, dict[s
 
     `log_odds` (k,), `n` and `events` counts at each. None where there is no finite optimum.
     """
-    free = _logistic(np.column_stack([np.ones_like(log_odds), log_odds]), n, events, 0.0)
+    alike = not len(log_odds) or float(np.ptp(log_odds)) == 0.0
+    with_slope = np.column_stack([np.ones_like(log_odds), log_odds])
+    free = None if alike else _logistic(with_slope, n, events, 0.0)
     held = _logistic(np.ones((len(log_odds), 1)), n, events, log_odds)
     none: tuple[None, None] = (None, None)
     slope = none if free is None else (float(free[0][1]), float(free[1][1]))

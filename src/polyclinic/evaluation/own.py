@@ -30,6 +30,7 @@ from polyclinic.evaluation import metrics
 from polyclinic.evaluation.exposure import FLOOR
 from polyclinic.evaluation.groups import group_size
 from polyclinic.evaluation.rows import effects, merged, predictors_of, scored
+from polyclinic.models import learner
 from polyclinic.models.glm.alone import fit_alone
 from polyclinic.models.predictor import predictor_from
 
@@ -111,11 +112,11 @@ class OwnTask:
 
 
 def _check_risk(plan: Plan) -> None:
-    if any(predictor.family != "binomial" for predictor in predictors_of(plan)):
+    if any(predictor.explains != "binary" for predictor in predictors_of(plan)):
         raise PolyclinicError(
             f"{plan.task} is of risks",
             code="BAD_MESSAGE",
-            rule="a risk lies between 0 and 1: the predictor is a binomial model",
+            rule="a risk lies between 0 and 1: the predictor is of two classes",
         )
 
 
@@ -220,7 +221,8 @@ def _auroc(spec: Mapping[str, Any], partition: Partition, folds: int) -> float |
     p = np.zeros(partition.n_rows)
     try:
         for fold in range(folds):
-            predictor = predictor_from(fit_alone(spec, partition, fold, folds))
+            fit_own = learner.fit_alone if "learner" in spec else fit_alone
+            predictor = predictor_from(fit_own(spec, partition, fold, folds))
             at = partition.keys % folds == fold
             p[at] = predictor.predict(partition)[at]
     except (PolyclinicError, ValueError, ArithmeticError):

@@ -13,9 +13,9 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.evaluation.groups import patients_by
+from polyclinic.evaluation.groups import group_size, groups_of, means, patients_by
 from polyclinic.models.glm.predictor import GLMPredictor
-from polyclinic.models.predictor import predictor_from
+from polyclinic.models.predictor import Predictor, predictor_from
 
 Floats = NDArray[np.float64]
 
@@ -31,12 +31,12 @@ class Scored:
     patients: int
 
 
-def predictors_of(plan: Plan) -> list[GLMPredictor]:
+def predictors_of(plan: Plan) -> list[Predictor]:
     """The predictors that are read, one per fold, made once. Raises BAD_MESSAGE for too few."""
     return plan.once("predictors", lambda: _predictors(plan))
 
 
-def _predictors(plan: Plan) -> list[GLMPredictor]:
+def _predictors(plan: Plan) -> list[Predictor]:
     folds, given = plan.values["folds"], plan.values["predictors"]
     if not 0 <= folds <= len(given) or not given:
         raise PolyclinicError(
@@ -44,15 +44,7 @@ def _predictors(plan: Plan) -> list[GLMPredictor]:
             code="BAD_MESSAGE",
             rule="a cross-validation has a predictor for every fold",
         )
-    found = [predictor_from(one) for one in given[: max(folds, 1)]]
-    known = [one for one in found if isinstance(one, GLMPredictor)]
-    if len(known) < len(found):
-        raise PolyclinicError(
-            "a predictor of a kind that cannot be judged",
-            code="BAD_MESSAGE",
-            rule="predictors are formula models, whose columns are known",
-        )
-    return known
+    return [predictor_from(one) for one in given[: max(folds, 1)]]
 
 
 def chosen(plan: Plan, partition: Partition) -> NDArray[np.bool_]:
@@ -74,8 +66,22 @@ def scored(plan: Plan, partition: Partition) -> Scored:
             if at.any():
                 predicted[at] = predictors[i].predict(partition)[at]
     mask = chosen(plan, partition)
-    outcome = observed(plan, partition)[mask]
-    return Scored(predicted[mask], outcome, partition.keys[mask], partition.patients(mask))
+    predicted, keys = predicted[mask], partition.keys[mask]
+    if not all(isinstance(one, GLMPredictor) for one in predictors):
+        predicted = together(predicted, keys, group_size(plan.values["least"]))
+    return Scored(predicted, observed(plan, partition)[mask], keys, partition.patients(mask))
+
+
+def together(predicted: Floats, keys: NDArray[np.int64], least: int) -> Floats:
+    """Predictions of `least` patients with neighbouring ones, replaced by their mean.
+
+    What single terms do to the sums of a linear model is judged; other models may treat any patient
+    on his own, and predictions that only groups share do not show one.
+    """
+    if predicted.ndim == 1:
+        return means(predicted, groups_of(predicted, keys, least))
+    columns = [together(column, keys, least) for column in predicted.T]
+    return np.stack(columns, axis=1)
 
 
 def observed(plan: Plan, partition: Partition) -> Floats:
@@ -91,10 +97,12 @@ def observed(plan: Plan, partition: Partition) -> Floats:
 Effects = Mapping[str, Mapping[float, float]]
 
 
-def effects(predictors: Iterable[GLMPredictor]) -> Effects:
-    """What each level adds to the predictors, by column; a level without a term adds nothing."""
+def effects(predictors: Iterable[Predictor]) -> Effects:
+    """What each level adds to linear predictors, by column; a level without a term adds nothing."""
     found: dict[str, dict[float, float]] = {}
     for predictor in predictors:
+        if not isinstance(predictor, GLMPredictor):
+            continue
         lead = int(predictor.design.intercept)
         for j, term in enumerate(predictor.design.terms):
             if len(term.factors) == 1 and term.factors[0].kind == "level":

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 
@@ -18,12 +19,18 @@ from polyclinic.core.partition import Partition
 class Predictor(Protocol):
     """What a model needs to predict.
 
+    design   the columns that are read, and the outcome
+    explains "binary", "classes" or "number"
     predict  expected outcome per row: (n_rows,) probability of the event or mean of a number, or
              (n_rows, n_classes) class probabilities
     outcome  the observed outcome per row, (n_rows,): 0/1, a number, or the class index
     weight   sample weight per row, (n_rows,), or None
     """
 
+    @property
+    def design(self) -> Design: ...
+    @property
+    def explains(self) -> str: ...
     def predict(self, partition: Partition) -> NDArray[np.float64]: ...
     def outcome(self, partition: Partition) -> NDArray[np.float64]: ...
     def weight(self, partition: Partition) -> NDArray[np.float64] | None: ...

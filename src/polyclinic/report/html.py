@@ -11,7 +11,7 @@ from typing import Any
 
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.privacy.dp import TOGETHER
-from polyclinic.report import noise, sentences, tables, tripod, words
+from polyclinic.report import blocks, noise, sentences, tables, tripod, words
 from polyclinic.report.figures import FIGURES
 from polyclinic.report.glossary import glossary
 from polyclinic.report.tables import Row
@@ -76,6 +76,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "flow": tables.flow(results),
         "table_one": tables.table_one(results),
         "terms": tables.terms(results),
+        "blocks": blocks.drawn(results),
         "ratio": RATIOS.get(results["model"]["kind"]),
         "compared": compared_with(results),
         "thresholds": tables.thresholds(results) if risk else [],
@@ -100,6 +101,8 @@ def _headings(results: Mapping[str, Any], risk: bool) -> dict[int, str]:
     for number, title in enumerate(SECTIONS, 1):
         if (number in OF_RISK and not risk) or (number in OF_EVALUATION and not evaluation):
             continue
+        if number == 3 and "blocks" in results["model"]:
+            title = "What was found"
         marked = same and number in (*OF_RISK, *OF_EVALUATION)
         headings[number] = title + (ON_THE_SAME if marked else "")
     return headings

@@ -74,7 +74,10 @@ class NoisePart(TypedDict):
 
 
 class ModelPart(TypedDict):
-    """The fitted model. `noise` is absent where the sums are exact."""
+    """The fitted model. `noise` is absent where the sums are exact.
+
+    title, options, blocks  of a learner only, see `polyclinic.report.blocks`; its `terms` are empty
+    """
 
     kind: str
     family: str

@@ -45,6 +45,9 @@ def answer(results: Results) -> list[str]:
             f"From {_inputs(results)} the model names the right class of {outcome} for "
             f"{percent(found['accuracy'])} of 100 patients."
         )
+    elif "blocks" in model:
+        about = f" and {outcome}" if outcome else ""
+        first = f"{model['title'].capitalize()} of {_inputs(results)}{about}."
     else:
         first = f"{_inputs(results).capitalize()} and {outcome}: what is associated with it."
     return [first, rests]

@@ -14,6 +14,17 @@ from polyclinic.report.words import KINDS, between, fixed, judged, without
 AUTHORS = "for the authors"
 
 
+def _outcome(data: Mapping[str, Any]) -> str:
+    return f"{data['outcome']}: {data['outcome_label']}" if data["outcome"] else "none"
+
+
+def _method(model: Mapping[str, Any]) -> str:
+    if "blocks" in model:
+        settings = [f"{name} {value}" for name, value in model["options"].items()]
+        return ", ".join([model["title"], *settings])
+    return f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, l2 {model['l2']:g}"
+
+
 def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
     """{"number", "item", "text"} of every item."""
     study, model, data = results["study"], results["model"], results["data"]
@@ -43,7 +54,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         5: ("Data", f"{data['codebook']}; {data['source']}; hospitals: {sites}"),
         6: ("Participants", f"condition: {study['cohort']}; {sentences.who(results)}"),
         7: ("Data preparation", f"by the codebook (hash {results['hashes']['codebook'][:12]})"),
-        8: ("Outcome", f"{data['outcome']}: {data['outcome_label']}"),
+        8: ("Outcome", _outcome(data)),
         9: ("Predictors", study["formula"].split("~")[-1].strip()),
         10: (
             "Sample size",
@@ -53,8 +64,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         11: ("Missing data", missing),
         12: (
             "Analytical methods",
-            f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, "
-            f"l2 {model['l2']:g}, {how} over all hospitals; {study['guarantee']}",
+            f"{_method(model)}, {how} over all hospitals; {study['guarantee']}",
         ),
         13: ("Class imbalance", AUTHORS),
         14: ("Fairness", "subgroups in section 7" if found.get("subgroups") else AUTHORS),

@@ -161,11 +161,46 @@ def _row(name: str, width: int, numbers: str) -> list[str]:
     return [cut, f"{'':<{width}}{numbers}".rstrip()]
 
 
+def cell(value: Any) -> str:
+    """A table's entry as it is read."""
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return short(value) if isinstance(value, float) else str(value)
+
+
+def plain_table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as lines, its columns under each other, the first to the left."""
+    cells = [[cell(value) for value in row] for row in (head, *rows)]
+    widths = [max(len(row[j]) for row in cells) for j in range(len(head))]
+    return "\n".join(
+        "  ".join(
+            text.rjust(width) if j else text.ljust(width)
+            for j, (text, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+
+
+def block_lines(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Texts and tables of a learner's result, see `polyclinic.report.blocks`."""
+    lines = []
+    for block in blocks:
+        if block["kind"] == "text":
+            lines.append(fold(block["text"], indent=""))
+        elif block["kind"] == "table":
+            lines += [block["title"], plain_table(block["head"], block["rows"])]
+    return lines
+
+
 def result_table(results: Mapping[str, Any]) -> str:
     """The coefficient table of a run, with its header line and warnings."""
     model, data = results["model"], results["data"]
     head = header(
-        model["kind"],
+        model.get("title", model["kind"]),
         model["patients"],
         model["events"],
         data["outcome"],
@@ -173,7 +208,10 @@ def result_table(results: Mapping[str, Any]) -> str:
         model["rounds"],
         not model.get("noise", {}).get("counted", True),
     )
-    lines = [coefficient_table(model["terms"], head)]
+    if "blocks" in model:
+        lines = [head, *block_lines(model["blocks"])]
+    else:
+        lines = [coefficient_table(model["terms"], head)]
     lines += [fold(f"! {text}") for text in model["warnings"]]
     return "\n".join(lines)
 

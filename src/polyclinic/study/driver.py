@@ -310,7 +310,7 @@ class Driver:
             self.events.add(
                 "model",
                 rounds=value.n_iter_,
-                deviance=value.result_.deviance,
+                deviance=getattr(value.result_, "deviance", None),
                 converged=bool(value.result_.converged),
                 gain=next(iter(gains), None),
             )

@@ -10,9 +10,9 @@ import pandas as pd
 
 from polyclinic.core.errors import InputError
 from polyclinic.data.read import open_file, to_table
-from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.html import write_report
 from polyclinic.report.travelled import travelled
+from polyclinic.study.learner import Learner
 from polyclinic.study.saved import load
 
 
@@ -24,17 +24,18 @@ def predict_file(run: str | Path, data: str | Path, site: str = "new rows") -> p
     from polyclinic.core.partition import Partition
 
     model = load(run)
-    about, design = model.formula_data, model.result_.scale.spec.design
+    about, design = model.formula_data, model.predictor_.design
+    gaps = isinstance(model, Learner) and model.kind_.gaps
     needed = [name for name in design.columns if name != design.response]
     table = to_table(open_file(data, about.codebook, site), about.codebook, site, needed)
     complete = np.ones(table.n_rows, dtype=bool)
     for name in needed:
-        if name not in design.fills:
+        if name not in design.fills and not gaps:
             complete &= ~np.isnan(table.columns[name])
     rows = Partition({name: values[complete] for name, values in table.columns.items()}, site=site)
     predicted = model.predictor_.predict(rows)
     out = pd.DataFrame({"row": np.arange(1, table.n_rows + 1)})
-    if model.result_.scale.spec.family == MULTINOMIAL:
+    if predicted.ndim == 2:
         for i, label in enumerate(model.classes_):
             out[f"probability_{label}"] = _spread(predicted[:, i], complete)
         return out

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,12 +35,7 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
     def __str__(self) -> str:
         if not self.__sklearn_is_fitted__():
             return repr(self)
-        lines = [repr(self)]
-        for block in self.result_.blocks():
-            if block["kind"] == "text":
-                lines.append(words.fold(block["text"], indent=""))
-            elif block["kind"] == "table":
-                lines += [block["title"], _text(block)]
+        lines = [repr(self), *words.block_lines(self.result_.blocks())]
         lines += [f"! {text}" for text in self.result_.warnings()]
         return "\n".join(lines)
 
@@ -185,21 +179,3 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
 
         check_is_fitted(self)
         save(self, path)
-
-
-def _text(block: Mapping[str, Any]) -> str:
-    """A table block as lines, its columns under each other."""
-    rows: list[Sequence[Any]] = [block["head"], *block["rows"]]
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max(len(row[j]) for row in cells) for j in range(len(block["head"]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if j == 0 else cell.rjust(width)
-            for j, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    )
-
-
-def _cell(value: Any) -> str:
-    return words.short(value) if isinstance(value, float) else "-" if value is None else str(value)

@@ -25,6 +25,11 @@ class GLMPredictor:
     family: str
     coef: Floats
 
+    @property
+    def explains(self) -> str:
+        """ "binary", "classes" or "number" """
+        return {"binomial": "binary", MULTINOMIAL: "classes"}.get(self.family, "number")
+
     def linear(self, partition: Partition) -> Floats:
         """Linear predictor, (n_rows, n_predictors)."""
         x = self.design.matrix(partition.columns, partition.site)
