@@ -108,7 +108,8 @@ class LearnerScope:
         """Compare a predictor with the model."""
         check = self.kind.predictor
         if check is None:
-            raise Outside("another kind of model")
+            raise Outside("no model that predicts")
+        require(data["kind"] == (self.kind.predicts_as or self.kind.name), "another kind of model")
         self.agreed.check_design(data["design"], self.spec.design)
         try:
             check(self.spec, data)

@@ -91,7 +91,7 @@ class ModelSection(_Section):
 
     @model_validator(mode="after")
     def _of_its_kind(self) -> ModelSection:
-        own = {"l2", "l1", "class_weight", "site_effects"} & self.model_fields_set
+        own = [name for name in ("l2", "l1", "class_weight", "site_effects") if getattr(self, name)]
         if self.kind in REGRESSIONS and self.options:
             raise ValueError(
                 "[model.options] is of learners; a regression has l2, l1, class_weight"
@@ -319,7 +319,7 @@ class Study(_Section):
     @classmethod
     def _of_regressions(cls, solver: SolverSection, others: ValidationInfo) -> SolverSection:
         model = others.data.get("model")
-        if model is not None and model.kind not in REGRESSIONS and solver.model_fields_set:
+        if model is not None and model.kind not in REGRESSIONS and solver != SolverSection():
             raise ValueError(f"[solver] is of regressions; {model.kind} has [model.options]")
         return solver
 

@@ -129,6 +129,7 @@ class Kind:
     tasks      its steps, each with a check of the plan's "state". Raises ValueError
     foreign    steps of others that it also asks, each with a check of the whole plan
     predictor  a check of the data of a predictor beyond its design. Raises ValueError
+    predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
     """
 
@@ -141,6 +142,7 @@ class Kind:
     tasks: Mapping[str, Check]
     foreign: Mapping[str, Check] = field(default_factory=dict)
     predictor: Callable[[Any, Mapping[str, Any]], None] | None = None
+    predicts_as: str = ""
     gaps: bool = False
 
     @property
