@@ -177,7 +177,7 @@ def documented() -> dict[str, str]:
     found = {}
     for page in sorted((DOCS / "reference").glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        found |= dict.fromkeys(re.findall(r"^#+ `pc\.([A-Za-z_.]+)", text, re.MULTILINE), text)
+        found |= dict.fromkeys(re.findall(r"^#+ `pc\.([\w.]+)", text, re.MULTILINE), text)
     return found
 
 

@@ -212,3 +212,37 @@ def test_a_page_that_is_no_archive_is_refused(elsewhere, server):
 def test_packaged_codebooks_load():
     assert packaged_codebook("heart").target.column == "disease"
     assert packaged_codebook("tcga_brca").columns["T"].unit == "d"
+
+
+def test_intensive_care_is_the_published_tables(data_dir):
+    # deaths and stays by region: counted in patient.csv and apacheapsvar.csv; units: the README
+    regions = dataset("eicu_demo")
+    deaths = {site: int(t.columns["died"].sum()) for site, t in regions.tables.items()}
+    patient = pd.read_csv(data_dir / "eicu-demo" / "patient.csv")
+    scored = pd.read_csv(data_dir / "eicu-demo" / "apacheapsvar.csv")["patientunitstayid"]
+    stays = patient[patient["patientunitstayid"].isin(scored)]
+    region = pd.read_csv(data_dir / "eicu-demo" / "hospital.csv").set_index("hospitalid")["region"]
+    dead = stays[stays["hospitaldischargestatus"] == "Expired"]
+    by_region = dead["hospitalid"].map(region).fillna("unknown").str.lower().value_counts()
+    assert deaths == by_region.to_dict() and sum(deaths.values()) == 196
+    ended = stays[stays["hospitaldischargestatus"].notna()]
+    persons = len(ended[["hospitalid", "uniquepid"]].drop_duplicates())
+    hospitals = dataset("eicu_hospitals").tables
+    assert sum(t.n_patients for t in hospitals.values()) == persons
+    assert np.isnan(regions.tables["south"].columns["bilirubin"]).mean() > 0.5
+    units = dataset("physionet_2012").tables
+    assert {s: (t.n_rows, int(t.columns["died"].sum())) for s, t in units.items()} == {
+        "coronary care": (577, 81),
+        "cardiac surgery": (874, 43),
+        "medical": (1481, 275),
+        "surgical": (1068, 155),
+    }
+    assert np.nanmax(units["medical"].columns["pH_mean"]) < 14
+
+
+def test_what_cannot_be_downloaded_says_how(monkeypatch, tmp_path):
+    monkeypatch.setenv("POLYCLINIC_DATA", str(tmp_path))
+    monkeypatch.setenv("POLYCLINIC_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match=r"unpack https://physionet.org") as caught:
+        dataset("eicu_demo")
+    assert caught.value.code == "DATA_NOT_AVAILABLE"

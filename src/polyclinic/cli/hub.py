@@ -202,7 +202,11 @@ def _said(one: dict[str, Any]) -> str:
         return f"{one['site']} {one['verdict']}" + (f": {plain(one['why'])}" if one["why"] else "")
     if event in ("round", "step"):
         moved = sum(sum(pair) for pair in one["bytes"].values())
-        loss = "" if one["loss"] is None else f"   deviance {2 * one['loss']:.3f}"
+        loss = (
+            ""
+            if one["loss"] is None
+            else f"   {show.fit_figure(one.get('task', 'glm.'), one['loss'])}"
+        )
         return (
             f"round {one['n']}   {one['step']}{loss}   {one['seconds']:.3f} s   "
             f"{moved / 1000:,.1f} kB"
@@ -255,7 +259,8 @@ class HubView(show.View):
             self.say(f"       {_said(one)}")
         elif event == "round":
             figures = {} if one["loss"] is None else {"loss": one["loss"]}
-            self._progress(SimpleNamespace(number=one["number"], step=one["step"], figures=figures))
+            done = {"number": one["number"], "step": one["step"], "task": one.get("task", "glm.")}
+            self._progress(SimpleNamespace(figures=figures, **done))
         elif event == "step":
             self._moving(f"check  {one['step']}")
         elif event == "model":

@@ -112,7 +112,8 @@ class View:
     def _progress(self, done: Any) -> None:
         loss = done.figures.get("loss")
         text = f"fit    round {done.number}   {done.step}"
-        text += f"   deviance {2 * loss:.3f}" if loss is not None else ""
+        if loss is not None:
+            text += f"   {fit_figure(done.task, loss)}"
         self._moving(text)
 
     def _moving(self, text: str) -> None:
@@ -150,6 +151,11 @@ class View:
         self.say()
         self.say(words.left_line(results))
         self.say(f"report {_short(done.report)}   {time.perf_counter() - self.started:.1f} s")
+
+
+def fit_figure(task: str, loss: float) -> str:
+    """How far a fit is, in words; a regression's loss is half its deviance."""
+    return f"deviance {2 * loss:.3f}" if task.startswith("glm.") else f"loss {loss:.5g}"
 
 
 def _short(path: Path) -> str:

@@ -1,6 +1,7 @@
-"""Named data sets: two published ones with hospitals of their own, four of scikit-learn's.
+"""Named data sets: published ones with hospitals of their own, and four of scikit-learn's.
 
-``heart_disease`` and ``tcga_brca`` are real multi-site data, checked against their sha256.
+``heart_disease``, ``tcga_brca``, ``eicu_demo`` and ``physionet_2012`` are real multi-site
+data, checked against their sha256.
 ``breast_cancer``, ``diabetes``, ``digits`` and ``iris`` come with scikit-learn and have no
 hospitals: their rows are dealt to four made-up ones of different size and case mix, always alike.
 """
@@ -21,6 +22,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.fetch import Archive
 from polyclinic.data.infer import infer_codebook
+from polyclinic.data.intensive_care import EICU, PHYSIONET_2012, eicu_tables, physionet_tables
 from polyclinic.data.read import read_table, table_from_frame
 from polyclinic.data.table import Table
 from polyclinic.data.toml import load_toml
@@ -114,6 +116,32 @@ def tcga_brca() -> Dataset:
     return _dataset("tcga_brca", tables, codebook)
 
 
+def eicu_demo() -> Dataset:
+    """eICU demo: five regions, 2,179 stays in intensive care, 196 deaths in hospital.
+
+    Raises
+    ------
+    InputError : DATA_NOT_AVAILABLE, DATA_CHANGED.
+    """
+    codebook = packaged_codebook("eicu_demo")
+    return _dataset("eicu_demo", eicu_tables(codebook, "region"), codebook)
+
+
+def eicu_hospitals() -> Dataset:
+    """The same stays in their 186 hospitals, of which most have few patients. Raises likewise."""
+    codebook = packaged_codebook("eicu_demo")
+    return _dataset("eicu_hospitals", eicu_tables(codebook, "hospitalid"), codebook)
+
+
+def physionet_2012() -> Dataset:
+    """PhysioNet Challenge 2012, set A: four kinds of unit, 4,000 stays, 554 deaths in hospital.
+
+    The units are of one hospital. Raises as `eicu_demo`.
+    """
+    codebook = packaged_codebook("physionet_2012")
+    return _dataset("physionet_2012", physionet_tables(codebook), codebook)
+
+
 def breast_cancer() -> Dataset:
     """Wisconsin breast cancer (scikit-learn): 569 patients, 30 measurements, `malignant` 0/1.
 
@@ -200,6 +228,9 @@ def iris() -> Dataset:
 _MAKERS: dict[str, Callable[[], Dataset]] = {
     "heart_disease": heart_disease,
     "tcga_brca": tcga_brca,
+    "eicu_demo": eicu_demo,
+    "eicu_hospitals": eicu_hospitals,
+    "physionet_2012": physionet_2012,
     "breast_cancer": breast_cancer,
     "diabetes": diabetes,
     "digits": digits,
@@ -218,6 +249,24 @@ _FACTS: dict[str, tuple[int, int, str, str]] = {
         1088,
         "TCGA-BRCA (Liu et al., Cell 2018), as prepared by FLamby",
         "NCI GDC open access: cite TCGA, no attempt to re-identify",
+    ),
+    "eicu_demo": (
+        5,
+        2179,
+        "eICU Collaborative Research Database Demo 2.0 (Johnson et al., PhysioNet 2021)",
+        "ODbL 1.0",
+    ),
+    "eicu_hospitals": (
+        186,
+        2179,
+        "eICU Collaborative Research Database Demo 2.0 (Johnson et al., PhysioNet 2021)",
+        "ODbL 1.0",
+    ),
+    "physionet_2012": (
+        4,
+        4000,
+        "PhysioNet/CinC Challenge 2012, set A (Silva et al., CinC 2012)",
+        "ODC-By 1.0",
     ),
     "breast_cancer": (
         4,
@@ -265,7 +314,13 @@ def dataset(name: str) -> Dataset:
 
 def describe() -> tuple[Entry, ...]:
     """Every data set: hospitals, rows, where it is from, licence, and whether it is here."""
-    archives = {"heart_disease": HEART, "tcga_brca": TCGA}
+    archives = {
+        "heart_disease": HEART,
+        "tcga_brca": TCGA,
+        "eicu_demo": EICU,
+        "eicu_hospitals": EICU,
+        "physionet_2012": PHYSIONET_2012,
+    }
     return tuple(
         Entry(name, *_FACTS[name], name not in archives or archives[name].here() is not None)
         for name in NAMES
@@ -273,7 +328,7 @@ def describe() -> tuple[Entry, ...]:
 
 
 def packaged_codebook(name: str) -> Codebook:
-    """A codebook that comes with the package: "heart" or "tcga_brca"."""
+    """A codebook that comes with the package: "heart", "tcga_brca", ..."""
     with resources.as_file(resources.files("polyclinic.data") / "codebooks" / f"{name}.toml") as p:
         return load_toml(p, Codebook)
 

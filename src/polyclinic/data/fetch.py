@@ -30,13 +30,15 @@ class Archive:
 
     folder  its name below POLYCLINIC_DATA and below the cache
     sha256  by file name
-    urls    by file name; one URL of a .zip may hold several files
+    urls    by file name; one URL of a .zip may hold several files. Empty: they are published in
+            another form, and `how` says what to do
     """
 
     name: str
     folder: str
     sha256: Mapping[str, str]
     urls: Mapping[str, str]
+    how: str = ""
 
     def folders(self) -> list[Path]:
         """Where the files may lie, in the order in which they are looked for."""
@@ -64,6 +66,8 @@ class Archive:
         return {name: folder / name for name in self.sha256}
 
     def _download(self) -> Path:
+        if not self.urls:
+            raise self._unavailable(self.how)
         folder = cache_folder() / self.folder
         fetched: dict[str, bytes] = {}
         for name, url in self.urls.items():

@@ -11,10 +11,13 @@ __all__ = [
     "breast_cancer",
     "diabetes",
     "digits",
+    "eicu_demo",
+    "eicu_hospitals",
     "heart_disease",
     "hospitals",
     "iris",
     "load",
+    "physionet_2012",
     "tcga_brca",
 ]
 
@@ -33,6 +36,21 @@ def heart_disease() -> Sites:
 def tcga_brca() -> Sites:
     """TCGA-BRCA clinical data: 1,088 patients in six regions, 151 deaths."""
     return load("tcga_brca")
+
+
+def eicu_demo() -> Sites:
+    """eICU demo (ODbL 1.0): 2,179 stays in intensive care in five regions, 196 deaths."""
+    return load("eicu_demo")
+
+
+def eicu_hospitals() -> Sites:
+    """The same stays in their 186 hospitals, most of them with few patients."""
+    return load("eicu_hospitals")
+
+
+def physionet_2012() -> Sites:
+    """PhysioNet Challenge 2012 (ODC-By 1.0): 4,000 stays in four kinds of unit, 554 deaths."""
+    return load("physionet_2012")
 
 
 def breast_cancer() -> Sites:

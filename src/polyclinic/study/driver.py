@@ -329,6 +329,7 @@ class Driver:
             plan=done.plan,
             seconds=round(done.seconds, 4),
             loss=done.figures.get("loss"),
+            task=done.task,
             bytes=moved,
         )
         self.store.set_round(self.id, self.round)
