@@ -53,6 +53,7 @@ RULES = {
     "RANGE": "every value lies within the range that the codebook declares",
     "GUARD": "a total lies within the guarded range of the ring",
     "BAD_DATA": "the hospital's data do not fit the plan; the column is shown there only",
+    "TOO_MANY_SITES": "a secure sum has at most 64 hospitals: each agrees on keys with every other",
     "BELOW_THRESHOLD": "a total opens only with three hospitals, and as many as agreed upon",
     "BAD_SIGNATURE": "every message of a hospital carries the signature of its key in the roster",
     "KEY_SUBSTITUTED": "all hospitals see the same keys, and no key stands there twice",
@@ -112,6 +113,8 @@ NEXT = {
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
     "missing values in one more column make another cohort. In a cross-validation: fewer folds",
     "TOO_MANY_COHORTS": "use the cohorts that were released before",
+    "TOO_MANY_SITES": "make one site of hospitals that may see each other's rows (a region), or leave "
+    "out the smallest",
     "MEMBERSHIP_CHANGED": "go on with the same hospitals, or ask something else",
     "BUDGET_SPENT": "ask with a smaller epsilon, or ask the hospital for more budget",
     "NOISE_REQUIRED": "ask with privacy = DifferentialPrivacy(epsilon, delta)",

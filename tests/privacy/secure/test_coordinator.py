@@ -159,3 +159,11 @@ def test_settings_outside_the_allowed_are_refused(settings):
     world = World(3)
     with pytest.raises(ValueError, match=r"settings|characters"):
         type(world.coordinator)(world.roster, **{"run": RUN, **settings})
+
+
+def test_more_hospitals_than_a_secure_sum_takes_are_said_before_anything_is_asked():
+    world = World(65)
+    world.deliver = None  # nobody is asked
+    with pytest.raises(SecureSumError, match="65 hospitals are too many") as caught:
+        world.total()
+    assert caught.value.code == "TOO_MANY_SITES" and "region" in caught.value.next

@@ -137,8 +137,10 @@ class SecureCoordinator:
     def _names(self, sites: Iterable[str]) -> tuple[str, ...]:
         """Of `sites`, those that are asked."""
         asked, roster = set(sites), self._roster.sites
-        if not asked <= set(roster) or len(asked) > MOST_SITES:
-            raise failure("BAD_MESSAGE", "the sites are not those of the roster, or too many")
+        if not asked <= set(roster):
+            raise failure("BAD_MESSAGE", "the sites are not those of the roster")
+        if len(asked) > MOST_SITES:
+            raise failure("TOO_MANY_SITES", f"{len(asked)} hospitals are too many for a secure sum")
         if not set(self._opened) <= asked:
             raise failure("MEMBERSHIP_CHANGED", "a total was opened over a site that is not asked")
         if len(asked) < fewest_of(threshold_of(self._rule, len(roster))):

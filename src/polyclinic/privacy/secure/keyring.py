@@ -121,7 +121,7 @@ class Keyring:
         if len(members) < fewest_of(threshold):
             raise failure("BELOW_THRESHOLD", f"{len(members)} sites are too few for a secure sum")
         if len(members) > MOST_SITES:
-            raise failure("BAD_MESSAGE", f"a secure sum has at most {MOST_SITES} sites")
+            raise failure("TOO_MANY_SITES", f"{len(members)} are too many for a secure sum")
         opened = {name: _open_advert(roster, run, adverts[name], name) for name in members}
         count = opened[members[0]].count
         for name, advert in opened.items():
