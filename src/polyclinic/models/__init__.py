@@ -3,7 +3,8 @@
 from polyclinic.models.descriptive import tasks as _descriptive
 from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
+from polyclinic.models.simple import tasks as _simple
 
 kinds: list[Kind] = []
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive]
+tasks = [*_glm, *_descriptive, *_simple]

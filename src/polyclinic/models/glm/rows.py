@@ -79,7 +79,8 @@ def _key(plan: Plan) -> str:
 
 def _build(plan: Plan, partition: Partition) -> Rows:
     design, columns = design_of(plan), partition.columns
-    x, y = design.matrix(columns, partition.site), columns[design.response]
+    x = design.matrix(columns, partition.site)
+    y = columns[design.response] if design.response else np.zeros(partition.n_rows)
     weight = columns[design.weight] if design.weight else None
     offset = columns[design.offset] if design.offset else None
     scale = plan.values.get("response_exponent", 0)
