@@ -1,20 +1,31 @@
-"""Learners that need nothing but sums of a few kinds: naive Bayes, components, scales."""
+"""Learners by sums of a few kinds: naive Bayes, components, clusters, scales."""
 
-from polyclinic.models.simple.bayes import TASK as _bayes
+from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
 from polyclinic.models.simple.bayes import GaussianNBFit, GaussianNBPredictor, GaussianNBSpec
-from polyclinic.models.simple.pca import MOMENTS as _pca
-from polyclinic.models.simple.pca import PCAFit, PCASpec, ProductsTask
-from polyclinic.models.simple.scaler import TASK as _scaler
+from polyclinic.models.simple.kmeans import KMeansFit, KMeansSpec
+from polyclinic.models.simple.pca import PCAFit, PCASpec
+from polyclinic.models.simple.scale import Scale
 from polyclinic.models.simple.scaler import ScalerFit, ScalerSpec
 
-tasks = [_bayes, _pca, ProductsTask(), _scaler]
+tasks = [
+    bayes.TASK,
+    pca.MOMENTS,
+    pca.PRODUCTS,
+    scaler.TASK,
+    kmeans.MOMENTS,
+    kmeans.PRODUCTS,
+    *kmeans_tasks.tasks,
+]
 
 __all__ = [
     "GaussianNBFit",
     "GaussianNBPredictor",
     "GaussianNBSpec",
+    "KMeansFit",
+    "KMeansSpec",
     "PCAFit",
     "PCASpec",
+    "Scale",
     "ScalerFit",
     "ScalerSpec",
     "tasks",

@@ -30,7 +30,6 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.models.glm.rows import invalid
 from polyclinic.models.simple.rows import Exposed, Own, Table, design, values, view
 
@@ -78,7 +77,7 @@ class MomentsTask(Exposed):
             x.append(w @ z)
             xx.append(w @ (z * z))
         labels = rows.y[~invalid(view(plan), rows.y)].astype(np.int64)
-        leaves = {
+        leaves: dict[str, Any] = {
             "n": len(rows.y),
             "patients": rows.patients,
             "invalid": len(rows.y) - len(labels),

@@ -14,77 +14,23 @@ every two terms about the pooled means; as for a linear model.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import Algorithm, Stages, State
-from polyclinic.core.contribution import Contribution, Evidence, Total
-from polyclinic.core.design import Design, exponent
+from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
-from polyclinic.core.leaf import Leaf
-from polyclinic.core.partition import Partition
-from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
-from polyclinic.models.glm.exposure import Asked
-from polyclinic.models.simple.moments import (
-    LARGEST,
-    Moments,
-    MomentsAlgorithm,
-    MomentsTask,
-    is_array,
-)
-from polyclinic.models.simple.rows import Exposed, Table, design, values
+from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsTask
+from polyclinic.models.simple.products import ProductsAlgorithm, ProductsTask
+from polyclinic.models.simple.scale import NONE as UNSCALED
+from polyclinic.models.simple.scale import Scale
 
 Floats = NDArray[np.float64]
-MOMENTS = MomentsTask("pca.moments")
+MOMENTS, PRODUCTS = MomentsTask("pca.moments"), ProductsTask("pca.products")
 NONE = 2.0**-46  # of the largest variance: what rounding leaves of a component that is not there
-
-
-@dataclass(frozen=True)
-class ProductsTask(Exposed):
-    """Sums of products of deviations. Plan state: centre (n_terms,), exponent (n_terms,)."""
-
-    name: str = "pca.products"
-    version: int = 1
-    grain: Grain = "row"
-
-    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        p = len(design(plan).terms)
-        return (
-            Leaf("n", (), "count", "int64", unit="rows"),
-            Leaf("counts", (0,), "count", "int64", unit="rows"),
-            Leaf("x", (p,), "sum"),
-            Leaf("products", (p * (p + 1) // 2,), "sum of products"),
-        )
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        rows, state = Table.of(plan, partition), plan.values["state"]
-        z = np.ldexp(rows.x - state["centre"], -state["exponent"])
-        products = z.T @ (z * rows.weight[:, None])
-        leaves = {
-            "n": len(rows.y),
-            "counts": np.zeros(0, dtype=np.int64),
-            "x": rows.weight @ z,
-            "products": products[np.triu_indices(z.shape[1])],
-        }
-        return Contribution(leaves, Evidence(rows.patients))
-
-    def _asked(self, plan: Plan) -> Asked:
-        weighted = bool(design(plan).weight)
-        return replace(super()._asked(plan), curved=weighted)
-
-
-def check_products(plan: Plan) -> None:
-    """Raises ValueError where centre and scale are not a finite number per term."""
-    state, shape = plan.values["state"], (len(design(plan).terms),)
-    fits = set(state) == {"centre", "exponent"} and is_array(state["centre"], shape, "f")
-    if not fits or np.any(np.abs(state["centre"]) > LARGEST):
-        raise ValueError("the centre is a finite number per term")
-    if not is_array(state["exponent"], shape, "i") or np.any(np.abs(state["exponent"]) > 1000):
-        raise ValueError("the scale is a power of two per term")
 
 
 @dataclass(frozen=True)
@@ -93,13 +39,13 @@ class PCASpec:
 
     n_components  how many; below 1 the share of variance that they explain; None: all
     whiten        scores have variance 1
-    standardize   every term is divided by its standard deviation first
+    scale         what every term is divided by first
     """
 
     design: Design
     n_components: float | int | None = None
     whiten: bool = False
-    standardize: bool = False
+    scale: Scale = UNSCALED
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     def to_data(self) -> dict[str, Any]:
@@ -108,7 +54,7 @@ class PCASpec:
             "rows": dict(self.rows),
             "n_components": self.n_components,
             "whiten": self.whiten,
-            "standardize": self.standardize,
+            "scale": self.scale.to_data(),
         }
 
     @staticmethod
@@ -117,7 +63,7 @@ class PCASpec:
             Design.from_data(data["design"]),
             data["n_components"],
             data["whiten"],
-            data["standardize"],
+            Scale.from_data(data["scale"]),
             dict(data["rows"]),
         )
 
@@ -125,68 +71,38 @@ class PCASpec:
         def moments(results: Sequence[Any]) -> Algorithm:
             return MomentsAlgorithm(MOMENTS.name, self.to_data())
 
-        def products(results: Sequence[Any]) -> Algorithm:
-            return Products(self, results[0])
+        def components(results: Sequence[Any]) -> Algorithm:
+            return Components(PRODUCTS.name, self.to_data(), results[0], self)
 
-        return Stages((moments, products))
+        return Stages((moments, components))
 
 
 @dataclass(frozen=True)
-class Products:
-    """One round about the means; model: `PCAFit`."""
+class Components(ProductsAlgorithm):
+    """The round of the products; model: `PCAFit`."""
 
-    spec: PCASpec
-    moments: Moments
-
-    def init(self, seed: int) -> State:
-        return {"sums": None}
-
-    def plan(self, state: State) -> Plan | None:
-        if state["sums"] is not None:
-            return None
-        spread = np.sqrt(self.moments.variance[0])
-        exponents = np.array([exponent(value) for value in spread], dtype=np.int64)
-        asked = values(self.spec.to_data(), centre=self.moments.mean[0], exponent=exponents)
-        return Plan("pca.products", asked, "products of terms")
-
-    def update(self, state: State, plan: Plan, total: Total) -> State:
-        return {"sums": dict(total.values), "exponent": plan.values["state"]["exponent"]}
-
-    def progress(self, state: State) -> Mapping[str, float]:
-        return {}
+    asked: PCASpec
 
     def model(self, state: State) -> PCAFit:
-        p, weight = len(self.spec.design.terms), float(self.moments.weight[0])
-        upper = np.zeros((p, p))
-        upper[np.triu_indices(p)] = state["sums"]["products"]
-        products = upper + np.triu(upper, 1).T
-        x = state["sums"]["x"]
-        products -= np.outer(x, x) / weight
-        exponents = state["exponent"]
-        spread = np.sqrt(self.moments.variance[0])
-        fixed = spread == 0
-        products[fixed] = products[:, fixed] = 0.0
-        covariance = np.ldexp(products, exponents[:, None] + exponents) / max(weight - 1.0, 1e-300)
-        sample = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-        return _fit(self.spec, self.moments, covariance, sample)
+        return _fit(self.asked, self.moments, self.scatter(state))
 
 
-def _fit(spec: PCASpec, moments: Moments, covariance: Floats, sd: Floats) -> PCAFit:
+def _fit(spec: PCASpec, moments: Moments, scatter: Floats) -> PCAFit:
     """Eigenvectors in descending order of variance, with their signs fixed."""
-    if moments.weight[0] <= 1:
+    weight = float(moments.weight[0])
+    if weight <= 1:
         raise InputError(
             "one row has no variance",
             code="NO_ROWS",
             rule="principal components need two rows or more",
             next="widen the cohort",
         )
-    # As scikit-learn's StandardScaler, whose divisor is the number of rows.
-    spread = np.sqrt(moments.variance[0])
-    scale = np.where(spread > 0, spread, 1.0) if spec.standardize else np.ones(len(sd))
-    # Scaled by powers of two alone, so that tiny units do not drown beside large ones.
-    size = max(float(np.max(sd / scale, initial=0.0)), 1e-300)
-    values, vectors = np.linalg.eigh(covariance / np.outer(scale, scale) / size / size)
-    values = np.maximum(values[::-1], 0.0) * size * size
+    scale = spec.scale.of(moments)
+    scaled = scatter / np.outer(scale, scale) / (weight - 1.0)
+    # Scaled by one number, so that tiny units do not underflow.
+    size = max(float(np.diag(scaled).max(initial=0.0)), 1e-300)
+    values, vectors = np.linalg.eigh(scaled / size)
+    values = np.maximum(values[::-1], 0.0) * size
     vectors = vectors[:, ::-1].T
     top = vectors[np.arange(len(vectors)), np.abs(vectors).argmax(axis=1)]
     vectors = vectors * np.where(top < 0, -1.0, 1.0)[:, None]
@@ -278,19 +194,10 @@ class PCAFit:
 
     def warnings(self) -> list[str]:
         names = self.spec.design.names
-        found = [f"{names[j]} is the same in all rows" for j in np.flatnonzero(self._fixed)]
-        share = self.moments.variance[0] / max(float(self.moments.variance[0].sum()), 1e-300)
-        most = int(share.argmax()) if len(share) else 0
-        if not self.spec.standardize and len(share) > 2 and share[most] > 0.9:
-            found.append(
-                f"{names[most]} has {share[most]:.0%} of all variance, by its unit: "
-                "standardize = true gives all terms the same"
-            )
-        return found
-
-    @property
-    def _fixed(self) -> NDArray[np.bool_]:
-        return self.moments.constant
+        found = [
+            f"{names[j]} is the same in all rows" for j in np.flatnonzero(self.moments.constant)
+        ]
+        return [*found, *self.spec.scale.warnings(names, self.moments)]
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """Variances of all components, and the loadings of those that are kept."""
@@ -319,8 +226,6 @@ class PCAFit:
                 "kind": "table",
                 "head": ["term", *(f"PC{i + 1}" for i in range(shown))],
                 "rows": rows,
-                "note": "of terms divided by their standard deviation"
-                if self.spec.standardize
-                else "",
+                "note": self.spec.scale.note,
             },
         ]
