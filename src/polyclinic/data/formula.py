@@ -12,6 +12,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from formulaic.errors import FormulaicError
 from formulaic.parser import DefaultFormulaParser
@@ -29,7 +30,7 @@ _CALL = re.compile(r"\bI\([^()]*(?:\([^()]*\)[^()]*)*\)")
 
 @dataclass(frozen=True)
 class _Parsed:
-    response: Compiled
+    response: Compiled | None
     terms: tuple[tuple[Compiled, ...], ...]
     intercept: bool
     offset: str | None
@@ -37,14 +38,14 @@ class _Parsed:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        found = [self.response.column]
+        found = [self.response.column] if self.response else []
         found += [factor.column for term in self.terms for factor in term]
         found += [extra for extra in (self.offset, self.weight) if extra]
         return tuple(dict.fromkeys(found))
 
 
 def formula_columns(formula: str, codebook: Codebook) -> tuple[str, ...]:
-    """Columns that a formula reads, outcome first. Raises as `compile_formula`."""
+    """Columns that a formula reads, the outcome, if it has one, first. Raises as `compile_formula`."""
     return _parse(formula, codebook).columns
 
 
@@ -54,7 +55,7 @@ def compile_formula(
     fills: Mapping[str, float] | None = None,
     indicators: Sequence[str] = (),
 ) -> Design:
-    """The design of ``"outcome ~ terms"``.
+    """The design of ``"outcome ~ terms"``, or of ``"~ terms"``: then its response is "".
 
     Parameters
     ----------
@@ -84,12 +85,12 @@ def compile_formula(
             waiting.remove(column)
     return Design(
         tuple(terms),
-        parsed.response.column,
+        parsed.response.column if parsed.response else "",
         parsed.intercept,
         parsed.offset,
         parsed.weight,
         fills,
-        codebook.bound(parsed.response.column),
+        codebook.bound(parsed.response.column) if parsed.response else 1.0,
         codebook.bound(parsed.weight) if parsed.weight else 1.0,
     )
 
@@ -104,8 +105,8 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         )
     try:
         structured = DefaultFormulaParser().get_terms(formula)
-        left, right = [*structured.lhs], [*structured.rhs]
-        if not all(hasattr(term, "factors") for term in (*left, *right)):
+        left, right = _sides(structured, formula)
+        if not all(hasattr(term, "factors") for term in (*(left or ()), *right)):
             raise ValueError("a formula has one part on each side")
     except (
         FormulaicError,
@@ -118,19 +119,17 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         raise InputError(
             f"formula {formula!r} is not understood",
             code="BAD_FORMULA",
-            rule='a formula reads "outcome ~ term + term"',
+            rule='a formula reads "outcome ~ term + term"; without an outcome "~ term + term"',
             next=f"correct it ({type(error).__name__})",
         ) from None
-    if len(left) != 1 or len(left[0].factors) != 1:
+    if left is not None and (len(left) != 1 or len(left[0].factors) != 1):
         raise InputError(
             f"formula {formula!r} needs one outcome",
             code="BAD_FORMULA",
             rule='a formula reads "outcome ~ term + term"',
             next="correct it",
         )
-    response = compile_factor(left[0].factors[0].expr, codebook)
-    if response.role is not Role.NUMBER or response.factors[0].kind != "value":
-        response = _outcome(left[0].factors[0].expr, response)
+    response = None if left is None else _outcome(left[0].factors[0].expr, codebook)
     terms, intercept = [], False
     extras: dict[Role, str | None] = {Role.OFFSET: None, Role.WEIGHT: None}
     for term in right:
@@ -153,8 +152,18 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
     return _Parsed(response, tuple(terms), intercept, extras[Role.OFFSET], extras[Role.WEIGHT])
 
 
-def _outcome(text: str, response: Compiled) -> Compiled:
+def _sides(structured: Any, formula: str) -> tuple[list[Any] | None, list[Any]]:
+    """The terms on both sides; None for the left one of a formula that begins with ~."""
+    if formula.lstrip().startswith("~"):
+        return None, [*structured]
+    return [*structured.lhs], [*structured.rhs]
+
+
+def _outcome(text: str, codebook: Codebook) -> Compiled:
     """A category as outcome stands for its levels; nothing else may be done to an outcome."""
+    response = compile_factor(text, codebook)
+    if response.role is Role.NUMBER and response.factors[0].kind == "value":
+        return response
     if response.role is Role.CATEGORY and response.text == response.column:
         return response
     raise InputError(

@@ -24,9 +24,18 @@ def asked(
 
     Raises
     ------
-    InputError : ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain.
+    InputError : ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain;
+        BAD_FORMULA where there is one, or none, and should not be.
     """
     outcome = design.response
+    if kind.explains != "survival" and bool(outcome) != (kind.explains != "nothing"):
+        wanted = "~ term + term" if outcome else "outcome ~ term + term"
+        raise InputError(
+            f"a {kind.title} is asked for {'with' if outcome else 'without'} an outcome",
+            code="BAD_FORMULA",
+            rule=f'its formula reads "{wanted}"',
+            next="correct the formula",
+        )
     classes = len(codebook.level_names(outcome)) if outcome else 0
     if outcome:
         check_outcome(kind, classes, outcome)

@@ -212,7 +212,7 @@ class Scope:
         names = [name for name in self.cohort.columns if name != outcome]
         coded = [self._coded(name) for name in names if codebook.level_names(name)]
         numbers = [name for name in names if not codebook.level_names(name)]
-        by = self._coded(outcome) if codebook.level_names(outcome) else None
+        by = self._coded(outcome) if outcome and codebook.level_names(outcome) else None
         require(values["by"] == by, "other groups in Table 1")
         if part == "levels":
             require(set(values) == {"by", "columns"}, "another form")

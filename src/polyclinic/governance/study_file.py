@@ -96,6 +96,8 @@ class ModelSection(_Section):
             raise ValueError(
                 "[model.options] is of learners; a regression has l2, l1, class_weight"
             )
+        if self.kind in REGRESSIONS and self.formula.lstrip().startswith("~"):
+            raise ValueError('the formula of a regression reads "outcome ~ term + term"')
         if self.kind not in REGRESSIONS and own:
             raise ValueError(
                 f"{', '.join(sorted(own))}: settings of {self.kind} are [model.options]"

@@ -3,8 +3,9 @@
 from polyclinic.models.descriptive import tasks as _descriptive
 from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
+from polyclinic.models.simple import kinds as _simple_kinds
 from polyclinic.models.simple import tasks as _simple
 
-kinds: list[Kind] = []
+kinds: list[Kind] = [*_simple_kinds]
 register_kinds(kinds)
 tasks = [*_glm, *_descriptive, *_simple]

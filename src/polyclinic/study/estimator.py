@@ -150,6 +150,13 @@ class Regression(Shown):
         callbacks: Sequence[Callback],
         store: Store | None,
     ) -> Self:
+        if not data.design.response:
+            raise InputError(
+                f"formula {data.formula!r} has no outcome",
+                code="BAD_FORMULA",
+                rule='the formula of a regression reads "outcome ~ term + term"',
+                next="name the outcome",
+            )
         family, classes = self._outcome_of_column(data)
         spec = self._spec(data.design, family, classes)
         algorithm: Algorithm = glm(spec)

@@ -8,9 +8,10 @@ from typing import Any
 from sklearn.base import ClassifierMixin, RegressorMixin
 
 from polyclinic.core.errors import InputError
+from polyclinic.study import simple
 from polyclinic.study.learner import Learner
 
-ESTIMATORS: tuple[type[Learner], ...] = ()
+ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS,)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:

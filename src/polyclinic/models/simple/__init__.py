@@ -2,6 +2,7 @@
 
 from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
 from polyclinic.models.simple.bayes import GaussianNBFit, GaussianNBPredictor, GaussianNBSpec
+from polyclinic.models.simple.kinds import kinds
 from polyclinic.models.simple.kmeans import KMeansFit, KMeansSpec
 from polyclinic.models.simple.pca import PCAFit, PCASpec
 from polyclinic.models.simple.scale import Scale
@@ -28,5 +29,6 @@ __all__ = [
     "Scale",
     "ScalerFit",
     "ScalerSpec",
+    "kinds",
     "tasks",
 ]

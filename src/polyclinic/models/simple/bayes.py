@@ -196,6 +196,10 @@ class GaussianNBPredictor:
     mean: Floats
     variance: Floats
 
+    @property
+    def explains(self) -> str:
+        return "binary" if len(self.priors) == 2 else "classes"
+
     def joint(self, x: Floats) -> Floats:
         """log prior + log density, (n_rows, n_classes)."""
         out = np.empty((len(x), len(self.priors)))
