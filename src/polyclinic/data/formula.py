@@ -45,7 +45,7 @@ class _Parsed:
 
 
 def formula_columns(formula: str, codebook: Codebook) -> tuple[str, ...]:
-    """Columns that a formula reads, the outcome, if it has one, first. Raises as `compile_formula`."""
+    """Columns that a formula reads, any outcome first. Raises as `compile_formula`."""
     return _parse(formula, codebook).columns
 
 

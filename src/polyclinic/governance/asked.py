@@ -25,16 +25,15 @@ def asked(
     Raises
     ------
     InputError : ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain;
-        BAD_FORMULA where there is one, or none, and should not be.
+        BAD_FORMULA where there is none.
     """
     outcome = design.response
-    if kind.explains != "survival" and bool(outcome) != (kind.explains != "nothing"):
-        wanted = "~ term + term" if outcome else "outcome ~ term + term"
+    if kind.predicts and not outcome:
         raise InputError(
-            f"a {kind.title} is asked for {'with' if outcome else 'without'} an outcome",
+            f"a {kind.title} needs an outcome",
             code="BAD_FORMULA",
-            rule=f'its formula reads "{wanted}"',
-            next="correct the formula",
+            rule='its formula reads "outcome ~ term + term"',
+            next="name the outcome",
         )
     classes = len(codebook.level_names(outcome)) if outcome else 0
     if outcome:
@@ -45,7 +44,15 @@ def asked(
 
 
 def check_outcome(kind: Kind, classes: int, outcome: str) -> None:
-    """Raises WRONG_VALUE for an outcome with so many classes (0: a number) that does not fit."""
+    """Raises WRONG_VALUE for an outcome with so many classes (0: a number) that does not fit;
+    ONE_CLASS for one class where several are told apart."""
+    if classes == 1 and kind.explains in ("classes", "binary"):
+        raise InputError(
+            f"{outcome}: all rows are of one class",
+            code="ONE_CLASS",
+            rule="a classifier needs at least two outcome classes among the rows",
+            next="look at the cohort and at the outcome's definition",
+        )
     wrong = {
         "classes": "a category or binary outcome" if classes < 2 else "",
         "binary": "an outcome with two classes" if classes != 2 else "",

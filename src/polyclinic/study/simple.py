@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, ClusterMixin, OneToOneFeatureMixin
 from sklearn.base import TransformerMixin as _Transformer
+from sklearn.utils.multiclass import type_of_target
 from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.design import Design
-from polyclinic.models.simple import GaussianNBPredictor, KMeansFit, PCAFit, ScalerFit
+from polyclinic.core.federation import Engine
+from polyclinic.core.fit import Callback, Store
+from polyclinic.engines.embedded import Embedded
+from polyclinic.study.arrays import Arrays
 from polyclinic.study.learner import Classifier, Learner
+from polyclinic.study.sites import Sites
 
 Floats = NDArray[np.float64]
 
@@ -43,9 +49,7 @@ class GaussianNB(Classifier):
 
     def predict_joint_log_proba(self, X: Any) -> Floats:
         """Log of prior times density, (n_rows, n_classes)."""
-        found = self.predictor_
-        if not isinstance(found, GaussianNBPredictor):
-            raise TypeError("another predictor")
+        found: Any = self.predictor_
         return self._on_matrix(X, found.joint)
 
 
@@ -53,6 +57,11 @@ class _Unsupervised(Learner):
     """A learner without outcome: its formula reads ``"~ term + term"``."""
 
     _supervised = False
+
+    def _found(self) -> Any:
+        """What the fit found. Raises NotFittedError."""
+        check_is_fitted(self)
+        return self.result_
 
     def _array_design(self, design: Design) -> Design:
         return replace(design, response="", response_bound=1.0)
@@ -79,12 +88,12 @@ class StandardScaler(OneToOneFeatureMixin, _Transformer, _Unsupervised):  # type
 
     def transform(self, X: Any) -> Floats:
         """The scaled terms of rows, (n_rows, n_terms)."""
-        return self._on_matrix(X, _of(self.result_, ScalerFit).transform)
+        return self._on_matrix(X, self._found().transform)
 
     def inverse_transform(self, X: Any) -> Floats:
         """Terms (n_rows, n_terms) in their own units."""
-        check_is_fitted(self)
-        return _of(self.result_, ScalerFit).inverse(np.asarray(X, dtype=np.float64))
+        found: Floats = self._found().inverse(np.asarray(X, dtype=np.float64))
+        return found
 
 
 class PCA(ClassNamePrefixFeaturesOutMixin, _Transformer, _Unsupervised):  # type: ignore[misc]
@@ -92,7 +101,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _Transformer, _Unsupervised):  # type
 
     Parameters
     ----------
-    n_components : how many; below 1 the share of variance that they explain; None: all.
+    n_components : how many; below 1 the share of variance that they explain; None: all
+        that have variance.
     whiten : scores have variance 1.
     scale : what terms are divided by first: None, "sd" (pooled standard deviations), or "range"
         (the widths that the codebook declares).
@@ -110,7 +120,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _Transformer, _Unsupervised):  # type
         self.n_components, self.whiten, self.scale = n_components, whiten, scale
 
     def _set(self) -> None:
-        result = _of(self.result_, PCAFit)
+        result = self._found()
         kept = result.kept
         self.components_, self.mean_ = result.vectors[:kept], result.mean
         self.explained_variance_ = result.variance[:kept]
@@ -126,12 +136,12 @@ class PCA(ClassNamePrefixFeaturesOutMixin, _Transformer, _Unsupervised):  # type
 
     def transform(self, X: Any) -> Floats:
         """Scores of rows, (n_rows, n_components)."""
-        return self._on_matrix(X, _of(self.result_, PCAFit).transform)
+        return self._on_matrix(X, self._found().transform)
 
     def inverse_transform(self, X: Any) -> Floats:
         """Terms of which `X` (n_rows, n_components) are the scores, as near as these come."""
-        check_is_fitted(self)
-        return _of(self.result_, PCAFit).inverse(np.asarray(X, dtype=np.float64))
+        found: Floats = self._found().inverse(np.asarray(X, dtype=np.float64))
+        return found
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, ClusterMixin, _Transformer, _Unsupervised):  # type: ignore[misc]
@@ -175,7 +185,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, ClusterMixin, _Transformer, _Unsup
         self.group_size, self.scale, self.random_state = group_size, scale, random_state
 
     def _set(self) -> None:
-        result = _of(self.result_, KMeansFit)
+        result = self._found()
         self.cluster_centers_, self.sizes_ = result.centres, result.sizes
         self.inertia_, self.calinski_harabasz_ = result.inertia, result.calinski_harabasz
         if self._arrays is not None:
@@ -188,12 +198,11 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, ClusterMixin, _Transformer, _Unsup
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Number of the nearest centre of each row, (n_rows,)."""
-        found = self._on_matrix(X, _of(self.result_, KMeansFit).label)  # type: ignore[arg-type]
-        return found.astype(np.int64)
+        return self._on_matrix(X, self._found().label).astype(np.int64)
 
     def transform(self, X: Any) -> Floats:
         """Distance from each centre, of the scaled terms, (n_rows, n_clusters)."""
-        return self._on_matrix(X, _of(self.result_, KMeansFit).distances)
+        return self._on_matrix(X, self._found().distances)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Minus the sum of squared distances of rows from their nearest centre."""
@@ -202,10 +211,58 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, ClusterMixin, _Transformer, _Unsup
         return -float(weight @ least)
 
 
-def _of(result: Any, kind: Any) -> Any:
-    if not isinstance(result, kind):
-        raise TypeError("the result of another model")
-    return result
+class Screening(Learner):
+    """Tests of each column beside an outcome, one by one.
+
+    Parameters
+    ----------
+    bins : parts that a number is cut into for the mutual information.
+
+    After `fit`: `table_` with test, statistic, p, q (adjusted for the number of columns), effect
+    and mutual information per column; `pvalues_`, `qvalues_` (n_columns,), NaN where there is no
+    test.
+    """
+
+    _kind = "screening"
+
+    def __init__(self, *, bins: int = 4) -> None:
+        self.bins = bins
+
+    def fit(  # type: ignore[override]  # rows without weights
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        sites: Any = None,
+        engine: Embedded | None = None,
+        callbacks: Sequence[Callback] = (),
+        store: Store | None = None,
+        privacy: Any = None,
+        purpose: str = "",
+    ) -> Self:
+        """Fit over sites by a formula, or over arrays in one trust domain, as any learner.
+
+        The outcome of arrays are classes unless it holds fractions.
+        """
+        self._discrete = not isinstance(X, Sites) and type_of_target(y) != "continuous"
+        more = {"callbacks": callbacks, "store": store, "privacy": privacy, "purpose": purpose}
+        return super().fit(X, y, sites=sites, engine=engine, **more)
+
+    @property
+    def _classifies(self) -> bool:
+        return self._discrete
+
+    def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
+        rows, names = arrays.rows, arrays.design.names
+        columns = {name: rows.columns["X"][:, j] for j, name in enumerate(names)}
+        outcome = arrays.design.response
+        named = replace(rows, columns={**columns, outcome: rows.columns[outcome]}, cache={})
+        return engine.domain(named)
+
+    def _set(self) -> None:
+        table = pd.DataFrame(self.result_.tables()["screening"]).set_index("column")
+        self.table_ = table
+        self.pvalues_, self.qvalues_ = (table[name].to_numpy(dtype=float) for name in "pq")
 
 
-ESTIMATORS: Sequence[type[Learner]] = (GaussianNB, KMeans, PCA, StandardScaler)
+ESTIMATORS: Sequence[type[Learner]] = (GaussianNB, KMeans, PCA, Screening, StandardScaler)

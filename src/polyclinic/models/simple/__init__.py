@@ -1,12 +1,13 @@
-"""Learners by sums of a few kinds: naive Bayes, components, clusters, scales."""
+"""Learners by sums of a few kinds: naive Bayes, components, clusters, scales, screening."""
 
-from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
+from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler, screening_tasks
 from polyclinic.models.simple.bayes import GaussianNBFit, GaussianNBPredictor, GaussianNBSpec
 from polyclinic.models.simple.kinds import kinds
 from polyclinic.models.simple.kmeans import KMeansFit, KMeansSpec
 from polyclinic.models.simple.pca import PCAFit, PCASpec
 from polyclinic.models.simple.scale import Scale
 from polyclinic.models.simple.scaler import ScalerFit, ScalerSpec
+from polyclinic.models.simple.screening import ScreeningFit, ScreeningSpec
 
 tasks = [
     bayes.TASK,
@@ -16,6 +17,7 @@ tasks = [
     kmeans.MOMENTS,
     kmeans.PRODUCTS,
     *kmeans_tasks.tasks,
+    screening_tasks.task,
 ]
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "Scale",
     "ScalerFit",
     "ScalerSpec",
+    "ScreeningFit",
+    "ScreeningSpec",
     "kinds",
     "tasks",
 ]

@@ -11,6 +11,7 @@ import numpy as np
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
+from polyclinic.models.descriptive import Column as Described
 from polyclinic.models.learner import Asked, Check, Column, Kind, check_options
 from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
 from polyclinic.models.simple.bayes import GaussianNBSpec
@@ -20,17 +21,27 @@ from polyclinic.models.simple.pca import PCASpec
 from polyclinic.models.simple.products import check_products
 from polyclinic.models.simple.scale import SCALES, Scale
 from polyclinic.models.simple.scaler import ScalerSpec
+from polyclinic.models.simple.screening import ROUNDS, ScreeningSpec
+from polyclinic.models.simple.screening_tasks import check_tables
+from polyclinic.models.simple.screening_tasks import task as tables
 
+MOST_BINS = 20
 GROUP = 5  # patients of a hospital that stay together, where nobody says another number
 MOST_CLUSTERS, MOST_ITER, MOST_INIT = 100, 10_000, 1000
 
 
 def _is_whole(low: int, high: int) -> Callable[[Any], bool]:
-    return lambda n: isinstance(n, Integral) and type(n) is not bool and low <= n <= high
+    def check(value: Any) -> bool:
+        return isinstance(value, Integral) and not _is_bool(value) and low <= int(value) <= high
+
+    return check
 
 
 def _is_number(low: float, high: float) -> Callable[[Any], bool]:
-    return lambda x: isinstance(x, Real) and type(x) is not bool and low <= x <= high
+    def check(value: Any) -> bool:
+        return isinstance(value, Real) and not _is_bool(value) and low <= float(value) <= high
+
+    return check
 
 
 def _is_bool(value: Any) -> bool:
@@ -42,7 +53,14 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
 
 
 def _terms(asked: Asked, kind: str) -> Design:
-    """The design. Raises BAD_FORMULA without terms."""
+    """The design. Raises BAD_FORMULA without terms, or with an outcome where none is explained."""
+    if asked.design.response and not asked.classes:
+        raise InputError(
+            f"{kind} of an outcome",
+            code="BAD_FORMULA",
+            rule='the formula reads "~ term + term"',
+            next="leave the outcome out",
+        )
     if not asked.design.terms:
         raise InputError(
             f"{kind} of no column",
@@ -123,7 +141,7 @@ def _pca(asked: Asked) -> PCASpec:
 
 
 def _is_share(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, Integral) and 0 < value < 1
+    return isinstance(value, float) and 0 < value < 1
 
 
 def _scaler(asked: Asked) -> ScalerSpec:
@@ -187,6 +205,30 @@ def _init(given: Any, shape: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(centre) for centre in centres.tolist())
 
 
+def _screening(asked: Asked) -> ScreeningSpec:
+    check_options(asked.options, {"bins": _is_whole(2, MOST_BINS)}, f"bins is 2 to {MOST_BINS}")
+    design = asked.design
+    if not design.response or design.weight or design.offset or not asked.columns:
+        raise InputError(
+            "screening needs an outcome and columns, without weights and offsets",
+            code="BAD_FORMULA",
+            rule='its formula reads "outcome ~ column + column"',
+            next="correct the formula",
+        )
+    bounds = {f.column: t.bound for t in design.terms for f in t.factors if f.kind == "value"}
+    bounds |= {term.name: term.bound for term in design.terms if not term.factors}
+    columns = tuple(_described(column, bounds.get(column.name)) for column in asked.columns)
+    bins = int(asked.options.get("bins", 4))
+    return ScreeningSpec(design, columns, asked.classes, bins, dict(asked.rows))
+
+
+def _described(column: Column, bound: float | None) -> Described:
+    bound = bound or max(abs(column.low), abs(column.high), 1.0)
+    if column.kind == "number":
+        return Described(column.name, "number", (), float(column.low), float(column.high), bound)
+    return Described(column.name, column.kind, column.levels, bound=float(bound))
+
+
 def _moments(groups: Callable[[Any], int]) -> Check:
     def check(spec: Any, plan: Plan) -> None:
         check_state(plan, groups(spec))
@@ -196,6 +238,10 @@ def _moments(groups: Callable[[Any], int]) -> Check:
 
 def _of_plan(check: Callable[[Plan], None]) -> Check:
     return lambda spec, plan: check(plan)
+
+
+def _check_tables(spec: ScreeningSpec, plan: Plan) -> None:
+    check_tables(spec.wanted(), plan)
 
 
 _ONE = _moments(lambda spec: 1)
@@ -247,5 +293,14 @@ kinds = [
                 for task in (kmeans_tasks.clusters, kmeans_tasks.grouped_clusters)
             },
         },
+    ),
+    Kind(
+        "screening",
+        "screening of columns, one by one",
+        "nothing",
+        _screening,
+        ScreeningSpec.from_data,
+        lambda spec: ROUNDS,
+        {tables.name: _check_tables},
     ),
 ]

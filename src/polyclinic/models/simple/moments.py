@@ -233,7 +233,14 @@ def is_array(value: Any, shape: tuple[int, ...], kind: str) -> bool:
 
 def _check(spec: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
     """Raises InputError for rows that nothing can be learnt from."""
-    if int(sums["n"]) == 0 or (spec.get("classes", 0) == 0 and sums["weight"][0] <= 0):
+    if int(sums["n"]) == 0 and spec["design"]["weight"]:
+        raise InputError(
+            "no row is left to fit, or every row has weight zero",
+            code="NO_WEIGHT",
+            rule="at least one row has a weight above 0",
+            next="look at the weights, and at the missing values",
+        )
+    if int(sums["n"]) == 0:
         raise InputError(
             "no row is left to fit",
             code="NO_ROWS",

@@ -37,7 +37,7 @@ NONE = 2.0**-46  # of the largest variance: what rounding leaves of a component 
 class PCASpec:
     """What is computed.
 
-    n_components  how many; below 1 the share of variance that they explain; None: all
+    n_components  how many; below 1 the share of variance that they explain; None: all that have any
     whiten        scores have variance 1
     scale         what every term is divided by first
     """
@@ -92,7 +92,7 @@ def _fit(spec: PCASpec, moments: Moments, scatter: Floats) -> PCAFit:
     weight = float(moments.weight[0])
     if weight <= 1:
         raise InputError(
-            "one row has no variance",
+            "one sample has no variance",
             code="NO_ROWS",
             rule="principal components need two rows or more",
             next="widen the cohort",
@@ -114,7 +114,7 @@ def _fit(spec: PCASpec, moments: Moments, scatter: Floats) -> PCAFit:
 def _wanted(asked: float | int | None, values: Floats) -> int:
     """The number of components. Raises InputError for more than there are."""
     if asked is None:
-        return len(values)
+        return max(1, int(np.count_nonzero(values > NONE * values.max(initial=0.0))))
     if isinstance(asked, float) and asked < 1:
         share = np.cumsum(values) / max(values.sum(), 1e-300)
         return min(int(np.searchsorted(share, asked, side="right")) + 1, len(values))
