@@ -272,7 +272,9 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         points, place = points_of(x, table.key)
         counts = np.bincount(place, minlength=len(points))[:, None]
         parts = points_of(_parts(plan, partition, table), table.key)[0] * counts
-        group = groups_of(points, parts, least)
+        plain = ~np.any((table.x != 0) & (table.x != 1), axis=0)
+        sides = points_of(table.x[:, plain], table.key)[0] > 0.5
+        group = groups_of(points, parts, sides, least)
         first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
         np.minimum.at(first, group[place], keys)
         return Units(table, x, means_of(points, group), group[place], first)

@@ -7,9 +7,10 @@ groups into clusters. Whatever centres anybody asks about, and however often, no
 than a group. This is microaggregation (Domingo-Ferrer & Mateo-Sanz, *IEEE TKDE* 14, 2002), here of
 who belongs together, not of values.
 
-A group is cut along its principal direction, where that leaves least spread within the two parts,
-as long as both hold the minimum and in neither one patient or two make up nearly all of the sum of
-a column. Both rules hold for every union of groups where they hold for each.
+A group is cut into those who have and who have not what a column says, so that groups fit to tables
+by level of such columns; then along its principal direction, where that leaves least spread within
+the two parts; as long as both hold the minimum and in neither one patient or two make up nearly all
+of the sum of a column. Both rules hold for every union of groups where they hold for each.
 """
 
 from __future__ import annotations
@@ -36,20 +37,22 @@ def points_of(x: Floats, key: Ints | None) -> tuple[Floats, Ints]:
     return np.add.reduceat(x, starts, axis=0) / counts[:, None], place
 
 
-def groups_of(points: Floats, parts: Floats, least: int) -> Ints:
+def groups_of(points: Floats, parts: Floats, sides: NDArray[np.bool_], least: int) -> Ints:
     """Number of each patient's group, (n_patients,), 0, 1, 2, ...; fewer than `least` are one.
 
     Parameters
     ----------
     points : where patients are, (n_patients, n_terms).
     parts : each patient's part, 0 or more, in sums that no two may make up, (n_patients, n_sums).
+    sides : what says yes or no of each patient, (n_patients, n_columns).
     """
     least = max(least, -(-len(points) // MOST))
     group = np.zeros(len(points), dtype=np.int64)
     waiting, found = [np.arange(len(points))], 0
     while waiting:
         inside = waiting.pop()
-        halves = _cut(points[inside], parts[inside], least)
+        halves = _sides(points[inside], parts[inside], sides[inside], least)
+        halves = halves or _cut(points[inside], parts[inside], least)
         if halves is None:
             group[inside] = found
             found += 1
@@ -67,6 +70,23 @@ def means_of(points: Floats, group: Ints) -> Floats:
         return np.zeros((0, points.shape[1]))
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.asarray(np.add.reduceat(points[order], starts, axis=0) / counts[:, None])
+
+
+def _sides(
+    x: Floats, parts: Floats, sides: NDArray[np.bool_], least: int
+) -> tuple[Ints, Ints] | None:
+    """Those who have, and who have not, what makes most difference; None where none can be cut."""
+    best, found = 0.0, None
+    for column in sides.T:
+        n, yes = len(column), int(np.count_nonzero(column))
+        if min(yes, n - yes) < least:
+            continue
+        apart = x[column].mean(axis=0) - x[~column].mean(axis=0)
+        gain = yes * (n - yes) / n * float(apart @ apart)
+        halves = np.flatnonzero(column), np.flatnonzero(~column)
+        if gain > best and all(_shared(parts[half])[-1] for half in halves):
+            best, found = gain, halves
+    return found
 
 
 def _cut(x: Floats, parts: Floats, least: int) -> tuple[Ints, Ints] | None:
