@@ -72,9 +72,19 @@ class Labelled(Exposed):
     def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
         raise NotImplementedError
 
+    def _whole(self, plan: Plan, partition: Partition) -> Exposure:
+        """Of all rows, whatever their parts; the same in every round."""
+
+        def made() -> Exposure:
+            return super(Labelled, self).exposure(plan, partition, {})
+
+        name = codec.digest([plan.values["spec"]["design"], plan.values["rows"]])
+        found: Exposure = partition.cached(f"exposure {name}", made)
+        return found
+
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Also the patients of each part, and how they share in its sums."""
-        found = super().exposure(plan, partition, own)
+        found = self._whole(plan, partition)
         units = units_of(plan, partition, self.grain)
         label = self._label(plan, partition, units)[units.unit]
         persons = partition.persons[units.table.used]
