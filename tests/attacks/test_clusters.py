@@ -111,7 +111,7 @@ def test_two_cells_that_differ_by_one():
 def test_two_rounds_over_groups_differ_by_none_or_by_groups():
     sites, before = hospitals(), None
     for step in np.linspace(-600.0, 600.0, 12):
-        plan = clusters([HERE + [0, 0, 900.0 + step], MEAN], group=5)
+        plan = clusters([HERE + np.array([0.0, 0.0, 900.0 + step]), MEAN], group=5)
         assert refusal(lambda plan=plan: ask(sites, plan)) == ""
         now = unguarded(plan)["n"]
         assert before is None or abs(int(now[0] - before[0])) in (0, *range(5, 999))

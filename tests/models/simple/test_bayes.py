@@ -82,7 +82,7 @@ def test_outcomes_that_cannot_be(kind, classes, code):
 def test_a_class_without_rows_a_missing_value_and_no_rows():
     with pytest.raises(InputError, match="EMPTY_CLASS"):
         fit(GaussianNBSpec(design("kind"), 4).algorithm(), domain())
-    with pytest.raises(Exception, match="NONFINITE|finite"):
+    with pytest.raises(Exception, match=r"NONFINITE|finite"):
         broken = {**DATA, "a": np.where(np.arange(N) == 5, np.nan, DATA["a"])}
         fit(GaussianNBSpec(design("kind"), 3).algorithm(), domain(data=broken))
     with pytest.raises(InputError, match="NO_ROWS"):

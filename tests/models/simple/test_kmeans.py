@@ -171,7 +171,7 @@ def test_degenerate_rows():
     constant = {**DATA, "c": np.full(N, 0.1)}
     assert "c is the same in all rows" in found(SPEC, domain(data=constant)).warnings()
     broken = {**DATA, "a": np.where(np.arange(N) == 5, np.nan, DATA["a"])}
-    with pytest.raises(PolyclinicError, match="NONFINITE|finite"):
+    with pytest.raises(PolyclinicError, match=r"NONFINITE|finite"):
         found(SPEC, domain(data=broken))
     two = found(replace(SPEC, max_iter=1), domain())
     assert not two.converged and "still moved" in two.warnings()[-1]
@@ -205,7 +205,7 @@ def test_ties_go_to_the_first_and_starts_are_good():
     assert nearest(x, np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
     far = 1e8 + x
     assert nearest(far, 1e8 + np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
-    data, y = apart()
+    _, y = apart()
     draw = np.random.default_rng(0)
     _, inertia = _lloyd(y, np.ones(N), _plus_plus(y, np.ones(N), 3, draw))
     assert inertia == pytest.approx(KMeans(3, random_state=0).fit(y).inertia_, rel=1e-10)

@@ -115,7 +115,8 @@ def test_degenerate_rows():
 def test_blocks_and_data():
     result = fit(CLASSES.algorithm(), sites()).model
     (table,) = result.blocks()
-    assert [row[0] for row in table["rows"]][0] == "a" and table["rows"][0][3] == "< 0.001"
+    first = table["rows"][0]
+    assert first[0] == "a" and first[3] == "< 0.001"
     assert [line["column"] for line in result.tables()["screening"]] == ["a", "b", "c"]
     assert ScreeningSpec.from_data(CLASSES.to_data()) == CLASSES
     assert replace(CLASSES, bins=8) != CLASSES
