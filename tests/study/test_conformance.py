@@ -5,7 +5,7 @@ pooling the rows gives. A new algorithm is one more line of ALGORITHMS, an engin
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +14,11 @@ import pandas as pd
 import pytest
 import statsmodels.api as sm
 from sklearn import linear_model
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.feature_selection import f_classif
 from sklearn.metrics import brier_score_loss, log_loss
+from sklearn.naive_bayes import GaussianNB
 
 import polyclinic as pc
 from polyclinic.core.federation import Engine
@@ -24,6 +28,7 @@ from polyclinic.evaluation import Evaluation
 from polyclinic.models.descriptive import Column, Correlation, CrossTable, Moments, Quantiles
 from polyclinic.models.glm import Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
+from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
 from polyclinic.privacy.policy import Policy
 
 N, SITES = 700, (0, 250, 420, 540, 700)
@@ -76,6 +81,21 @@ def spec(outcome: str, family: str, classes: int = 0, **more: Any) -> Spec:
 
     terms = tuple(Term(name, (Factor("value", name),), 16.0) for name in TERMS)
     return Spec(Design(terms, outcome, response_bound=64.0), family, classes, **more)
+
+
+def terms(names: str = "abc", response: str = "") -> Any:
+    whole = spec(response, "gaussian").design
+    return replace(whole, terms=tuple(term for term in whole.terms if term.name in names))
+
+
+def clusters() -> Any:
+    found = KMeans(3, n_init=10, random_state=0).fit(X[:, 3:])
+    return [*np.sort(found.cluster_centers_.ravel()), 1.0 + found.inertia_]
+
+
+def bayes() -> Any:
+    found = GaussianNB().fit(X[:, 1:], DATA.kind)
+    return np.concatenate([found.theta_.ravel(), found.var_.ravel(), found.class_prior_])
 
 
 def coefficients(results: Any) -> Any:
@@ -171,6 +191,20 @@ ALGORITHMS = {
                         lambda: pd.crosstab(DATA.c, DATA.event).to_numpy(), 0.0),
     "median": Line(lambda: Quantiles((NUMBER,), (0.5,)),
                    lambda m: m["all"]["a"]["0.5"]["value"], lambda: DATA.a.median(), 0.02),
+    "naive Bayes": Line(
+        lambda: GaussianNBSpec(terms(response="kind"), 3).algorithm(),
+        lambda m: np.concatenate([m.mean.ravel(), m.variance.ravel(), m.priors]), bayes),
+    "components": Line(lambda: PCASpec(terms()).algorithm(), lambda m: m[-1].vectors,
+                       lambda: PCA().fit(X[:, 1:]).components_),
+    "scales": Line(lambda: ScalerSpec(terms()).algorithm(), lambda m: [m.mean, m.variance],
+                   lambda: [X[:, 1:].mean(axis=0), X[:, 1:].var(axis=0)], 1e-12),
+    "clusters": Line(  # of the column whose values are apart: whatever stays together is alike
+        lambda: KMeansSpec(terms("c"), 3, group=5).algorithm(),
+        lambda m: [*np.sort(m[-1].centres.ravel()), 1.0 + m[-1].inertia], clusters),
+    "screening": Line(
+        lambda: ScreeningSpec(terms("ab", "kind"), (NUMBER, OTHER), 3).algorithm(),
+        lambda m: [one.statistic for one in m.found],
+        lambda: f_classif(X[:, 1:3], DATA.kind)[0], 1e-9),
     "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
                        lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
 }  # fmt: skip

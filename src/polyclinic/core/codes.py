@@ -90,8 +90,8 @@ NEXT = {
     "HEAD_WENT_BACK": "compare the logs: `polyclinic site audit verify` at every hospital",
     "NOT_JUDGED": 'give the task an `exposure`; see "Add an algorithm" in the documentation',
     "TOO_FEW_PATIENTS": "leave the hospital out, widen the cohort, or use fewer groups",
-    "CELL_TOO_SMALL": "merge rare levels in the codebook, use coarser bins, or leave a hospital of "
-    "too few patients out",
+    "CELL_TOO_SMALL": "merge rare levels in the codebook, use coarser bins, a larger group_size in "
+    "a clustering, or leave a hospital of too few patients out",
     "COLLECT_NOT_ALLOWED": "ask the hospital to allow it, or leave results per hospital out: "
     "show_sites = false",
     "SUBSET_TOO_SMALL": "widen the cohort, or drop its condition",
@@ -111,7 +111,8 @@ NEXT = {
     "show_sites = false",
     "TOO_FEW_SITES": "let more hospitals take part",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
-    "missing values in one more column make another cohort. In a cross-validation: fewer folds",
+    "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "
+    "a clustering: a larger group_size",
     "TOO_MANY_COHORTS": "use the cohorts that were released before",
     "TOO_MANY_SITES": "make one site of hospitals that may see each other's rows (a region), or leave "
     "out the smallest",

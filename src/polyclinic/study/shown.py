@@ -154,7 +154,8 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
         measured = self._evaluated.rounds if self._evaluated else ()
         about = {
             "name": "model",
-            "title": title or f"{self.kind_.title.capitalize()} of {data.formula}",
+            "title": title
+            or f"{self.kind_.title[:1].upper()}{self.kind_.title[1:]} of {data.formula}",
             "purpose": purpose,
             "seed": self.random_state,
         }

@@ -224,6 +224,7 @@ class Screening(Learner):
     """
 
     _kind = "screening"
+    _discrete = False
 
     def __init__(self, *, bins: int = 4) -> None:
         self.bins = bins

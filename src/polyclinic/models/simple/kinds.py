@@ -52,9 +52,9 @@ def _or_none(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     return lambda value: value is None or check(value)
 
 
-def _terms(asked: Asked, kind: str) -> Design:
+def _terms(asked: Asked, kind: str, outcome: bool = False) -> Design:
     """The design. Raises BAD_FORMULA without terms, or with an outcome where none is explained."""
-    if asked.design.response and not asked.classes:
+    if asked.design.response and not outcome:
         raise InputError(
             f"{kind} of an outcome",
             code="BAD_FORMULA",
@@ -104,7 +104,7 @@ def _bayes(asked: Asked) -> GaussianNBSpec:
                 next="correct them",
             )
     smoothing = float(asked.options.get("var_smoothing", 1e-9))
-    design = _terms(asked, "naive Bayes")
+    design = _terms(asked, "naive Bayes", outcome=True)
     return GaussianNBSpec(design, asked.classes, smoothing, priors, dict(asked.rows))
 
 
