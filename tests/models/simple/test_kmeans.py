@@ -16,7 +16,7 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import calinski_harabasz_score
 
 from polyclinic.core.design import Design, Term
-from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.core.errors import InputError, PolyclinicError, Refused
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.models.simple import KMeansSpec, Scale
@@ -198,6 +198,14 @@ def test_more_clusters_than_groups():
     small["c"] = small["a"] * small["b"]
     result = found(replace(GROUPED, n_clusters=12), sites(data=small, sums="secure"))
     assert result.sizes.sum() == 60 and set(result.sizes[result.sizes > 0] >= 5) == {True}
+
+
+def test_a_hospital_that_wants_more_patients_behind_a_number():
+    strict = Policy(min_patients=10)
+    with pytest.raises(Refused, match="CELL_TOO_SMALL"):
+        found(replace(GROUPED, n_clusters=40), sites(policy=strict))
+    result = found(replace(GROUPED, n_clusters=40, group=10), sites(policy=strict))
+    assert result.sizes.sum() == N and result.sizes[result.sizes > 0].min() >= 10
 
 
 def test_ties_go_to_the_first_and_starts_are_good():

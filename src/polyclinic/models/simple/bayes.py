@@ -93,7 +93,7 @@ class NaiveBayes:
         return {}
 
     def model(self, state: State) -> GaussianNBFit:
-        return GaussianNBFit(self.spec, self._moments.model(state), state["round"])
+        return GaussianNBFit(self.spec, self._moments.model(state))
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,11 @@ class GaussianNBFit:
 
     spec: GaussianNBSpec
     moments: Moments
-    rounds: int
     converged: bool = True
+
+    @property
+    def rounds(self) -> int:
+        return self.moments.rounds
 
     @property
     def n(self) -> int:

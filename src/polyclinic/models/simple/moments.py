@@ -127,6 +127,7 @@ class Moments:
     counts        rows per class, (n_classes,)
     weight        sums of weights: of all rows, then of each class, (1 + n_classes,)
     mean, variance   of the terms, divided by the weight, (1 + n_classes, n_terms)
+    rounds        that found them
     """
 
     n: int
@@ -135,6 +136,7 @@ class Moments:
     weight: Floats
     mean: Floats
     variance: Floats
+    rounds: int
 
     @property
     def constant(self) -> NDArray[np.bool_]:
@@ -195,7 +197,8 @@ class MomentsAlgorithm:
         centre = asked["centre"] + np.ldexp(mean, asked["exponent"])
         variance = np.where(np.sqrt(variance) <= _least(centre), 0.0, variance)
         n, patients = int(sums["n"]), int(sums["patients"])
-        return Moments(n, patients, sums["counts"], sums["weight"], centre, variance)
+        counts, weight = sums["counts"], sums["weight"]
+        return Moments(n, patients, counts, weight, centre, variance, state["round"])
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}

@@ -19,10 +19,11 @@ def nearest(x: Floats, centres: Floats) -> NDArray[np.int64]:
     for start in range(0, len(x), BLOCK_ROWS):
         block = x[start : start + BLOCK_ROWS]
         score = squares - 2.0 * (block @ centres.T)
-        label = score.argmin(axis=1)
-        two = np.partition(score, 1, axis=1)[:, :2]
+        label, rows = score.argmin(axis=1), np.arange(len(block))
+        best = score[rows, label]
+        score[rows, label] = np.inf
         size = np.einsum("ij,ij->i", block, block) + squares.max()
-        for i in np.flatnonzero(two[:, 1] - two[:, 0] <= CLOSE * size):
+        for i in np.flatnonzero(score.min(axis=1) - best <= CLOSE * size):
             label[i] = np.square(centres - block[i]).sum(axis=1).argmin()
         out[start : start + BLOCK_ROWS] = label
     return out

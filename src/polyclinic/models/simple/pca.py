@@ -147,7 +147,7 @@ class PCAFit:
 
     @property
     def rounds(self) -> int:
-        return 3
+        return self.moments.rounds + 1
 
     @property
     def n(self) -> int:

@@ -71,7 +71,7 @@ class Scaling:
         return {}
 
     def model(self, state: State) -> ScalerFit:
-        return ScalerFit(self.spec, self._moments.model(state), state["round"])
+        return ScalerFit(self.spec, self._moments.model(state))
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ class ScalerFit:
 
     spec: ScalerSpec
     moments: Moments
-    rounds: int
     converged: bool = True
+
+    @property
+    def rounds(self) -> int:
+        return self.moments.rounds
 
     @property
     def n(self) -> int:

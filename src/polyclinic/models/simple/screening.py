@@ -240,8 +240,10 @@ class Screening:
         first, second = self._stages().model(state["inner"])
         tables = Tables(self.spec.outcome, self.spec.classes, {**first, **second})
         found = tests_of(self.spec.columns, tables)
+        whole = tables.parts["levels"]["all"]
         n = max((one.n for one in found), default=0)
-        return ScreeningFit(self.spec, tuple(found), n, state["rounds"])
+        rows = (whole["rows"] or n, whole["patients"] or n)
+        return ScreeningFit(self.spec, tuple(found), *rows, state["rounds"])
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
@@ -254,12 +256,9 @@ class ScreeningFit:
     spec: ScreeningSpec
     found: tuple[Found, ...]
     n: int
+    patients: int
     rounds: int
     converged: bool = True
-
-    @property
-    def patients(self) -> int:
-        return self.n
 
     def predictor(self) -> None:
         return None
