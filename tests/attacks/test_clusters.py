@@ -14,7 +14,6 @@ from polyclinic.models.simple.rows import values
 from tests.attacks.world import (
     FRAME,
     SECRET,
-    SITES,
     TABLES,
     VICTIM,
     ask,
@@ -84,9 +83,6 @@ def test_groups_hold_the_minimum_whatever_is_asked():
     others = FRAME[list(COLUMNS)].to_numpy()
     for centres in ([HERE, *others[::40]], [HERE, HERE + 1e-9, *others[5:60:9]], AROUND):
         total = ask(hospitals(), clusters(centres, group=5))
-        for site in SITES:
-            alone = ask(hospitals(), clusters(centres, group=5))
-            assert all(n == 0 or n >= 5 for n in alone["n"]), site
         assert total["n"].sum() == len(FRAME)
         own = unguarded(clusters(centres, group=5))
         assert all(n == 0 or n >= 5 for n in own["n"])
@@ -110,7 +106,7 @@ def test_two_cells_that_differ_by_one():
 
 def test_two_rounds_over_groups_differ_by_none_or_by_groups():
     sites, before = hospitals(), None
-    for step in np.linspace(-600.0, 600.0, 12):
+    for step in np.linspace(-600.0, 600.0, 6):
         plan = clusters([HERE + np.array([0.0, 0.0, 900.0 + step]), MEAN], group=5)
         assert refusal(lambda plan=plan: ask(sites, plan)) == ""
         now = unguarded(plan)["n"]

@@ -1,4 +1,4 @@
-"""Studies of clusters, components, naive Bayes and screening cover their own plans, no changed one."""
+"""Studies of clusters, naive Bayes and screening cover their own plans, no changed one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ __all__ = ["hearts"]
 
 STUDIES = {
     "kmeans": ("~ age + thalach + sex", {"n_clusters": 3, "scale": "sd"}),
-    "pca": ("~ age + thalach + sex", {"scale": "range"}),
     "gaussian-nb": ("disease ~ age + thalach + sex", {}),
     "screening": ("thalach ~ age + sex", {}),
 }
@@ -70,7 +69,11 @@ CHANGES = {
         (("state", "exponent"), np.full((1, 3), 5000)),
         (("state", "more"), 1),
     ],
-    "kmeans.products": [(("state", "centre"), np.zeros(2)), (("rows",), {"sample": 0.1})],
+    "kmeans.products": [
+        (("state", "centre"), np.zeros(2)),
+        (("state", "exponent"), np.zeros(4, dtype=np.int64)),
+        (("rows",), {"sample": 0.1}),
+    ],
     "kmeans.grouped_cells": [
         (("state", "axes"), np.ones((3, 3))),
         (("state", "ask"), np.array([2, 2])),
@@ -84,8 +87,6 @@ CHANGES = {
         (("state", "round"), True),
         (("state", "scale"), np.full(3, -1.0)),
     ],
-    "pca.moments": [(("spec", "scale", "widths"), [1.0, 1.0, 1.0]), (("spec", "whiten"), True)],
-    "pca.products": [(("state", "exponent"), np.zeros(4, dtype=np.int64))],
     "naive_bayes.moments": [
         (("spec", "classes"), 3),
         (("spec", "var_smoothing"), 1.0),

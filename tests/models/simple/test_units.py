@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.core.exposure import Shares
@@ -21,6 +21,7 @@ def grouped(x, parts=None, sides=None, least=5):
     return groups_of(x, parts, sides, least)
 
 
+@settings(max_examples=40)
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(0, 2**31))
 def test_every_group_holds_the_minimum_and_nobody_rules_one(n, least, seed):
     rng = np.random.default_rng(seed)
@@ -51,9 +52,9 @@ def test_groups_are_near_and_keep_to_gaps_and_sides():
 
 def test_equal_patients_stay_together_and_large_hospitals_are_quick():
     assert grouped(np.ones((5000, 3))).max() == 0
-    skewed = np.exp(np.random.default_rng(0).normal(0, 3, (30_000, 2)))
+    skewed = np.exp(np.random.default_rng(0).normal(0, 3, (10_000, 2)))
     sizes = np.bincount(grouped(skewed))
-    assert sizes.min() >= 5 and len(sizes) > 2000
+    assert sizes.min() >= 5 and len(sizes) > 700
 
 
 def test_a_patient_with_several_rows_is_one_point():
