@@ -343,7 +343,8 @@ def test_names_that_are_no_words_stand_in_back_ticks():
         ("disease ~ agee + sex", "UNKNOWN_COLUMN"),
         ("disease", "BAD_FORMULA"),
         ("", "BAD_FORMULA"),
-        ("~ age", "BAD_FORMULA"),
+        ("~ age | chol", "BAD_FORMULA"),
+        ("age + chol", "BAD_FORMULA"),
         ("disease + num ~ age", "BAD_FORMULA"),
         ("log(age) ~ sex", "BAD_FORMULA"),
         ("disease ~ .", "BAD_FORMULA"),
@@ -437,3 +438,10 @@ def test_a_formula_that_would_never_end_is_refused_at_once(heart, formula):
         "sex",
         "age:sex",
     )
+
+
+def test_a_formula_without_an_outcome(heart):
+    with_one, without = (compile_formula(f"{y}~ age + C(cp)", heart) for y in ("disease ", ""))
+    assert without.response == "" and without.terms == with_one.terms
+    assert formula_columns(" ~ log(chol) + age", heart) == ("chol", "age")
+    assert without.columns == ("age", "cp")
