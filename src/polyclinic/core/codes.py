@@ -114,8 +114,8 @@ NEXT = {
     "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "
     "a clustering: a larger group_size",
     "TOO_MANY_COHORTS": "use the cohorts that were released before",
-    "TOO_MANY_SITES": "make one site of hospitals that may see each other's rows (a region), or leave "
-    "out the smallest",
+    "TOO_MANY_SITES": "make one site of hospitals that may see each other's rows (a region), or "
+    "leave out the smallest",
     "MEMBERSHIP_CHANGED": "go on with the same hospitals, or ask something else",
     "BUDGET_SPENT": "ask with a smaller epsilon, or ask the hospital for more budget",
     "NOISE_REQUIRED": "ask with privacy = DifferentialPrivacy(epsilon, delta)",

@@ -219,9 +219,9 @@ def _scaled(sums: Mapping[str, Any]) -> tuple[Floats, Floats]:
 def check_state(plan: Plan, groups: int) -> None:
     """Raises ValueError where a plan's centre and exponent are not such as rounds before give."""
     state, shape = plan.values["state"], (groups, len(design(plan).terms))
-    centre, exponents = state.get("centre"), state.get("exponent")
     if set(state) != {"centre", "exponent"}:
         raise ValueError("a round of moments has a centre and a scale")
+    centre, exponents = state["centre"], state["exponent"]
     if not is_array(centre, shape, "f") or np.any(np.abs(centre) > LARGEST):
         raise ValueError("the centre is a finite number per group and term")
     if not is_array(exponents, shape, "i") or np.any(np.abs(exponents) > 1000):
