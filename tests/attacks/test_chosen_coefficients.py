@@ -23,6 +23,7 @@ from tests.attacks.world import (
     hospitals,
     level,
     refusal,
+    unguarded,
     value,
 )
 
@@ -43,7 +44,7 @@ WRONG_AT = [-80.0, -60.0, -60.0, 160.0, 0.0, 0.0]  # all far on the right side, 
 @pytest.mark.parametrize("name", POINTS)
 def test_a_point_that_isolates_works_without_rules(name: str) -> None:
     family, made, theta = POINTS[name]
-    found = hessian(ask(exposed(), derivatives(made, theta, family)), made)
+    found = hessian(unguarded(derivatives(made, theta, family)), made)
     row = found[1] / found[1, 1]
     wanted = [SECRET["age"], SECRET["lab"]]
     assert close(row[-2:] * (AT if made is LARGE else 1.0), wanted)
@@ -83,6 +84,24 @@ def test_one_patient_on_the_wrong_side(order: int, sums: str) -> None:
     assert not shown(plan, sums)
     near = derivatives(WRONG, np.asarray(WRONG_AT) / 80, order=order)
     assert shown(near, sums) == (order < 2)  # the Hessian has an entry of the victim alone
+
+
+PLAIN = design(value("chol"), value("age"), value("lab"))
+
+
+def planes(slope: float) -> list[Plan]:
+    """Everybody is certain; the victim, who has the most, is on one side and then on the other."""
+    cuts = (AT - 10.0, AT + 10.0)
+    return [derivatives(PLAIN, [-slope * cut, slope, 0.0, 0.0], order=1) for cut in cuts]
+
+
+@pytest.mark.parametrize("sums", MODES)
+@pytest.mark.parametrize("slope", [1e3, 1e4, 1e6])
+def test_two_planes_around_one_patient(slope: float, sums: str) -> None:
+    one, two = (gradient(unguarded(plan), PLAIN) for plan in planes(slope))
+    assert close((one - two)[1:], [SECRET[name] for name in ("chol", "age", "lab")])
+    assert not any(shown(plan, sums) for plan in planes(slope))
+    assert all(shown(plan, sums) for plan in planes(1e-3))
 
 
 def test_one_candidate_of_many_is_left_out_and_the_others_are_not() -> None:

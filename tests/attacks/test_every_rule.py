@@ -23,6 +23,9 @@ from polyclinic.data.cohort import Cohort
 from polyclinic.data.read import split_frame
 from polyclinic.evaluation import tasks as evaluation_tasks
 from polyclinic.models import tasks as model_tasks
+from polyclinic.models.effects import Spec as Effect
+from polyclinic.models.effects import tasks as effect_tasks
+from polyclinic.models.effects.algorithm import question
 from polyclinic.models.glm import Spec
 from polyclinic.privacy.policy import Policy, open_policy
 from tests.attacks.world import (
@@ -89,6 +92,25 @@ ASK = {
     name: {"task": name, "version": 1, "values": dict(plan.values)}
     for name, plan in DESCRIPTIVE.items()
 }
+EFFECT = Effect(design(level("rare", "yes"), value("age"), response="cost"), "rare", False,
+                modifiers=("age",))  # fmt: skip
+
+
+def effects_of(task: str) -> Plan:
+    """A plan of treatment effects; of the first patients nobody is treated."""
+    state: dict[str, Any] = {"propensity": np.zeros((1, 2))}
+    if task != "effects.overlap":
+        state["outcome"] = np.zeros((1, 2, 2))
+    if "modify" in task:
+        state["effect"] = np.zeros((1, 2))
+    elif task != "effects.overlap":
+        state["method"] = "aipw"
+    if task == "effects.influence":
+        by = {name: np.zeros((0, 2)) for name in ("by_propensity", "by_outcome")}
+        state |= {"mean": np.zeros(2), **by}
+    return question(EFFECT, task, state, task)
+
+
 PLANS: dict[str, Plan] = {
     "glm.moments": at(PLAIN, "glm.moments"),
     "glm.derivatives": at(PLAIN, "glm.derivatives", 2),
@@ -108,6 +130,7 @@ PLANS: dict[str, Plan] = {
         },
         combine="collect",
     ),
+    **{task.name: effects_of(task.name) for task in effect_tasks},
     "evaluation.scores, binary": scores_of("binary"),
     "evaluation.scores, classes": scores_of("classes"),
     "evaluation.scores, number": scores_of("number"),
@@ -360,4 +383,5 @@ def test_every_task_that_hides_is_here() -> None:
     }
     made_of_others = {"descriptive.together", "descriptive.each_site"}
     by_name = {"evaluation.own", "evaluation.alone"}  # all of it, as `test_patients_in_all` shows
-    assert hiding - made_of_others - by_name <= set(HIDING)
+    by_score = {"effects.overlap"}  # in test_effects.py
+    assert hiding - made_of_others - by_name - by_score <= set(HIDING)

@@ -20,6 +20,8 @@ RULES = {
     "its sums can be seen; else its sums can be solved for single patients",
     "EFFECTIVE_SIZE": "the hospital's policy: no patient or two carry the weights of a sum; "
     "else coefficients could be chosen that show one patient",
+    "NO_OVERLAP": "the models that a hospital is asked about leave nobody all but certain to be in "
+    "one arm, or to have an outcome; else models could be chosen that tell one patient from all",
     "LEVERAGE": "the hospital's policy: no patient decides a coefficient alone",
     "POLICY_UNSIGNED": "a hospital refuses every plan until it has signed a policy",
     "POLICY_CHANGED": "a hospital refuses every plan while its policy is not the one it has signed",
@@ -100,6 +102,7 @@ NEXT = {
     "TOO_MANY_LEVELS": "merge levels in the codebook",
     "SATURATED": "use fewer columns; three or more hospitals are counted together "
     '(secure_sums = "auto")',
+    "NO_OVERLAP": "leave out the covariate that decides who is treated, or merge its levels",
     "LEVERAGE": 'secure_sums = "auto", fewer columns, or coarser ones',
     "POLICY_UNSIGNED": "ask the hospital to read its policy and sign it: "
     "polyclinic site policy --sign",

@@ -1,11 +1,13 @@
 """Algorithms: the coordinator's pure functions and the sites' tasks."""
 
 from polyclinic.models.descriptive import tasks as _descriptive
+from polyclinic.models.effects import kinds as _effect_kinds
+from polyclinic.models.effects import tasks as _effects
 from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
 from polyclinic.models.simple import kinds as _simple_kinds
 from polyclinic.models.simple import tasks as _simple
 
-kinds: list[Kind] = [*_simple_kinds]
+kinds: list[Kind] = [*_simple_kinds, *_effect_kinds]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_simple]
+tasks = [*_glm, *_descriptive, *_simple, *_effects]

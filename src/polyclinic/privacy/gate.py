@@ -149,7 +149,8 @@ class Gate:
         self._judge(plan, sum.evidence, exposure, audience, selection)
         others = self._others(exposure, audience)
         isolated = disclosure.isolating(self.policy, exposure, others)
-        if isolated.any() and audience.secure and audience.others is None:
+        whole = all(leaf.support != "weights" for leaf in leaves)  # no part can be left out
+        if isolated.any() and (whole or (audience.secure and audience.others is None)):
             raise self.refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
         words, hidden = {}, {}
         for leaf in leaves:

@@ -4,7 +4,8 @@ The weight of a row is its second derivative at the plan's coefficients, the fac
 the Hessian. Coefficients that are chosen so that every weight but one vanishes give themselves away
 by the effective number of patients, and within one column by the shares in its weighted sum. Beside
 them stand the residuals, the factor in the gradient: where all rows but one are fitted perfectly,
-the gradient is that row. The moments before a fit are judged as the fit itself is, by the same
+the gradient is that row. Classes that are so certain that no weight is left are never shown. The
+moments before a fit are judged as the fit itself is, by the same
 number of coefficients and by leverages; they have no candidates of which one could be left out.
 Sums of the outcome are over the rows whose outcome the family can have, and judged on just these.
 """
@@ -61,7 +62,7 @@ class Exposed:
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Names of the columns, and the number of candidates."""
         asked = _asked(self.name, plan)
-        return _judged(design_of(plan), asked), 1 if asked.theta is None else len(asked.theta)
+        return judged(design_of(plan), asked), 1 if asked.theta is None else len(asked.theta)
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _asked(task: str, plan: Plan) -> Asked:
     return Asked(theta[:1], 2, False, scores, scores or weighted)
 
 
-def _judged(design: Design, asked: Asked) -> tuple[str, ...]:
+def judged(design: Design, asked: Asked) -> tuple[str, ...]:
     """Names in `Exposure.columns`."""
     names = list(design.names) if asked.order >= 1 else []
     if asked.residuals:
@@ -120,11 +121,23 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
         joint=plain_counts(design, data) if asked.curved else {},
         values=values | value_counts(design, data),
         columns=_columns(plan, design, rows, rates, used, kept, asked),
-        weights=Shares.of(second[used], kept),
+        weights=Shares.of(_certain(plan, asked, second)[used], kept),
         leverage=_leverage(plan, design, rows, rates[2][:, 0], used, own, kept),
         levels=max((len(levels) + 1 for levels in _groups(design).values()), default=0),
         alone=_names_a_site(design, partition.site),
         members=_members(design, partition, inside, used),
+    )
+
+
+def _certain(plan: Plan, asked: Asked, second: Floats) -> Floats:
+    """The weights, infinite for a row whose class is so certain that its weight has vanished.
+
+    Where all have vanished no share tells of anybody, and the gradient is a sum over those on one
+    side of a plane: less that of a plane a little beside it, one patient's record.
+    """
+    classes = plan.values["family"] in ("binomial", MULTINOMIAL)
+    return (
+        np.where(second == 0.0, np.inf, second) if classes and asked.theta is not None else second
     )
 
 
@@ -213,7 +226,7 @@ def _columns(
     kept: NDArray[np.int64] | None,
     asked: Asked,
 ) -> dict[str, Shares]:
-    """Shares in the sums of each column under its weights and its residuals, as `_judged` names."""
+    """Shares in the sums of each column under its weights and its residuals, as `judged` names."""
     loss, first, second = rates[:, used] if asked.flagged else rates[:, used, 0]
     found = {}
     if asked.order >= 1:
@@ -230,7 +243,7 @@ def _columns(
         found[WEIGHT] = Shares.of(second * good, kept)
     elif asked.residuals:
         found[LOSS] = Shares.of(loss, kept)
-    return {name: found[name] for name in _judged(design, asked)}
+    return {name: found[name] for name in judged(design, asked)}
 
 
 def _leverage(
