@@ -26,6 +26,7 @@ NAMES = [
     "Sites",
     "StandardScaler",
     "Stopped",
+    "TreatmentEffect",
     "connect",
     "datasets",
     "load",

@@ -20,6 +20,7 @@ _WHERE = {
     "PCA": "polyclinic.study.simple",
     "Screening": "polyclinic.study.simple",
     "StandardScaler": "polyclinic.study.simple",
+    "TreatmentEffect": "polyclinic.study.effects",
     "Sites": "polyclinic.study.sites",
     "read": "polyclinic.study.door",
     "split": "polyclinic.study.door",

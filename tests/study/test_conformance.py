@@ -26,10 +26,12 @@ from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.evaluation import Evaluation
 from polyclinic.models.descriptive import Column, Correlation, CrossTable, Moments, Quantiles
+from polyclinic.models.effects import Spec as EffectSpec
 from polyclinic.models.glm import Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
 from polyclinic.privacy.policy import Policy
+from tests.models.effects.world import by_hand
 
 N, SITES = 700, (0, 250, 420, 540, 700)
 TERMS = ("a", "b", "c")
@@ -150,6 +152,38 @@ class Line:
     rtol: float = 1e-10
 
 
+def effect(**options: Any) -> EffectSpec:
+    """What an event changes in the number that comes with it."""
+    from polyclinic.core.design import Design, Factor, Term
+
+    terms = tuple(Term(name, (Factor("value", name),), 16.0) for name in ("event", *TERMS))
+    return EffectSpec(Design(terms, "number", response_bound=64.0), "event", False, **options)
+
+
+def mean_and_errors(found: Any) -> Any:
+    return np.concatenate([found.mean(), np.sqrt(np.diag(found.covariance()))])
+
+
+def pooled_effect() -> Any:
+    named = {"x": "a", "z": "b", "c": "c", "a": "event", "y": "number"}
+    rows = {name: DATA[column].to_numpy() for name, column in named.items()}
+    mean, covariance = by_hand(rows, "aipw")
+    return np.concatenate([mean, np.sqrt(np.diag(covariance))])
+
+
+def modified_effect() -> Any:
+    """Two folds by parity, which the sites' cuts keep."""
+    part, treated, left = np.arange(N) % 2, np.zeros(N), np.zeros(N)
+    for fold in (0, 1):
+        x, a, y = X[part != fold], DATA.event[part != fold], DATA.number[part != fold]
+        out = X[part == fold]
+        e = sm.GLM(a, x, family=sm.families.Binomial()).fit(tol=1e-14).predict(out)
+        m = [sm.OLS(y[a == arm], x[a == arm]).fit().predict(out) for arm in (0, 1)]
+        treated[part == fold] = DATA.event[part == fold] - e
+        left[part == fold] = DATA.number[part == fold] - (1 - e) * m[0] - e * m[1]
+    return np.linalg.lstsq(treated[:, None] * X[:, :2], left, rcond=None)[0]
+
+
 NUMBER, LEVELS = Column("a", "number", bound=16.0), Column("c", "category", ("0", "1", "2"))
 OTHER = Column("b", "number", bound=16.0)
 EVENT = Column("event", "binary", ("0", "1"))
@@ -205,6 +239,10 @@ ALGORITHMS = {
         lambda: ScreeningSpec(terms("ab", "kind"), (NUMBER, OTHER), 3).algorithm(),
         lambda m: [one.statistic for one in m.found],
         lambda: f_classif(X[:, 1:3], DATA.kind)[0], 1e-9),
+    "treatment effect": Line(lambda: effect().algorithm(), mean_and_errors,
+                             pooled_effect, 1e-9),
+    "effect modifiers": Line(lambda: effect(modifiers=("a",), folds=2).algorithm(),
+                             lambda m: m.modified.coef, modified_effect, 1e-9),
     "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
                        lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
 }  # fmt: skip

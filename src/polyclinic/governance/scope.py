@@ -251,15 +251,15 @@ class Scope:
         chosen, codebook = study.session.algorithms, self.paper.codebook
         group = plan.task.partition(".")[0]
         models = [name for name in chosen if name in FAMILIES]
-        if group == "glm":
+        learners = [kind_of(name) for name in chosen if name in kinds()]
+        steps = {task for kind in learners for task in (*kind.tasks, *kind.foreign)}
+        if group == "glm" and plan.task not in steps:
             require(bool(models), f"{plan.task} is no step of it")
             families = {FAMILIES[name] for name in models}
             families |= {MULTINOMIAL} if "logistic" in models else set()
             family = plan.values.get("family")
             require(family is None or family in families, f"the {family} family is not in it")
         else:
-            learners = [kind_of(name) for name in chosen if name in kinds()]
-            steps = {task for kind in learners for task in (*kind.tasks, *kind.foreign)}
             require(group in chosen or plan.task in steps, f"{plan.task} is no step of it")
         named = columns_read(plan.values, set(codebook.usable) | set(codebook.columns))
         named |= columns_of_cohort(plan.cohort)

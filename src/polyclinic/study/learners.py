@@ -9,9 +9,10 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from polyclinic.core.errors import InputError
 from polyclinic.study import simple
+from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.learner import Learner
 
-ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS,)
+ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS, TreatmentEffect)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:
