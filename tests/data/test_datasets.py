@@ -232,8 +232,8 @@ def test_intensive_care_is_the_published_tables(data_dir):
     assert np.isnan(regions.tables["south"].columns["bilirubin"]).mean() > 0.5
     units = dataset("physionet_2012").tables
     assert {s: (t.n_rows, int(t.columns["died"].sum())) for s, t in units.items()} == {
-        "coronary care": (577, 81),
-        "cardiac surgery": (874, 43),
+        "coronary_care": (577, 81),
+        "cardiac_surgery": (874, 43),
         "medical": (1481, 275),
         "surgical": (1068, 155),
     }

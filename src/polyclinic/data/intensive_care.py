@@ -42,7 +42,7 @@ PHYSIONET_2012 = Archive(
     {},
     f"pack the records of {_PHYSIONET}/content/challenge-2012/1.0.0 into one table",
 )
-UNITS = ("coronary care", "cardiac surgery", "medical", "surgical")  # ICUType 1 to 4
+UNITS = ("coronary_care", "cardiac_surgery", "medical", "surgical")  # ICUType 1 to 4
 
 
 def eicu_tables(codebook: Codebook, by: str) -> Mapping[str, Table]:
@@ -65,7 +65,7 @@ def eicu_tables(codebook: Codebook, by: str) -> Mapping[str, Table]:
         region=stays["region"].fillna("unknown").str.lower(),
     )
     frame = stays.loc[ended.notna()]
-    named = frame[by] if by == "region" else "hospital " + frame[by]
+    named = frame[by] if by == "region" else "hospital_" + frame[by]
     return _by(frame[[*codebook.columns]], named, codebook)
 
 
