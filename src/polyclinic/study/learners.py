@@ -10,8 +10,9 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from polyclinic.core.errors import InputError
 from polyclinic.study import simple
 from polyclinic.study.learner import Learner
+from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 
-ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS,)
+ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS, LinearSVC, LinearSVR, SVC)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:
