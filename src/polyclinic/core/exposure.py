@@ -65,12 +65,14 @@ class Shares:
 class Members:
     """Patients (ordinals at the site) behind sums of these columns.
 
-    cell  leaf and flat position of an entry about just them: where it is hidden, so are they
+    cell       leaf and flat position of an entry about just them: where it is hidden, so are they
+    candidate  place of the candidate whose sums are over just them; None: of all
     """
 
     columns: tuple[str, ...]
     patients: Ints
     cell: tuple[str, int] | None = None
+    candidate: int | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
+from polyclinic.engines import candidates
 from polyclinic.engines.books import Books, Kept
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
@@ -30,6 +31,7 @@ from polyclinic.privacy.disclosure import Selection
 from polyclinic.privacy.gate import Audience, Gate, Rounding
 from polyclinic.privacy.ledger import Asked
 from polyclinic.privacy.noisy import noise_of
+from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
 from polyclinic.privacy.secure.keyring import threshold_of
 
@@ -47,11 +49,24 @@ class Pinned:
 
 @dataclass(frozen=True)
 class _Computed:
+    """A site's own answer, before the gate; `left_out` are candidates that do not pass it."""
+
     plan: Plan
     leaves: tuple[Leaf, ...]
     sum: Sum
     exposure: Exposure
     rows: Partition
+    left_out: NDArray[np.bool_] | None = None
+
+    def shown(self, release: Release) -> list[Members]:
+        """The patients behind what leaves."""
+        some = candidates.shown(self.exposure.members, self.left_out)
+        return [one for one in some if _is_shown(one, release)]
+
+    def may_leave_out(self, error: Refused) -> bool:
+        """Whether it is candidates of which there are too few or too many, taken together."""
+        some = self.left_out is not None and not self.left_out.all()
+        return some and error.code in ("COHORT_TOO_CLOSE", "TOO_MANY_COHORTS")
 
 
 class Site:
@@ -140,7 +155,9 @@ class Site:
             self.gate.check_shown(plan, self.books.ledger.shown(asked.question), audience)
             found = self._compute(plan, audience)
             release = self._gated(plan, found, audience)
-            members = [one for one in found.exposure.members if _is_shown(one, release)]
+            if not secure and self.gate.shows_nothing(found.exposure):
+                raise self.gate.refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
+            members = found.shown(release)
             if len(members) > 1 or not self.gate.withheld(plan, found.leaves):
                 self.books.check(members, _population(found.rows), self.gate.policy)
             if not secure and self.books.ledger.added_up(asked.question):
@@ -182,15 +199,18 @@ class Site:
             audience,
             _selection(found.rows),
             self._rounding(plan, found.leaves),
+            found.left_out,
         )
 
     def _stored(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
         """What the ledger holds for this release from now on, or from before."""
         release = self._gated(plan, found, audience)
-        members = [one for one in found.exposure.members if _is_shown(one, release)]
+        members = found.shown(release)
         try:
             return self._commit(key, plan, release, found, audience, members)
         except Refused as error:
+            if found.may_leave_out(error):
+                return self._stored(key, plan, self._without(found), audience)
             # A subgroup that would show a few patients beside what is out is hidden like a cell.
             hidden = self.gate.withheld(plan, found.leaves) if len(members) == 1 else None
             if error.code != "COHORT_TOO_CLOSE" or hidden is None:
@@ -314,9 +334,17 @@ class Site:
             if not isinstance(task, Exposing) and noise_of(plan) is None:
                 raise self.gate.refuse(plan, "NOT_JUDGED")
             summed = workers.sum(plan)
-            last = self._last = _Computed(
-                plan, task.leaves(plan), summed, workers.exposure(plan, summed), workers.rows
-            )
+            exposure, rows = workers.exposure(plan, summed), workers.rows
+            policy, population = self.gate.policy, _population(rows)
+
+            def check(members: Members) -> None:
+                self.books.check([members], population, policy)
+
+            out = None
+            if isinstance(policy, Policy):
+                out = candidates.left_out(exposure, population, policy, check)
+            last = _Computed(plan, task.leaves(plan), summed, exposure, rows, out)
+            self._last = last
         return last
 
     def _heads(self, value: Mapping[str, Any]) -> bytes:
@@ -363,15 +391,30 @@ class Site:
         key = self._key(plan, audience, SHARE)
         stored = self.books.before(key)
         if stored is None:
-            found, task = self._summed(plan), lookup(plan.task, plan.version)
-            shown = self.books.ledger.shown(self._asked(plan, audience).question)
-            slots = task.slots(plan) if isinstance(task, Exposing) else ()
-            release = self.gate.share(
-                plan, found.exposure, found.sum.evidence, slots, _selection(found.rows), shown
-            )
-            stored = self._shared(key, plan, release, found, audience)
+            stored = self._shared_of(key, plan, self._summed(plan), audience)
         words: NDArray[np.uint64] = stored[0]["share"]
         return words
+
+    def _without(self, found: _Computed) -> _Computed:
+        """The same answer, of which no candidate leaves."""
+        out = np.ones_like(found.left_out, dtype=bool)
+        self._last = replace(found, left_out=out)
+        return self._last
+
+    def _shared_of(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
+        task = lookup(plan.task, plan.version)
+        shown = self.books.ledger.shown(self._asked(plan, audience).question)
+        slots = task.slots(plan) if isinstance(task, Exposing) else ()
+        release = self.gate.share(
+            plan,
+            found.exposure,
+            found.sum.evidence,
+            slots,
+            _selection(found.rows),
+            shown,
+            found.left_out,
+        )
+        return self._shared(key, plan, release, found, audience)
 
     def _shared(
         self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
@@ -379,10 +422,13 @@ class Site:
         """What is safe, or nothing at all where the answer itself will be hidden."""
         about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
         # Of cells nothing is shared, only of all patients together.
-        members = [one for one in found.exposure.members if one.cell is None]
+        some = candidates.shown(found.exposure.members, found.left_out)
+        members = [one for one in some if one.cell is None]
         try:
             return self._commit(key, about, release, found, audience, members, SHARE)
         except Refused as error:
+            if found.may_leave_out(error):
+                return self._shared_of(key, plan, self._without(found), audience)
             hidden = len(members) == 1 and self.gate.withheld(plan, found.leaves)
             if error.code != "COHORT_TOO_CLOSE" or not hidden:
                 raise

@@ -94,28 +94,32 @@ def share(
     slots: Sequence[str],
     selection: Selection = EVERYONE,
     shown: bool = False,
+    left_out: Bools | None = None,
 ) -> Floats:
     """What a site adds to `Totals`, as one vector: only numbers that are safe by themselves.
 
     Patients and levels are whole multiples of the minimum, so no small count can be seen in them;
     but of `Exposure.joint` only what is above the minimum is not seen.
 
-    shown  True: the site has released the same sums by itself before
+    shown     True: the site has released the same sums by itself before
+    left_out  candidates of which nothing is shared
     """
     k = max(policy.min_patients, 1)
     counts = levels_of(policy, exposure, evidence.patients)
     least = max(k, policy.min_subset) if selection.subset else k
     enough = evidence.patients >= least
+    kept = True if left_out is None else ~left_out
     whole = [evidence.patients // k * k, enough, shown]
     joint = exposure.joint
     whole += [min(joint[s], k) if s in joint else counts.get(s, 0) // k * k for s in slots]
     parts = [np.asarray(whole, dtype=np.float64)]
     for name, one in exposure.columns.items():
         good = _enough(policy, counts, name) & ~dominated(policy, one) & (one.total < LARGEST)
-        good = good & enough
+        good = good & enough & kept
         parts.append(np.atleast_1d(np.where(good, one.total, 0.0)))
     if exposure.weights is not None:
         good = _solid(policy, exposure.weights) & (exposure.weights.squares < LARGEST) & enough
+        good = good & kept
         for sums in (exposure.weights.total, exposure.weights.squares):
             parts.append(np.atleast_1d(np.where(good, sums, 0.0)))
     return np.concatenate(parts)

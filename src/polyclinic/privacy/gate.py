@@ -133,12 +133,14 @@ class Gate:
         audience: Audience = Audience(),
         selection: Selection = EVERYONE,
         rounding: Rounding | None = None,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> Release:
         """Let `sum` out, with small cells hidden where the leaf says so.
 
         Parameters
         ----------
         rounding : of a leaf, after all that is kept back was zeroed; None: as it is.
+        left_out : candidates that do not leave, whatever their weights are.
 
         Raises
         ------
@@ -152,6 +154,8 @@ class Gate:
         whole = all(leaf.support != "weights" for leaf in leaves)  # no part can be left out
         if isolated.any() and (whole or (audience.secure and audience.others is None)):
             raise self.refuse(plan, "EFFECTIVE_SIZE", "few patients carry the weights")
+        if left_out is not None and left_out.any():
+            isolated = isolated | left_out
         words, hidden = {}, {}
         for leaf in leaves:
             array = sum.words[leaf.name]
@@ -170,6 +174,11 @@ class Gate:
         if noise is not None:
             words = noise.added(leaves, words, audience.threshold if audience.secure else 1)
         return Release(self.site, plan.round_hash, words, hidden)
+
+    def shows_nothing(self, exposure: Exposure) -> bool:
+        """Whether each of a plan's candidates would be left out of this site's own answer."""
+        isolated = disclosure.isolating(self.policy, exposure)
+        return isolated.ndim > 0 and isolated.size > 0 and bool(isolated.all())
 
     def withheld(self, plan: Plan, leaves: Sequence[Leaf]) -> Release | None:
         """Every entry hidden, where all leaves can be; None where one cannot."""
@@ -192,10 +201,12 @@ class Gate:
         slots: Sequence[str],
         selection: Selection,
         shown: bool,
+        left_out: NDArray[np.bool_] | None = None,
     ) -> Release:
         """What this site adds to the totals on which others may lean; safe by itself.
 
-        shown  True: the site has released the same sums by itself before
+        shown     True: the site has released the same sums by itself before
+        left_out  candidates of which nothing is shared
 
         Raises
         ------
@@ -207,7 +218,9 @@ class Gate:
         self._check_outside(plan, selection)
         if selection.outside and evidence.patients < self.policy.min_patients:
             raise self.refuse(plan, "SUBSET_TOO_SMALL", f"{evidence.patients} patients")
-        vector = disclosure.share(self.policy, exposure, evidence, slots, selection, shown)
+        vector = disclosure.share(
+            self.policy, exposure, evidence, slots, selection, shown, left_out
+        )
         return Release(self.site, plan.round_hash, {"share": ring.encode(vector)}, {})
 
     def _is_judged(self, plan: Plan) -> bool:

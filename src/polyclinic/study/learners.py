@@ -11,8 +11,15 @@ from polyclinic.core.errors import InputError
 from polyclinic.study import simple
 from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.learner import Learner
+from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 
-ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS, TreatmentEffect)
+ESTIMATORS: tuple[type[Learner], ...] = (
+    *simple.ESTIMATORS,
+    LinearSVC,
+    LinearSVR,
+    SVC,
+    TreatmentEffect,
+)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:

@@ -1,0 +1,302 @@
+"""Newton's method for machines, all of a model's in the same rounds.
+
+A squared loss has a gradient everywhere and a curvature off its corner, which is enough for Newton
+steps (Mangasarian 2002, "A finite Newton method for classification"). The corner of another loss is
+rounded off, see `polyclinic.models.svm.kernel`; each time that optimum is near, it becomes the
+point about which it is rounded off next, and sharper. The dual shows how far the optimum of the
+loss with its corner can be. A step that goes too far is followed by one round over step sizes.
+
+When the data are much larger than `warm_rows`, a machine starts with Newton steps on a sample of
+rows drawn by hash, and goes on over all rows with gradients only: the sample's curvature, which
+BFGS updates improve, is enough where losses are squares.
+
+Hospitals leave a candidate out that would show too few patients. Where that happens to squares
+their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
+fit ends, and says how near its optimum it is at least.
+
+What leaves the site: see `polyclinic.models.svm.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.algorithm import State
+from polyclinic.core.contribution import Total
+from polyclinic.core.plan import Plan
+from polyclinic.models.glm.newton import _bfgs, _solve
+from polyclinic.models.svm.frame import Frame, Point
+
+Floats = NDArray[np.float64]
+Machine = dict[str, Any]
+STEPS = 0.5 ** np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 23, 30])
+WARM_GAIN = 5  # the data are at least this many times the sample
+WARM_TOLERANCE = 1e-4  # of the sample's objective: it is no nearer to that of all rows
+SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
+INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
+SHARPER = 2.0  # from one optimum to the next
+SHARPEST = 2.0**60
+_UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
+NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Where the machines ended, in standard units; arrays by machine.
+
+    gap   relative to the objective, at most; of a fit that did not converge as Newton's step tells
+    end   converged | max_rounds | withheld | no_descent
+    """
+
+    theta: Floats
+    objective: Floats
+    gap: Floats
+    end: tuple[str, ...]
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Newton:
+    """The solver; see the module."""
+
+    frame: Frame
+
+    def init(self, seed: int) -> State:
+        spec = self.frame.spec
+        machine: Machine = {
+            "try": np.zeros(spec.width),
+            "theta": None,
+            "point": None,
+            "direction": None,
+            "gain": None,
+            "metric": None,
+            "sharpness": 0.0 if spec.squared else self._sharpness(),
+            "past": np.zeros(spec.width),
+            "past_sharpness": 0.0,
+            "stuck": False,
+            "searching": False,
+            "order": 2,
+            "end": "",
+        }
+        machines = [dict(machine) for _ in spec.machines]
+        return {
+            "phase": "warm" if self.sample else "all",
+            "seed": seed,
+            "rounds": 0,
+            "machines": machines,
+        }
+
+    def _sharpness(self) -> float:
+        """At the start: such that most rows are where their loss is curved."""
+        if self.frame.spec.classifies:
+            return 2.0
+        spread = np.sqrt(max(self.frame.moments.y_square / self.frame.moments.weight, 0.0))
+        return 2.0 / (float(spread) or 1.0)
+
+    @property
+    def _share(self) -> float:
+        return min(self.frame.spec.warm_rows / self.frame.moments.n, 1.0 / WARM_GAIN)
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """The rows on which a fit starts; {}: it starts on all of them."""
+        spec, n = self.frame.spec, self.frame.moments.n
+        if not 0 < spec.warm_rows * WARM_GAIN <= n:
+            return {}
+        return {"sample": self._share, "round": 0, "part": 0}
+
+    def plan(self, state: State) -> Plan | None:
+        asked = self._asked(state)
+        if not asked:
+            return None
+        machines = [state["machines"][k] for k, _ in asked]
+        searching = machines[0]["searching"]
+        counts = [len(theta) for _, theta in asked]
+        classes = np.array([self.frame.spec.machines[k] for k, _ in asked])
+        more = {
+            "theta": np.vstack([theta for _, theta in asked]),
+            "machine": np.repeat(classes, counts),
+            "past": np.repeat([one["past"] for one in machines], counts, axis=0),
+            **{
+                name: np.repeat([one[name] for one in machines], counts)
+                for name in ("sharpness", "past_sharpness")
+            },
+        }
+        order = 0 if searching else max(machine["order"] for machine in machines)
+        step = ("step sizes", "gradient round", "Newton round")[order]
+        if state["phase"] == "warm":
+            sample = {**self.sample, "seed": state["seed"]}
+            return self.frame.plan(more, order, f"{step} on a sample", sample=sample)
+        return self.frame.plan(more, order, step)
+
+    def _asked(self, state: State) -> list[tuple[int, Floats]]:
+        """Candidates by machine: step sizes first, where a machine looks for one."""
+        open_ = [(k, one) for k, one in enumerate(state["machines"]) if not one["end"]]
+        searching = [(k, _candidates(one)) for k, one in open_ if one["searching"]]
+        return searching or [(k, one["try"][None]) for k, one in open_]
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        warm = state["phase"] == "warm"
+        share = self._share if warm else 1.0
+        rounds = state["rounds"] + 1
+        machines, at = list(state["machines"]), 0
+        for k, theta in self._asked(state):
+            machine = machines[k]
+            if machine["searching"]:
+                losses = self.frame.losses(total, theta, at, share)
+                machines[k] = self._chosen(machine, theta, losses)
+            else:
+                point = self.frame.point(total, theta[0], at, share)
+                machines[k] = self._next(machine, point, warm, share)
+            at += len(theta)
+        new = {**state, "rounds": rounds, "machines": machines}
+        if warm and all(machine["end"] for machine in machines):
+            return {**new, "phase": "all", "machines": [self._after_warm(one) for one in machines]}
+        if rounds >= self.frame.spec.max_rounds:
+            ended = [{**one, "end": one["end"] or "max_rounds"} for one in machines]
+            return {**new, "machines": ended}
+        return new
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        points = [machine["point"] for machine in state["machines"]]
+        if state["phase"] == "warm" or not all(points):
+            return {}
+        loss = sum(point["primal"] for point in points)
+        gap = sum(point["gap"] for point in points)
+        return {"loss": self.frame.objective(loss), "gap": self.frame.objective(gap)}
+
+    def model(self, state: State) -> Solved:
+        machines = state["machines"]
+        start = np.zeros(self.frame.spec.width)
+        points = [one["point"] or _UNKNOWN for one in machines]
+        primal = np.array([point["primal"] for point in points])
+        gap = np.array([_gap(one["end"], p) for one, p in zip(machines, points, strict=True)])
+        return Solved(
+            np.array([start if one["theta"] is None else one["theta"] for one in machines]),
+            np.array([self.frame.objective(value) for value in primal]),
+            gap / np.maximum(primal, self.frame.least),
+            tuple(machine["end"] or "stopped" for machine in machines),
+            state["rounds"],
+        )
+
+    def _next(self, machine: Machine, point: Point | None, warm: bool, share: float) -> Machine:
+        """After the objective at what was tried."""
+        if point is None:
+            return self._withheld(machine)
+        before = machine["point"]
+        least = None if before is None else before["value"]
+        if least is not None and point.value > least + 1e-12 * abs(least):
+            return {**machine, "searching": True}
+        metric = point.curvature
+        if metric is None:
+            metric = machine["metric"]
+            if before is not None:
+                moved = machine["try"] - machine["theta"]
+                metric = _bfgs(metric, moved, point.gradient - before["gradient"])
+        direction = -_solve(metric, point.gradient)
+        gain = -0.5 * float(point.gradient @ direction)
+        rest = gain + abs(point.primal - point.value)
+        known = {"value": point.value, "primal": point.primal, "gap": point.gap, "rest": rest}
+        new = {
+            **machine,
+            "theta": machine["try"],
+            "try": machine["try"] + direction,
+            "direction": direction,
+            "metric": metric,
+            "gain": gain,
+            "point": {**known, "gradient": point.gradient},
+        }
+        if not warm and machine["order"] == 1 and machine["gain"] is not None:
+            new["order"] = 2 if gain > SLOW * machine["gain"] else 1
+        return self._ended(new, point, WARM_TOLERANCE if warm else self.frame.spec.tolerance)
+
+    def _ended(self, new: Machine, point: Point, tolerance: float) -> Machine:
+        exact = new["sharpness"] == 0.0
+        if point.gap <= tolerance * max(point.primal, self.frame.least):
+            return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}
+        if exact or new["gain"] > INNER * point.moved:
+            return new
+        return self._sharper(new)
+
+    def _sharper(self, machine: Machine) -> Machine:
+        """The next optimum is another objective's: there is nothing to compare with."""
+        sharpness = machine["sharpness"]
+        if sharpness > SHARPEST:
+            return {**machine, "end": "no_descent"}
+        sharper = {
+            **machine,
+            "sharpness": SHARPER * sharpness,
+            "point": {**machine["point"], "value": None},
+        }
+        if self.frame.spec.squared:
+            return sharper
+        return {
+            **sharper,
+            "past": machine["past"] + sharpness * machine["theta"],
+            "past_sharpness": machine["past_sharpness"] + sharpness,
+        }
+
+    def _withheld(self, machine: Machine) -> Machine:
+        """After a candidate that a hospital has left out, or whose sums cannot be held."""
+        point, theta = machine["point"], machine["theta"]
+        if theta is None:
+            return {**machine, "end": "withheld"}
+        near = machine["gain"] <= NEAR * max(point["primal"], self.frame.least)
+        if machine["sharpness"] > 0.0:
+            if near or machine["searching"] or np.array_equal(machine["try"], theta):
+                return {**machine, "searching": False, "end": "withheld"}
+            if point["value"] is None:
+                return {**machine, "try": theta}
+            return {**machine, "searching": True}
+        if near:
+            known = {**point, "primal": point["primal"] - machine["gain"]}
+            return {**machine, "theta": machine["try"], "point": known, "end": "withheld"}
+        # With its corner rounded off, nobody comes or goes altogether.
+        sharpness = self._sharpness()
+        known = {**point, "value": None}
+        start = {"try": theta, "order": 2, "searching": False}
+        return {**machine, **start, "sharpness": sharpness, "point": known}
+
+    def _chosen(self, machine: Machine, theta: Floats, losses: Floats) -> Machine:
+        """After a round over step sizes."""
+        best, done = int(np.argmin(losses)), {**machine, "searching": False}
+        if losses[best] < machine["point"]["value"]:
+            return {**done, "try": theta[best], "order": 2, "stuck": False}
+        if np.all(np.isinf(losses)):
+            return self._withheld(machine)
+        if machine["sharpness"] == 0.0 or machine["stuck"]:
+            return {**done, "end": "no_descent"}
+        again = {**done, "try": machine["theta"], "direction": 0.0 * machine["direction"]}
+        return {**self._sharper(again), "stuck": True}
+
+    def _after_warm(self, machine: Machine) -> Machine:
+        """The sample's optimum as a start over all rows, with its curvature."""
+        start = machine["try"] if machine["theta"] is None else machine["theta"]
+        usable = self.frame.spec.squared and machine["metric"] is not None
+        metric = machine["metric"] / self._share if usable else None
+        return {
+            **machine,
+            "try": start,
+            "theta": None,
+            "point": None,
+            "gain": None,
+            "metric": metric,
+            "order": 1 if usable else 2,
+            "searching": False,
+            "end": "",
+        }
+
+
+def _gap(end: str, point: Mapping[str, float]) -> float:
+    """The bound of the dual; off an optimum it is coarse, and Newton's promise finer."""
+    return point["gap"] if end == "converged" else min(point["gap"], point["rest"])
+
+
+def _candidates(machine: Machine) -> Floats:
+    found: Floats = machine["theta"] + STEPS[:, None] * machine["direction"]
+    return found
