@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils.metaestimators import available_if
 
 from polyclinic.core.errors import InputError
 from polyclinic.models.svm import SVMFit, SVMPredictor
@@ -30,14 +31,21 @@ class _Machine(Learner):
         return self._on_matrix(X, cast(SVMPredictor, self.predictor_).decision)
 
 
+def _asked(model: Any) -> bool:
+    """Whether there are probabilities, which need not agree with the decisions."""
+    return bool(model.probability)
+
+
 class _Classes(Classifier, _Machine):
     """What machines of classes share."""
 
     class_weight: Any
+    probability: bool
 
     def _options(self) -> dict[str, Any]:
         """The parameters as options of the kind; weights in the order of the classes."""
         options = super()._options()
+        del options["probability"]  # of the estimator only: the curve is always fitted
         given = options["class_weight"]
         if isinstance(given, Mapping) and self.classes_or_none_ is not None:
             names = self.classes_or_none_.tolist()
@@ -68,6 +76,16 @@ class _Classes(Classifier, _Machine):
         found = self._decision(X)
         return found[:, 0] if found.shape[1] == 1 else found
 
+    @available_if(_asked)  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> Floats:
+        """Probability of each class, (n_rows, n_classes), by a curve over the decision values."""
+        return super().predict_proba(X)
+
+    @available_if(_asked)  # type: ignore[untyped-decorator]
+    def predict_log_proba(self, X: Any) -> Floats:
+        """Log of `predict_proba`."""
+        return super().predict_log_proba(X)
+
     def predict(self, X: Any) -> NDArray[Any]:
         """The class on whose side a row lies furthest, (n_rows,)."""
         found = self._decision(X)
@@ -92,6 +110,7 @@ class LinearSVC(_Classes):
     class_weight : None, "balanced" (from summed label counts), or a weight per class, as a dict or
         in the order of the classes. Of several classes it is the weight of a class in its own
         machine, as in liblinear.
+    probability : whether there is `predict_proba`. Its curve need not agree with the decisions.
     tol : stop when the objective is within this share of its optimum; the dual shows it.
     max_iter : a bound on rounds, not a target.
     random_state : seed of the sample on which a fit over very many rows starts.
@@ -118,12 +137,14 @@ class LinearSVC(_Classes):
         fit_intercept: bool = True,
         intercept_scaling: float | None = None,
         class_weight: Any = None,
+        probability: bool = False,
         tol: float = 1e-9,
         max_iter: int = 300,
         random_state: int = 0,
     ) -> None:
         self.C, self.loss, self.fit_intercept = C, loss, fit_intercept
         self.intercept_scaling, self.class_weight = intercept_scaling, class_weight
+        self.probability = probability
         self.tol, self.max_iter, self.random_state = tol, max_iter, random_state
 
 
@@ -201,6 +222,7 @@ class SVC(_Classes):
         fit_intercept: bool = True,
         intercept_scaling: float | None = None,
         class_weight: Any = None,
+        probability: bool = False,
         tol: float = 1e-9,
         max_iter: int = 300,
         random_state: int = 0,
@@ -208,4 +230,5 @@ class SVC(_Classes):
         self.kernel, self.gamma, self.n_components = kernel, gamma, n_components
         self.C, self.loss, self.fit_intercept = C, loss, fit_intercept
         self.intercept_scaling, self.class_weight = intercept_scaling, class_weight
+        self.probability = probability
         self.tol, self.max_iter, self.random_state = tol, max_iter, random_state
