@@ -86,4 +86,3 @@ def _scoring(plan: Plan) -> Plan:
     inner = Plan(task, values, plan.step, combine="collect")
     inner.once("predictors", lambda: values["predictors"])
     return inner
-

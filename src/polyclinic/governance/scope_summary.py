@@ -118,7 +118,13 @@ def _steps(scope: Scope) -> list[Plan]:
 def _steps_of_session(study: Session) -> list[Plan]:
     values = {"columns": list(study.session.columns)}
     names = [task for one in study.session.algorithms for task in _tasks_of(one)]
-    return [Plan(name, values, name, purpose=study.study.purpose) for name in dict.fromkeys(names)]
+    models = [kind_of(one) for one in study.session.algorithms if one not in NAMES]
+    collected = {task for kind in models for task in kind.collected}
+    purpose = study.study.purpose
+    return [
+        Plan(name, values, name, 1, "collect" if name in collected else "sum", purpose=purpose)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def _tasks_of(algorithm: str) -> list[str]:

@@ -73,9 +73,25 @@ class Ensemble(Learner):
             raise ValueError(
                 "Only binary classification is supported. The type of the target is multiclass."
             )
-        return super()._outcome(y)
+        values, classes = super()._outcome(y)
+        if classes == 1:
+            raise InputError(
+                f"y: all {len(y)} rows are of one class",
+                code="ONE_CLASS",
+                rule="a classifier needs at least two outcome classes among the rows",
+                next="look at the outcome",
+            )
+        return values, classes
 
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
+        weight = arrays.rows.columns.get("w")
+        if weight is not None and not np.any(weight > 0):
+            raise InputError(
+                "every row has weight zero",
+                code="NO_WEIGHT",
+                rule="at least one row has a weight above 0",
+                next="look at the weights",
+            )
         return EachSite(arrays, engine)
 
     def _set(self) -> None:
@@ -88,7 +104,7 @@ class Ensemble(Learner):
         self.weights_ = result.weights
         self.threshold_ = result.threshold
 
-    @available_if(_classifies)
+    @available_if(_classifies)  # type: ignore[untyped-decorator]  # scikit-learn is untyped
     def predict_proba(self, X: Any) -> Floats:
         """Probability of each class, (n_rows, 2); of hard votes the share of them."""
         found = self.predictor_.predict(self.partition(X))

@@ -121,7 +121,8 @@ def no_model(spec: Spec) -> InputError:
         "no hospital has given a model of its own",
         code="NO_MODELS",
         rule="a hospital gives its model where its policy lets answers of its own out, where it "
-        "has enough patients of either outcome and of every level, and ten per coefficient",
+        "has enough patients of either class of the outcome and of every level, and ten per "
+        "coefficient",
         next="use fewer columns, or merge levels; or fit one model over all hospitals, which "
         "needs sums only",
     )
@@ -265,6 +266,8 @@ def _weight(spec: Spec, models: Models, cells: Cells, site: str) -> float:
 
 def best_of(cells: Cells, metric: str) -> str:
     """The site of the best model; of equal ones the first. Raises NO_SCORES."""
+    if len(cells) == 1:
+        return next(iter(cells))
     sign = 1.0 if metric in BETTER_HIGH else -1.0
     found = {s: sign * v for s, v in mean_elsewhere(cells, metric).items() if v is not None}
     if not found:

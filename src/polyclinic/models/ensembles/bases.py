@@ -305,9 +305,9 @@ class RowsBase:
 
     def fit(self, rows: Partition, design: Design, room: int) -> dict[str, Floats]:
         x, y = design.matrix(rows.columns, rows.site), rows.columns[design.response]
-        if len(np.unique(y)) < 2:
-            raise ValueError("one class")
         w = rows.columns[design.weight] if design.weight else np.ones(len(y))
+        if len(np.unique(y[w > 0])) < 2:
+            raise ValueError("one class")
         found = {name: np.zeros(shape) for name, shape in self.shapes(room).items()}
         for name, values in (("x", x), ("y", y), ("w", w)):
             found[name][: len(y)] = values

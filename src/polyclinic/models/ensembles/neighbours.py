@@ -23,9 +23,8 @@ Floats = NDArray[np.float64]
 def _neighbours(settings: Mapping[str, Any], x: Floats, y: Floats, w: Floats) -> Any:
     from sklearn.neighbors import KNeighborsClassifier
 
-    rows = np.flatnonzero(w > 0)
-    k = min(settings["n_neighbors"], len(rows))
-    return KNeighborsClassifier(k, weights=settings["weights"]).fit(x[rows], y[rows])
+    k = min(settings["n_neighbors"], len(y))
+    return KNeighborsClassifier(k, weights=settings["weights"]).fit(x, y)
 
 
 def _machine(settings: Mapping[str, Any], x: Floats, y: Floats, w: Floats) -> Any:
@@ -42,6 +41,7 @@ def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < np.inf
 
 
+WEIGHTED = ("kernel-svm",)  # bases in which a row of weight 2 is two rows
 Options = dict[str, tuple[Any, Callable[[Any], bool]]]
 MADE: dict[str, tuple[Callable[..., Any], Options]] = {
     "knn": (

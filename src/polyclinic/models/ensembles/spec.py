@@ -11,7 +11,8 @@ import numpy as np
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import InputError
 from polyclinic.models import glm
-from polyclinic.models.ensembles.bases import Base, base_from, base_of
+from polyclinic.models.ensembles import neighbours
+from polyclinic.models.ensembles.bases import Base, base_from, base_of, explains
 from polyclinic.models.learner import Asked, check_options
 
 if TYPE_CHECKING:
@@ -76,7 +77,12 @@ class Spec:
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> Spec:
+        """Raises ValueError for what no options lead to."""
         threshold = data["threshold"]
+        settings = {name: check for name, (_, check, _) in OWN[data["how"]].items()}
+        good = set(data["settings"]) == set(settings) and data["classes"] in (0, 2)
+        if not good or not all(settings[n](v) for n, v in data["settings"].items()):
+            raise ValueError("another form")
         return Spec(
             Design.from_data(data["design"]),
             data["how"],
@@ -186,6 +192,7 @@ def spec_of(how: str, asked: Asked) -> Spec:
     check_options(asked.options, {name: check for name, (_, check, _) in known.items()}, rule)
     given = {name: asked.options.get(name, default) for name, (default, _, _) in known.items()}
     _check_outcome(given, asked.classes)
+    _check_weights(given, asked.design)
     base = base_of(given["base"], asked, given["base_options"] or {})
     settings = {name: given[name] for name in OWN[how]}
     if how == "select-best":
@@ -216,15 +223,28 @@ def _check_outcome(given: Mapping[str, Any], classes: int) -> None:
         wrong = "sampling and threshold are for an outcome of two classes"
     elif not classes and given.get("voting") == "hard":
         wrong = 'voting "hard" is for an outcome of two classes'
-    if not wrong and given["base"] in ("logistic", "linear", "knn", "kernel-svm"):
-        fits = (given["base"] == "linear") == (classes == 0)
-        wrong = "" if fits else f"base {given['base']!r} does not explain this outcome"
+    if not wrong:
+        needs = {"number": (0,), "binary": (2,), "classes": (2,)}.get(
+            explains(given["base"]), (0, 2)
+        )
+        wrong = "" if classes in needs else f"base {given['base']!r} does not explain this outcome"
     if wrong:
         raise InputError(
             wrong,
             code="WRONG_VALUE",
             rule='"linear" explains a number; "logistic", "knn" and "kernel-svm" two classes',
             next="use another base, or another outcome",
+        )
+
+
+def _check_weights(given: Mapping[str, Any], design: Design) -> None:
+    weighted = design.weight is not None or given["sampling"] == "over"
+    if weighted and given["base"] in neighbours.MADE and given["base"] not in neighbours.WEIGHTED:
+        raise InputError(
+            f"base {given['base']!r} has no weights of rows",
+            code="WRONG_VALUE",
+            rule='sample weights and sampling = "over" need a base in which weights count',
+            next='use sampling = "under", or another base',
         )
 
 

@@ -93,7 +93,7 @@ class BaseTask(Unaided):
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """Of the patients on whom the model was fitted."""
-        spec = spec_in(plan, Spec.from_data)
+        spec: Spec = spec_in(plan, Spec.from_data)
         rows, design = training_rows(spec, partition)
         arrays = _fitted(plan, spec, rows, design)
         found = spec.model.exposure(rows, design, arrays)
