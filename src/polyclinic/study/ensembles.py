@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
+from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Engine
@@ -23,7 +25,7 @@ from polyclinic.study.learner import Learner
 Floats = NDArray[np.float64]
 
 
-def _classifies(model: Ensemble) -> bool:
+def classifies(model: Ensemble) -> bool:
     return model._classifies
 
 
@@ -104,7 +106,7 @@ class Ensemble(Learner):
         self.weights_ = result.weights
         self.threshold_ = result.threshold
 
-    @available_if(_classifies)  # type: ignore[untyped-decorator]  # scikit-learn is untyped
+    @available_if(classifies)  # type: ignore[untyped-decorator]  # scikit-learn is untyped
     def predict_proba(self, X: Any) -> Floats:
         """Probability of each class, (n_rows, 2); of hard votes the share of them."""
         found = self.predictor_.predict(self.partition(X))
@@ -118,6 +120,18 @@ class Ensemble(Learner):
         above = found > 0.5 if self.threshold_ is None else found >= self.threshold_
         chosen: NDArray[Any] = self.classes_[above.astype(np.int64)]
         return chosen
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted model, as every learner does. Raises HOLDS_ROWS where it is rows."""
+        check_is_fitted(self)
+        if self.spec_.model.holds_rows:  # type: ignore[attr-defined]
+            raise InputError(
+                f"models of kind {self.base} consist of the rows that they were trained on",
+                code="HOLDS_ROWS",
+                rule="a saved model holds no rows",
+                next="use another base, or fit again where the rows are",
+            )
+        super().save(path)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of right classes, or R2."""
