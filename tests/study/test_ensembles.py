@@ -15,7 +15,7 @@ from polyclinic.models import predictor as predictors
 from polyclinic.models.ensembles.train import predictions
 from polyclinic.models.predictor import Form
 from polyclinic.study.predict import predict_file
-from tests.attacks.world import FRAME, hospitals
+from tests.attacks.world import BOOK, FRAME, TABLES, hospitals
 from tests.study import share
 
 FORMULA = "sick ~ age + chol"
@@ -63,6 +63,21 @@ def test_other_kinds_of_a_study(kind, tmp_path):
     done = pc.run(asked, tmp_path / "run", sites=pc.datasets.heart_disease())
     assert "Models, one of each hospital" in done.report.read_text(encoding="utf-8")
     assert str(pc.load(done.folder)) == str(done.model)
+
+
+def test_it_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
+    from tests.study.test_resume import Stop
+
+    plain = {"validate": "none"}
+    asked = study("weighted-average", plain, {"show_sites": False}, weights="loss", threshold="f1")
+    whole = pc.run(asked, tmp_path / "a", sites=pc.datasets.heart_disease())
+    with monkeypatch.context() as patch:
+        Stop(patch, 3)
+        with pytest.raises(pc.Stopped):
+            pc.run(asked, tmp_path / "b", sites=pc.datasets.heart_disease())
+    done = pc.run(asked, tmp_path / "b", sites=pc.datasets.heart_disease(), resume=True)
+    for name in ("model.pcm", "metrics.json", "plans.json", "matrix.csv", "weights.csv"):
+        assert (done.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_secure_sums_are_refused_by_name(tmp_path):
@@ -122,6 +137,11 @@ def test_arrays_and_hospitals_agree():
     arrays = pc.Stacking(folds=3).fit(x, y, sites=data["site"].to_numpy())
     np.testing.assert_allclose(over.coef_, arrays.coef_, rtol=1e-7)
     np.testing.assert_allclose(over.se_, arrays.se_, rtol=1e-7)
+    backward = pc.Sites({site: TABLES[site] for site in "ba"}, BOOK)
+    again = pc.Stacking(folds=3).fit(backward, FORMULA)
+    np.testing.assert_allclose(again.coef_, over.coef_, rtol=1e-9)
+    assert again.weights_.keys() == over.weights_.keys()
+    np.testing.assert_allclose(again.predict_proba(data), over.predict_proba(data), rtol=1e-9)
     for site in "ab":
         own = (data["site"] == site).to_numpy()
         exact = sm.Logit(y[own], sm.add_constant(x[own])).fit(tol=1e-14, disp=0)

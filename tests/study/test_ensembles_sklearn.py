@@ -10,7 +10,6 @@ import polyclinic as pc
 
 ALL = [
     pc.SelectBest(),
-    pc.Voting(base="kernel-svm"),
     pc.WeightedAverage(base="linear", weights="loss"),
     pc.Stacking(),
 ]

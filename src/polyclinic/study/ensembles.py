@@ -26,6 +26,7 @@ Floats = NDArray[np.float64]
 
 
 def classifies(model: Ensemble) -> bool:
+    """Whether there are risks."""
     return model._classifies
 
 

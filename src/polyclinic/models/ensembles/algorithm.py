@@ -39,6 +39,7 @@ from polyclinic.models.learner import values
 
 Floats = NDArray[np.float64]
 Cells = dict[str, dict[str, dict[str, float]]]  # by model, by site: its measures
+MEASURES = ("n", "auroc", "log_loss", "r2", "mse")
 SMALLEST_LOSS = 1e-6
 
 
@@ -104,15 +105,14 @@ class Train(_Silent):
         return {**state, "sites": found, "silent": silent}
 
     def model(self, state: State) -> Models:
+        # By name, as plans and stored states have them: columns of predictions keep their places.
+        found = dict(sorted(state["sites"].items()))
         arrays = {
-            site: {name[len(MODEL) :]: v for name, v in found.items() if name.startswith(MODEL)}
-            for site, found in state["sites"].items()
+            site: {name[len(MODEL) :]: v for name, v in one.items() if name.startswith(MODEL)}
+            for site, one in found.items()
         }
-        sizes = {
-            site: (int(found["n"]), int(found["patients"]))
-            for site, found in state["sites"].items()
-        }
-        return Models(arrays, sizes, tuple(state["silent"] or ()))
+        sizes = {site: (int(one["n"]), int(one["patients"])) for site, one in found.items()}
+        return Models(arrays, sizes, tuple(sorted(state["silent"] or ())))
 
 
 def no_model(spec: Spec) -> InputError:
@@ -156,7 +156,13 @@ class Judge(_Silent):
         return {"cells": {**state["cells"], site: found}}
 
     def model(self, state: State) -> Cells:
-        return dict(state["cells"])
+        found: Cells = {}
+        for site, row in sorted(state["cells"].items()):
+            found[site] = {
+                other: {name: cell[name] for name in MEASURES if name in cell}
+                for other, cell in sorted(row.items())
+            }
+        return found
 
 
 def _measures(spec: Spec, answer: Total) -> dict[str, float]:

@@ -109,7 +109,7 @@ def base_of(name: str, asked: Asked, options: Mapping[str, Any]) -> Base:
     del data["rows"]
     if form_of(kind.predicts_as or kind.name) is None:
         raise holds_rows(name)
-    return LearnerBase(name, design, data)
+    return LearnerBase(name, design, data, asked.classes)
 
 
 def holds_rows(name: str) -> InputError:
@@ -130,7 +130,7 @@ def base_from(data: Mapping[str, Any], design: Design, classes: int) -> Base:
         return RegressionBase(name, design, settings, classes)
     if name in neighbours.MADE:
         return RowsBase(name, design, settings, classes)
-    return LearnerBase(name, design, settings)
+    return LearnerBase(name, design, settings, classes)
 
 
 def _is_number(value: Any) -> bool:
@@ -243,6 +243,7 @@ class LearnerBase:
     name: str
     design: Design
     settings: Mapping[str, Any]
+    classes: int
     holds_rows: bool = False
 
     def to_data(self) -> dict[str, Any]:
@@ -279,8 +280,8 @@ class LearnerBase:
 
     def exposure(self, rows: Partition, design: Design, arrays: Arrays | None) -> Exposure:
         """As of the moments, with as many coefficients, and whoever stands behind its parts."""
-        classes = int(self.settings.get("classes", 0))
-        spec = glm.Spec(design, "binomial" if classes else "gaussian", classes)
+        family = "binomial" if self.classes else "gaussian"
+        spec = glm.Spec(design, family, self.classes)
         form = self._form
         found = unfitted(spec, rows, form.coefficients(self._spec(design)))
         behind = {} if arrays is None else form.behind(self._data(arrays), rows)

@@ -191,13 +191,13 @@ def _sampled(spec: Spec, partition: Partition) -> tuple[Partition, Design]:
 
 
 def predictions(spec: Spec, models: Mapping[str, Arrays], partition: Partition) -> Floats:
-    """What the model of each site predicts, (n_rows, n_models).
+    """What the model of each site predicts, (n_rows, n_models), by the sites' names.
 
     A site's own model has seen its patients: there each row is predicted by models of the other
     inner folds of its site. Where one of these cannot be fitted, by the site's own model after all.
     """
     out = np.empty((partition.n_rows, len(models)))
-    for i, (site, arrays) in enumerate(models.items()):
+    for i, (site, arrays) in enumerate(sorted(models.items())):
         out[:, i] = spec.model.predictor(arrays).predict(partition)
         if site in ("", partition.site):
             _out_of_fold(spec, partition, out[:, i])
