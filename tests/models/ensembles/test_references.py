@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,10 +17,12 @@ from sklearn.preprocessing import LabelEncoder
 from sklearn.svm import SVC
 
 import polyclinic as pc
+from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.sampling import uniform
 from polyclinic.models.ensembles.algorithm import threshold
 from polyclinic.models.ensembles.train import FOLDS, SAMPLE
+from polyclinic.study.arrays import EachSite, from_arrays
 
 SITES, N = ("a", "b", "c"), 630
 EXACT = {"C": np.inf, "solver": "newton-cholesky", "tol": 1e-13, "max_iter": 200}
@@ -39,6 +42,7 @@ def rows():
 
 
 X, Y, NUMBER, LABELS = rows()
+ALL = np.ones(N, dtype=bool)
 
 
 def classifiers(make=lambda: LogisticRegression(**EXACT)):
@@ -143,27 +147,30 @@ class Given(ClassifierMixin, BaseEstimator):
         return np.column_stack([1 - x[:, self.column], x[:, self.column]])
 
 
-def stacked_columns(make, predict, y, folds=5, seed=0):
+def keys():
+    """Places of the rows among those of their site."""
+    found = np.zeros(N, dtype=np.int64)
+    for site in SITES:
+        found[site == LABELS] = np.arange((site == LABELS).sum())
+    return found
+
+
+def stacked_columns(make, predict, y, folds=5, seed=0, kept=ALL):
     """Predictions of the models of all sites, out of fold at the own site, by hand."""
     out = np.empty((N, len(SITES)))
     for i, site in enumerate(SITES):
         own = site == LABELS
-        out[:, i] = predict(make().fit(X[own], y[own]), X)
-        key = np.arange(own.sum(), dtype=np.int64)
-        fold = np.floor(uniform(key, seed, FOLDS, site) * folds)
-        inside = np.empty(own.sum())
+        out[:, i] = predict(make().fit(X[own & kept], y[own & kept]), X)
+        fold = np.floor(uniform(keys(), seed, FOLDS, site) * folds)
         for k in range(folds):
-            at = fold == k
-            model = make().fit(X[own][~at], y[own][~at])
-            inside[at] = predict(model, X[own][at])
-        out[own, i] = inside
+            at = own & (fold == k)
+            rest = own & (fold != k) & kept
+            out[at, i] = predict(make().fit(X[rest], y[rest]), X[at])
     return out
 
 
 def test_stacking():
-    columns = stacked_columns(
-        lambda: LogisticRegression(**EXACT), lambda m, x: m.predict_proba(x)[:, 1], Y
-    )
+    columns = stacked_columns(lambda: LogisticRegression(**EXACT), risks, Y)
     model = pc.Stacking().fit(X, Y, sites=LABELS)
     exact = sm.Logit(Y, sm.add_constant(columns)).fit(tol=1e-14, disp=0)
     np.testing.assert_allclose([model.intercept_, *model.coef_], exact.params, rtol=1e-7)
@@ -175,6 +182,32 @@ def test_stacking():
     full = np.column_stack([m.predict_proba(X)[:, 1] for m in classifiers().values()])
     wanted = reference.predict_proba(full)
     np.testing.assert_allclose(model.predict_proba(X), wanted, rtol=1e-6)
+
+
+def risks(model, x):
+    return model.predict_proba(x)[:, 1]
+
+
+def test_a_fold_that_is_left_out_is_in_nothing():
+    """Neither in the models, nor in the matrix, nor in the regression; nothing is decided."""
+    kept = keys() % 4 != 1
+    arrays = from_arrays(X, Y.astype(float), ["a", "b", "c"], labels=LABELS)
+    engine = EachSite(arrays, pc.Embedded())
+
+    def without(model):
+        spec = replace(model.fit(X, Y, sites=LABELS).spec_, rows={"folds": 4, "without": 1})
+        return fit(spec.algorithm(), engine).model[-1]
+
+    best = without(pc.SelectBest(threshold="f1"))
+    part = pc.SelectBest().fit(X[kept], Y[kept], sites=LABELS[kept])
+    assert best.threshold is None and best.n == kept.sum()
+    for one, row in part.result_.cells.items():
+        for other, cell in row.items():
+            assert best.cells[one][other] == pytest.approx(cell, abs=1e-12)
+    meta = without(pc.Stacking()).meta
+    columns = stacked_columns(lambda: LogisticRegression(**EXACT), risks, Y, kept=kept)
+    exact = sm.Logit(Y[kept], sm.add_constant(columns[kept])).fit(tol=1e-14, disp=0)
+    np.testing.assert_allclose(meta.coef[0], exact.params, rtol=1e-7)
 
 
 def test_stacking_of_numbers():
