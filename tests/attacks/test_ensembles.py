@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from polyclinic.core import codec
+from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.ensembles.spec import OWN, Spec
 from polyclinic.models.learner import values
@@ -119,6 +120,8 @@ def test_models_of_rows_stay(name, task):
     plan = replace(own_model(asked(PLAIN, base), room=EACH), task=task)
     for sites in (hospitals(), exposed()):
         assert refusal(lambda sites=sites: ask(sites, plan)) == "HOLDS_ROWS"
+    with pytest.raises(InputError, match="HOLDS_ROWS"):  # before a row is read
+        unguarded(plan)
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,8 @@ def test_a_study_is_run_kept_and_reported(tmp_path, heart_files):
     assert np.array_equal(predicted["risk"], best.predict(rows))
 
 
-@FEW
-@pytest.mark.parametrize("kind", ["voting", "stacking"])
-def test_other_kinds_of_a_study(kind, tmp_path):
-    asked = study(kind, {"validate": "none"}, {"show_sites": False})
+def test_stacking_as_a_study(tmp_path):
+    asked = study("stacking", {"validate": "none"}, {"show_sites": False})
     done = pc.run(asked, tmp_path / "run", sites=pc.datasets.heart_disease())
     assert "Models, one of each hospital" in done.report.read_text(encoding="utf-8")
     assert str(pc.load(done.folder)) == str(done.model)

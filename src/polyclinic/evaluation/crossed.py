@@ -20,6 +20,7 @@ from polyclinic.core.task import Grain
 from polyclinic.evaluation.own import OwnTask
 from polyclinic.evaluation.scores import ScoresTask
 from polyclinic.models.ensembles.bases import holds_rows
+from polyclinic.models.ensembles.kinds import check_scores
 from polyclinic.models.ensembles.spec import Spec
 from polyclinic.models.ensembles.train import check_by_name, without_fold
 from polyclinic.models.learner import spec_in
@@ -71,6 +72,8 @@ def scoring(plan: Plan) -> Plan:
 
 def _scoring(plan: Plan) -> Plan:
     spec: Spec = spec_in(plan, Spec.from_data)
+    if not spec.model.holds_rows:
+        check_scores(spec, plan)
     arrays = plan.values["state"]["model"]
     values = {
         "predictors": [spec.model.predictor(arrays)],

@@ -25,11 +25,13 @@ from polyclinic.core.task import Grain
 from polyclinic.evaluation.groups import group_size
 from polyclinic.evaluation.rows import together
 from polyclinic.models.ensembles.bases import RegressionBase, holds_rows
+from polyclinic.models.ensembles.kinds import check_derivatives, check_moments
 from polyclinic.models.ensembles.spec import SCORE, Spec
 from polyclinic.models.ensembles.train import predictions, without_fold
 from polyclinic.models.glm.tasks import DerivativesTask, MomentsTask
 from polyclinic.models.learner import spec_in
 
+CHECKS = {"ensemble.moments": check_moments, "ensemble.derivatives": check_derivatives}
 KEPT = ("shift", "theta", "order")
 
 
@@ -101,6 +103,8 @@ def regression(task: str, plan: Plan) -> Plan:
 def _regression(task: str, plan: Plan) -> Plan:
     state = plan.values["state"]
     spec: Spec = spec_in(plan, Spec.from_data)
+    if not spec.model.holds_rows:
+        CHECKS[plan.task](spec, plan)
     inner = spec.stacked(len(state["models"]))
     more = {name: state[name] for name in KEPT if name in state}
     if "theta" in more:

@@ -20,7 +20,7 @@ import polyclinic as pc
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.sampling import uniform
-from polyclinic.models.ensembles.algorithm import threshold
+from polyclinic.models.ensembles.threshold import threshold
 from polyclinic.models.ensembles.train import FOLDS, SAMPLE
 from polyclinic.study.arrays import EachSite, from_arrays
 

@@ -50,6 +50,7 @@ class SizesTask(Unaided):
         return (Leaf("n", (), "count", "int64", unit="rows"),)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
+        refuse_rows(spec_in(plan, Spec.from_data), partition)
         return Contribution({"n": partition.n_rows}, Evidence(partition.n_patients))
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
@@ -78,6 +79,7 @@ class BaseTask(Unaided):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         check_by_name(plan)
         spec = spec_in(plan, Spec.from_data)
+        refuse_rows(spec, partition)
         rows, design = training_rows(spec, partition)
         arrays = _fitted(plan, spec, rows, design)
         empty = {name: np.zeros(s) for name, s in spec.model.shapes(_room(plan)).items()}
@@ -100,6 +102,16 @@ class BaseTask(Unaided):
         columns = tuple(c for c in found.members[0].columns if c != WEIGHT)
         first = replace(found.members[0], columns=(*columns, *_weight_of(spec)) or ("",))
         return replace(found, alone=True, members=(first, *found.members[1:]))
+
+
+def refuse_rows(spec: Spec, partition: Partition) -> None:
+    """Raises HOLDS_ROWS for a model of rows, unless these are arrays in one trust domain.
+
+    Before anything is computed; what a gate would judge is refused there once more.
+    """
+    matrix = partition.columns.get("X")
+    if spec.model.holds_rows and (matrix is None or matrix.ndim != 2):
+        raise holds_rows(str(spec.base["name"]))
 
 
 def check_by_name(plan: Plan) -> None:
