@@ -19,3 +19,6 @@ tasks = [*_glm, *_descriptive, *_simple]
 kinds: list[Kind] = [*_ensemble_kinds]
 register_kinds(kinds)
 tasks = [*_glm, *_descriptive, *_ensembles]
+kinds: list[Kind] = [*_ensemble_kinds, *_simple_kinds]
+register_kinds(kinds)
+tasks = [*_glm, *_descriptive, *_ensembles, *_simple]

@@ -24,7 +24,7 @@ ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS,)
 from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 
-ESTIMATORS: tuple[type[Learner], ...] = (*ENSEMBLES,)
+ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS, *ENSEMBLES)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:
