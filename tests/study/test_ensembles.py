@@ -200,6 +200,11 @@ def test_wrong_options_are_named(options, code):
     assert found.value.code == code
 
 
+def test_a_formula_without_an_outcome():
+    with pytest.raises(InputError, match="BAD_FORMULA"):
+        pc.Voting(base="linear").fit(hospitals(), "~ age")
+
+
 def test_models_of_rows_are_not_saved(tmp_path):
     x, y = FRAME[["age", "chol"]].to_numpy(float), (FRAME["sick"] == "yes").to_numpy()
     model = pc.Voting(base="knn").fit(x, y, sites=FRAME["site"].to_numpy())

@@ -68,7 +68,8 @@ class Ensemble(Learner):
 
     def _fit_data(self, data: Any, *args: Any, **more: Any) -> Any:
         self.__dict__.pop("result_", None)
-        self._of_classes = bool(data.codebook.level_names(data.design.response))
+        outcome = data.design.response
+        self._of_classes = bool(outcome and data.codebook.level_names(outcome))
         return super()._fit_data(data, *args, **more)
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
