@@ -12,13 +12,6 @@ from polyclinic.models.simple import tasks as _simple
 from polyclinic.models.svm import kinds as _svm_kinds
 from polyclinic.models.svm import tasks as _svm
 
-kinds: list[Kind] = [*_simple_kinds, *_svm_kinds, *_effect_kinds]
+kinds: list[Kind] = [*_ensemble_kinds, *_simple_kinds, *_svm_kinds, *_effect_kinds]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_simple, *_svm, *_effects]
-tasks = [*_glm, *_descriptive, *_simple]
-kinds: list[Kind] = [*_ensemble_kinds]
-register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_ensembles]
-kinds: list[Kind] = [*_ensemble_kinds, *_simple_kinds]
-register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_ensembles, *_simple]
+tasks = [*_glm, *_descriptive, *_ensembles, *_simple, *_svm, *_effects]

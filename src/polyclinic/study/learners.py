@@ -10,21 +10,18 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from polyclinic.core.errors import InputError
 from polyclinic.study import simple
 from polyclinic.study.effects import TreatmentEffect
+from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 
 ESTIMATORS: tuple[type[Learner], ...] = (
     *simple.ESTIMATORS,
+    *ENSEMBLES,
     LinearSVC,
     LinearSVR,
     SVC,
     TreatmentEffect,
 )
-ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS,)
-from polyclinic.study.ensembles import ENSEMBLES
-from polyclinic.study.learner import Learner
-
-ESTIMATORS: tuple[type[Learner], ...] = (*simple.ESTIMATORS, *ENSEMBLES)
 
 
 def learner_of(kind: str, classes: int, options: Mapping[str, Any], seed: int) -> Learner:
