@@ -26,7 +26,9 @@ from polyclinic.models import tasks as model_tasks
 from polyclinic.models.effects import Spec as Effect
 from polyclinic.models.effects import tasks as effect_tasks
 from polyclinic.models.effects.algorithm import question
+from polyclinic.models.ensembles import spec as ensembles
 from polyclinic.models.glm import Spec
+from polyclinic.models.learner import values
 from polyclinic.privacy.policy import Policy, open_policy
 from tests.attacks.world import (
     BOOK,
@@ -111,6 +113,23 @@ def effects_of(task: str) -> Plan:
     return question(EFFECT, task, state, task)
 
 
+OVER = ensembles.Spec(
+    design(value("age"), response="chol"),
+    "stacking",
+    {"name": "linear", "settings": {"l2": 0.0, "l1": 0.0}},
+    0,
+    {"folds": 2, "l2": 0.0},
+)
+MODEL = {"coef": np.array([200.0, 0.5])}
+POINT = {"theta": np.zeros((1, 2)), "order": 2, "shift": np.zeros(1)}
+ENSEMBLES = {
+    "ensemble.base": Plan("ensemble.base", values(OVER), combine="collect"),
+    "ensemble.scores": Plan("ensemble.scores", values(OVER, model=MODEL), combine="collect"),
+    "ensemble.moments": Plan("ensemble.moments", values(OVER, models={"z": MODEL})),
+    "ensemble.derivatives": Plan(
+        "ensemble.derivatives", values(OVER, models={"z": MODEL}, **POINT)
+    ),
+}
 PLANS: dict[str, Plan] = {
     "glm.moments": at(PLAIN, "glm.moments"),
     "glm.derivatives": at(PLAIN, "glm.derivatives", 2),
@@ -140,6 +159,7 @@ PLANS: dict[str, Plan] = {
         {"spec": Spec(UNSEEN, "binomial", 2).to_data(), "folds": 1, "least": 5},
         combine="collect",
     ),
+    **ENSEMBLES,
 }
 GLM = [name for name in PLANS if name.startswith("glm.") and name != "glm.present"]
 WITH_DESIGN = [name for name in GLM if name != "glm.derivatives, order 0"]
@@ -179,8 +199,8 @@ def task_of(plan: Plan) -> Task:
 
 
 def test_every_installed_task_is_here() -> None:
-    """Those that answer with noise are judged by its price."""
-    known = {task.name for task in [*model_tasks, *evaluation_tasks]}
+    """Those that answer with noise are judged by its price; one never leaves a trust domain."""
+    known = {task.name for task in [*model_tasks, *evaluation_tasks]} - {"ensemble.sizes"}
     exact = {name for name in known if ".private_" not in name}
     assert exact == {plan.task for plan in PLANS.values()}
 
@@ -385,3 +405,10 @@ def test_every_task_that_hides_is_here() -> None:
     by_name = {"evaluation.own", "evaluation.alone"}  # all of it, as `test_patients_in_all` shows
     by_score = {"effects.overlap"}  # in test_effects.py
     assert hiding - made_of_others - by_name - by_score <= set(HIDING)
+    by_name = {
+        "evaluation.own",
+        "evaluation.alone",
+        "ensemble.base",
+        "ensemble.scores",
+    }  # all of it, as `test_patients_in_all` shows
+    assert hiding - made_of_others - by_name <= set(HIDING)

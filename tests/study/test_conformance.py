@@ -28,6 +28,9 @@ from polyclinic.core.partition import Partition
 from polyclinic.evaluation import Evaluation
 from polyclinic.models.descriptive import Column, Correlation, CrossTable, Moments, Quantiles
 from polyclinic.models.effects import Spec as EffectSpec
+from polyclinic.models.ensembles import spec as ensembles
+from polyclinic.models.ensembles.algorithm import Stack
+from polyclinic.models.ensembles.result import Models
 from polyclinic.models.glm import Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
@@ -161,6 +164,24 @@ def risks() -> Any:
     return [brier_score_loss(DATA.event, p), log_loss(DATA.event, p), p.mean()]
 
 
+GIVEN = {"x": np.array([-0.8, 0.5, -0.1, 0.2]), "y": np.array([-0.2, -0.1, -0.3, 0.6])}
+
+
+def stacking() -> Stack:
+    """The regression over what two models predict that are of none of the sites."""
+    base = {"name": "logistic", "settings": {"l2": 0.0, "l1": 0.0, "class_weight": None}}
+    what = ensembles.Spec(
+        spec("event", "binomial", 2).design, "stacking", base, 2, {"folds": 5, "l2": 0.0}
+    )
+    return Stack(what, Models({name: {"coef": coef} for name, coef in GIVEN.items()}, {}))
+
+
+def stacked() -> Any:
+    columns = np.column_stack([1 / (1 + np.exp(-X @ coef)) for coef in GIVEN.values()])
+    found = sm.Logit(DATA.event, sm.add_constant(columns)).fit(tol=1e-14, disp=0)
+    return np.concatenate([found.params, found.bse])
+
+
 @dataclass(frozen=True)
 class Line:
     algorithm: Callable[[], Any]
@@ -265,6 +286,7 @@ ALGORITHMS = {
                              pooled_effect, 1e-9),
     "effect modifiers": Line(lambda: effect(modifiers=("a",), folds=2).algorithm(),
                              lambda m: m.modified.coef, modified_effect, 1e-9),
+    "stacking": Line(stacking, lambda fitted: coefficients_and_errors([fitted]), stacked),
     "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
                        lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
 }  # fmt: skip

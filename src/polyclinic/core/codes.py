@@ -45,6 +45,8 @@ RULES = {
     "BUDGET_SPENT": "the hospital's budget of differential privacy for these data is spent",
     "NOISE_REQUIRED": "the hospital's policy: sums leave with noise only",
     "NOT_BOUNDED": "noise needs a bound on what one patient can change in a sum",
+    "HOLDS_ROWS": "a model that consists of patients' rows, or whose numbers have no fixed form, "
+    "does not leave a hospital",
     "UNKNOWN_TASK": "a hospital runs installed algorithms only; no code travels",
     "SCHEMA_MISMATCH": "a contribution holds exactly the arrays that its algorithm declares",
     "BAD_MESSAGE": "messages are canonical bytes of plain data",
@@ -95,7 +97,7 @@ NEXT = {
     "CELL_TOO_SMALL": "merge rare levels in the codebook, use coarser bins, a larger group_size in "
     "a clustering, or leave a hospital of too few patients out",
     "COLLECT_NOT_ALLOWED": "ask the hospital to allow it, or leave results per hospital out: "
-    "show_sites = false",
+    "show_sites = false; an ensemble needs each hospital's own model",
     "SUBSET_TOO_SMALL": "widen the cohort, or drop its condition",
     "LEVEL_TOO_SMALL": "merge rare levels in the codebook, or use fewer columns; three or more "
     'hospitals are counted together (secure_sums = "auto")',
@@ -123,6 +125,7 @@ NEXT = {
     "BUDGET_SPENT": "ask with a smaller epsilon, or ask the hospital for more budget",
     "NOISE_REQUIRED": "ask with privacy = DifferentialPrivacy(epsilon, delta)",
     "NOT_BOUNDED": "this analysis has no version with noise; ask for one that has",
+    "HOLDS_ROWS": "use another base; arrays in one trust domain take any",
     "UNKNOWN_TASK": "install the same version of Polyclinic at every site",
     "RANGE": "declare the column's range in the codebook, or use a smaller unit",
     "NONFINITE": "run the quality check at the hospital: polyclinic check",

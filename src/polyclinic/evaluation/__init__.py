@@ -1,9 +1,18 @@
 """Measures of models, from sums over sites."""
 
+from polyclinic.evaluation.crossed import CrossedTask
 from polyclinic.evaluation.evaluate import Evaluation, Outcome
 from polyclinic.evaluation.own import AloneTask, OwnTask
 from polyclinic.evaluation.scores import ScoresTask
+from polyclinic.evaluation.stacked import StackedDerivatives, StackedMoments
 
-tasks = [ScoresTask(), OwnTask(), AloneTask()]
+tasks = [
+    ScoresTask(),
+    OwnTask(),
+    AloneTask(),
+    CrossedTask(),
+    StackedMoments(),
+    StackedDerivatives(),
+]
 
 __all__ = ["Evaluation", "Outcome", "tasks"]

@@ -125,7 +125,8 @@ class Scope:
         }
         if self.outcome:
             found["evaluation.scores"] = self._scores
-        found |= self.model.tasks
+        for name, check in self.model.tasks.items():
+            found[name] = either(found[name], check) if name in found else check
         if self.agreed.filled and self._study.privacy.noise is None:
             found["glm.present"] = self._present
         if self._study.privacy.show_sites and self.outcome == "binary":
@@ -166,6 +167,7 @@ class Scope:
         if self._study.privacy.show_sites:
             by_name += ["descriptive.together", "evaluation.own", "evaluation.alone"]
             by_name += [] if self.outcome == "binary" else ["evaluation.scores"]
+        by_name += self.model.collected
         return tuple(name for name in by_name if name in self.tasks)
 
     def _in_study(self, plan: Plan) -> None:
@@ -271,3 +273,15 @@ class Scope:
         from polyclinic.governance.scope_summary import summary
 
         return summary(self)
+
+
+def either(one: Callable[[Plan], None], two: Callable[[Plan], None]) -> Callable[[Plan], None]:
+    """A step that is asked for two ends: what one of its checks covers is covered."""
+
+    def check(plan: Plan) -> None:
+        try:
+            one(plan)
+        except Outside:
+            two(plan)
+
+    return check

@@ -81,6 +81,11 @@ class RegressionScope:
         return found
 
     @property
+    def collected(self) -> dict[str, str]:
+        """A regression needs sums only."""
+        return {}
+
+    @property
     def fit_plans(self) -> list[Plan]:
         """A plan of each kind of round, for a dry run."""
         spec = self.spec

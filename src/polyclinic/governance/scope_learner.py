@@ -84,8 +84,14 @@ class LearnerScope:
         """No step of a learner is rounded."""
         return ""
 
+    @property
+    def collected(self) -> dict[str, str]:
+        """Steps of the fit that a hospital answers by itself, with what leaves, in words."""
+        return dict(self.kind.collected)
+
     def _own(self, check: Check, plan: Plan) -> None:
         require(set(plan.values) == FORM, "another form")
+        require((plan.combine == "collect") == (plan.task in self.kind.collected), "another step")
         self._fixed(plan.values["spec"])
         require(not self.agreed.check_rows(plan.values["rows"]), "other rows")
         self._checked(check, plan)

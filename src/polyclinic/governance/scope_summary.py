@@ -87,7 +87,7 @@ def _numbers(scope: Scope) -> int | None:
 
 
 def _once(scope: Scope, study: Study) -> list[str]:
-    found = []
+    found = list(scope.model.collected.values())
     if "evaluation.own" in scope.tasks:
         found.append("this site's own AUROC, observed and predicted risk")
     elif study.privacy.show_sites and scope.outcome:
@@ -108,7 +108,7 @@ def _steps(scope: Scope) -> list[Plan]:
     for task in scope.tasks:
         values = fits[task].values if task in fits else columns
         combines = ["collect"] if task in scope.collected else []
-        if task not in ("descriptive.levels", "evaluation.own", "evaluation.alone"):
+        if task not in (*_BY_NAME, *scope.model.collected):
             combines = ["sum", *combines]
         for combine in combines:
             found.append(Plan(task, values, task, 1, combine, cohort, purpose))  # type: ignore[arg-type]
@@ -118,7 +118,13 @@ def _steps(scope: Scope) -> list[Plan]:
 def _steps_of_session(study: Session) -> list[Plan]:
     values = {"columns": list(study.session.columns)}
     names = [task for one in study.session.algorithms for task in _tasks_of(one)]
-    return [Plan(name, values, name, purpose=study.study.purpose) for name in dict.fromkeys(names)]
+    models = [kind_of(one) for one in study.session.algorithms if one not in NAMES]
+    collected = {task for kind in models for task in kind.collected}
+    purpose = study.study.purpose
+    return [
+        Plan(name, values, name, 1, "collect" if name in collected else "sum", purpose=purpose)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def _tasks_of(algorithm: str) -> list[str]:
@@ -132,3 +138,4 @@ def _tasks_of(algorithm: str) -> list[str]:
 
 
 _GLM = ["glm.moments", "glm.derivatives"]
+_BY_NAME = ("descriptive.levels", "evaluation.own", "evaluation.alone")

@@ -3,6 +3,8 @@
 from polyclinic.models.descriptive import tasks as _descriptive
 from polyclinic.models.effects import kinds as _effect_kinds
 from polyclinic.models.effects import tasks as _effects
+from polyclinic.models.ensembles import kinds as _ensemble_kinds
+from polyclinic.models.ensembles import tasks as _ensembles
 from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
 from polyclinic.models.simple import kinds as _simple_kinds
@@ -10,6 +12,6 @@ from polyclinic.models.simple import tasks as _simple
 from polyclinic.models.svm import kinds as _svm_kinds
 from polyclinic.models.svm import tasks as _svm
 
-kinds: list[Kind] = [*_simple_kinds, *_svm_kinds, *_effect_kinds]
+kinds: list[Kind] = [*_ensemble_kinds, *_simple_kinds, *_svm_kinds, *_effect_kinds]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_simple, *_svm, *_effects]
+tasks = [*_glm, *_descriptive, *_ensembles, *_simple, *_svm, *_effects]

@@ -131,6 +131,7 @@ class Kind:
     predictor  a check of the data of a predictor beyond its design. Raises ValueError
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
+    collected  steps that every hospital answers by itself, with what of it leaves, in words
     """
 
     name: str
@@ -144,6 +145,7 @@ class Kind:
     predictor: Callable[[Any, Mapping[str, Any]], None] | None = None
     predicts_as: str = ""
     gaps: bool = False
+    collected: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def predicts(self) -> bool:

@@ -6,6 +6,7 @@ Evaluation asks sites to score their own rows with a predictor; its data travels
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -55,3 +56,35 @@ def predictor_from(data: Mapping[str, Any]) -> Predictor:
             f"no predictor of kind {data.get('kind')!r} is installed here", code="UNKNOWN_TASK"
         )
     return make(data)
+
+
+@dataclass(frozen=True)
+class Form:
+    """How the numbers of a predictor travel as arrays of a shape that its spec fixes.
+
+    shapes        of the arrays by name, from the spec
+    to_arrays     from the spec and the predictor's data. Raises ValueError where they do not fit in
+    from_arrays   the inverse. Raises ValueError for arrays that are no predictor
+    coefficients  unknowns that the arrays could be solved for, from the spec
+    behind        from the predictor's data and rows: patients by name of a part that is about some
+                  of them only, as a leaf of a tree is
+    """
+
+    shapes: Callable[[Any], Mapping[str, tuple[int, ...]]]
+    to_arrays: Callable[[Any, Mapping[str, Any]], Mapping[str, NDArray[np.float64]]]
+    from_arrays: Callable[[Any, Mapping[str, NDArray[np.float64]]], dict[str, Any]]
+    coefficients: Callable[[Any], int]
+    behind: Callable[[Mapping[str, Any], Partition], Mapping[str, int]] = lambda data, rows: {}
+
+
+_forms: dict[str, Form] = {}
+
+
+def register_form(kind: str, form: Form) -> None:
+    """Install the form of a kind of predictor."""
+    _forms[kind] = form
+
+
+def form_of(kind: str) -> Form | None:
+    """The form of a kind of predictor; None where a site's own model cannot leave it."""
+    return _forms.get(kind)

@@ -20,6 +20,7 @@ from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Run, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import About, Embedded
+from polyclinic.engines.secure import SecureSums
 from polyclinic.governance.asked import asked, check_outcome
 from polyclinic.models.learner import Asked, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
@@ -108,6 +109,8 @@ class Learner(ShownLearner):
         store: Store | None = None,
     ) -> Self:
         """Fit over the rows of a formula."""
+        if self.kind_.collected and isinstance(data.federation.summing, SecureSums):
+            raise no_secure(self.kind_)
         self._arrays, self._data, self.classes_or_none_ = None, data, None
         names = data.codebook.level_names(data.design.response) if data.design.response else ()
         if names and self._classifies:
@@ -294,4 +297,14 @@ def no_noise(kind: Kind) -> InputError:
         code="NO_PRIVATE_VERSION",
         rule="noise is added by steps that bound every patient's part",
         next="use exact or secure sums, or a regression",
+    )
+
+
+def no_secure(kind: Kind) -> InputError:
+    """The error of a kind for which hospitals answer by themselves."""
+    return InputError(
+        f"a {kind.title} cannot be fitted by secure sums",
+        code="NOT_SECURE",
+        rule="every hospital gives by name: " + "; ".join(kind.collected.values()),
+        next='leave SecureSum out (secure_sums = "auto"), or fit one model over all hospitals',
     )

@@ -10,11 +10,13 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from polyclinic.core.errors import InputError
 from polyclinic.study import simple
 from polyclinic.study.effects import TreatmentEffect
+from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 
 ESTIMATORS: tuple[type[Learner], ...] = (
     *simple.ESTIMATORS,
+    *ENSEMBLES,
     LinearSVC,
     LinearSVR,
     SVC,
