@@ -19,8 +19,9 @@ _MATH: dict[str, Callable[[float], float]] = {
     "sqrt": math.sqrt,
     "abs": abs,
 }
+_ALONE = ("offset", "weights", "strata")
 MOST_KNOTS = 100
-ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights"
+ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights, strata"
 
 
 class Role(Enum):
@@ -30,6 +31,7 @@ class Role(Enum):
     CATEGORY = "category"
     OFFSET = "offset"
     WEIGHT = "weights"
+    STRATA = "strata"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _plain(text: str, column: str, codebook: Codebook) -> Compiled:
 
 def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     name = _function(node.func)
-    if name is None or name not in {*_MATH, "C", "I", "bs", "ns", "offset", "weights"}:
+    if name is None or name not in {*_MATH, "C", "I", "bs", "ns", *_ALONE}:
         raise InputError(
             f"{text}: this function is not allowed in a formula",
             code="UNKNOWN_FUNCTION",
@@ -113,9 +115,11 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     spec = codebook.spec(column)
     if name == "C":
         return _category(text, node, column, codebook)
+    if name == "strata":
+        return _strata(text, column, codebook)
     if spec.type == "category":
         raise _bad(text, f"{column} is a category")
-    if name in ("offset", "weights"):
+    if name in _ALONE:
         return Compiled(text, column, Role(name))
     if name in ("bs", "ns"):
         return _spline(text, name, node, column, codebook)
@@ -165,6 +169,12 @@ def _category(text: str, node: ast.Call, column: str, codebook: Codebook) -> Com
             )
         reference = levels.index(code)
     return Compiled(text, column, Role.CATEGORY, levels=levels, reference=reference)
+
+
+def _strata(text: str, column: str, codebook: Codebook) -> Compiled:
+    if not codebook.level_names(column):
+        raise _bad(text, f"{column} has no levels in the codebook")
+    return Compiled(text, column, Role.STRATA)
 
 
 def _reference(text: str, node: ast.expr) -> str:
