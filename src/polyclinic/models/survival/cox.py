@@ -30,6 +30,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.models.glm.newton import Newton
 from polyclinic.models.glm.scale import Point, Scale
 from polyclinic.models.glm.spec import Moments, Spec
+from polyclinic.models.learner import values
 from polyclinic.models.survival.fit import CoxFit, Diagnosis
 from polyclinic.models.survival.spec import CoxSpec
 
@@ -68,7 +69,7 @@ class Counts:
     def plan(self, state: State) -> Plan | None:
         if state["counts"] is not None:
             return None
-        return Plan("survival.counts", self.spec.values(), "patients and events")
+        return Plan("survival.counts", values(self.spec), "patients and events")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         counts = {name: float(value) for name, value in total.values.items()}
@@ -120,8 +121,8 @@ class NoEffect:
         if state["sums"] is not None:
             return None
         theta = np.zeros((1, self.spec.size))
-        values = self.spec.values(theta=theta, order=2)
-        return Plan("survival.derivatives", values, "no effect")
+        asked = values(self.spec, theta=theta, order=2)
+        return Plan("survival.derivatives", asked, "no effect")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         if int(total["too_large"][0]):
@@ -149,7 +150,7 @@ class CoxScale(Scale):
     def plan(self, theta: Floats, order: int, step: str, **rows: Any) -> Plan:
         """The plan that evaluates the rows of `theta` (m, size), standard units."""
         at = np.atleast_2d(theta) / self.spread
-        return Plan("survival.derivatives", self.cox.values(theta=at, order=order), step)
+        return Plan("survival.derivatives", values(self.cox, theta=at, order=order), step)
 
     def start(self) -> Floats:
         """No effect."""
@@ -251,5 +252,5 @@ STEPS = {
 def diagnosis_plan(scale: CoxScale, theta: Floats, name: str, by: str = "") -> Plan:
     """One round about the fitted coefficients, standard units."""
     more = {"by": by or scale.cox.robust} if name == "scores" else {}
-    values = scale.cox.values(theta=np.atleast_2d(theta) / scale.spread, **more)
-    return Plan(f"survival.{name}", values, STEPS[name])
+    asked = values(scale.cox, theta=np.atleast_2d(theta) / scale.spread, **more)
+    return Plan(f"survival.{name}", asked, STEPS[name])

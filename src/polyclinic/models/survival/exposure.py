@@ -36,7 +36,7 @@ from polyclinic.models.glm.support import (
     value_counts,
 )
 from polyclinic.models.survival.kernel import hazards
-from polyclinic.models.survival.rows import Rows, design_of, rows_of, spec_of, strata_of
+from polyclinic.models.survival.rows import Rows, rows_of, spec_of, strata_of
 
 Floats = NDArray[np.float64]
 Own = Mapping[str, NDArray[Any]]
@@ -76,7 +76,7 @@ class Exposed:
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Names of the columns, and the number of candidates."""
         asked = self.asked(plan)
-        names = judged(design_of(plan), asked)
+        names = judged(spec_of(plan).design, asked)
         return names, 0 if asked.theta is None else len(asked.theta)
 
 
@@ -90,9 +90,9 @@ def judged(design: Design, asked: Asked) -> tuple[str, ...]:
 
 def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
     """Names of the levels that the plan itself names."""
-    design = design_of(plan)
+    design = spec_of(plan).design
     found = [ALLOWED, NOT_ALLOWED, "outcome = 0", "outcome = 1"]
-    count = int(np.prod([1, *spec_of(plan)["levels"]], dtype=np.int64)) if design.strata else 0
+    count = int(np.prod([1, *spec_of(plan).levels], dtype=np.int64)) if design.strata else 0
     found += [f"stratum{part} = {k}" for k in range(count) for part in ("", " with the event")]
     if asked.theta is None:
         return tuple(found)
@@ -104,14 +104,14 @@ def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
 
 def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposure:
     """Of a site's rows in the round `plan`."""
-    design, rows = design_of(plan), rows_of(plan, partition)
+    design, rows = spec_of(plan).design, rows_of(plan, partition)
     chosen = rows.allowed if rows.weight is None else rows.weight != 0
     used = rows.used
     key = None if partition.key is None else partition.key[used]
     found = outcome_slots(rows, chosen, partition.key)
     shared = Exposure(
         slots=found,
-        levels=max([0, *spec_of(plan)["levels"]]),
+        levels=max([0, *spec_of(plan).levels]),
         members=members(design, partition, chosen),
     )
     if asked.theta is None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,9 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
+from polyclinic.models.learner import spec_in
 from polyclinic.models.survival.kernel import Stratum, sort_rows
+from polyclinic.models.survival.spec import CoxSpec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -45,26 +46,21 @@ class Rows:
         return self.allowed if self.weight is None else self.allowed & (self.weight != 0)
 
 
-def spec_of(plan: Plan) -> Mapping[str, Any]:
-    """What the plan fixes."""
-    found: Mapping[str, Any] = plan.values["spec"]
-    return found
+def spec_of(plan: Plan) -> CoxSpec:
+    """What the plan fixes. Raises BAD_MESSAGE where time or event is a term, too."""
+    spec: CoxSpec = spec_in(plan, CoxSpec.from_data)
+    check_design(spec.design)
+    return spec
 
 
-def design_of(plan: Plan) -> Design:
-    """The design of a plan, made once. Raises BAD_MESSAGE where time or event is a term, too."""
-
-    def make() -> Design:
-        design = Design.from_data(spec_of(plan)["design"])
-        own = {design.response, design.event, *design.strata}
-        read = {f.column for term in design.terms for f in term.factors if f.kind != "site"}
-        if design.event is None or own & read or design.intercept:
-            raise PolyclinicError(
-                "the outcome of a survival model is among its terms", code="BAD_MESSAGE"
-            )
-        return design
-
-    return plan.once("design", make)
+def check_design(design: Design) -> None:
+    """Raises BAD_MESSAGE for no outcome of a survival model, or one that is among the terms."""
+    own = {design.response, design.event, *design.strata}
+    read = {f.column for term in design.terms for f in term.factors if f.kind != "site"}
+    if design.event is None or own & read or design.intercept:
+        raise PolyclinicError(
+            "the outcome of a survival model is among its terms", code="BAD_MESSAGE"
+        )
 
 
 def rows_of(plan: Plan, partition: Partition) -> Rows:
@@ -88,7 +84,7 @@ def strata_of(plan: Plan, partition: Partition) -> tuple[Stratum, ...]:
             rows.stratum,
             None if plain else weight,
             rows.offset,
-            spec_of(plan)["ties"] == "efron",
+            spec_of(plan).ties == "efron",
         )
 
     found: tuple[Stratum, ...] = partition.cached(f"strata {_key(plan)}", make)
@@ -96,36 +92,44 @@ def strata_of(plan: Plan, partition: Partition) -> tuple[Stratum, ...]:
 
 
 def _key(plan: Plan) -> str:
-    parts = [spec_of(plan), plan.values["rows"]]
+    parts = [plan.values["spec"], plan.values["rows"]]
     return plan.once("survival rows", lambda: codec.digest(parts))
 
 
 def _build(plan: Plan, partition: Partition) -> Rows:
-    design, spec, columns = design_of(plan), spec_of(plan), partition.columns
+    spec, columns = spec_of(plan), partition.columns
+    design = spec.design
     x = design.matrix(columns, partition.site)
     if np.any(design.exponents):
         x = np.ldexp(x, -design.exponents)
-    time, status = columns[design.response], columns[str(design.event)]
     weight = columns[design.weight] if design.weight else None
-    chosen = plan.values["rows"]
-    if "folds" in chosen:
-        kept = partition.keys % chosen["folds"] != chosen["without"]
+    if "folds" in spec.rows:
+        kept = partition.keys % spec.rows["folds"] != spec.rows["without"]
         weight = kept.astype(np.float64) if weight is None else weight * kept
-    with np.errstate(invalid="ignore"):
-        allowed = np.isfinite(time) & (time >= 0) & (status >= 0) & (status == np.floor(status))
+    time, event, allowed = outcome_of(columns, design, spec.cause)
     return Rows(
         x,
         time,
-        allowed & (status == spec["cause"]),
+        event,
         allowed,
-        strata_numbers(columns, design.strata, spec["levels"]),
+        strata_numbers(columns, design.strata, spec.levels),
         weight,
         columns[design.offset] if design.offset else None,
     )
 
 
+def outcome_of(
+    columns: Mapping[str, Floats], design: Design, cause: int
+) -> tuple[Floats, Bools, Bools]:
+    """Durations, rows that ended with the event, and rows that have both, (n_rows,) each."""
+    time, status = columns[design.response], columns[str(design.event)]
+    with np.errstate(invalid="ignore"):
+        allowed = np.isfinite(time) & (time >= 0) & (status >= 0) & (status == np.floor(status))
+    return time, allowed & (status == cause), allowed
+
+
 def strata_numbers(
-    columns: Mapping[str, Floats], strata: tuple[str, ...], levels: list[int]
+    columns: Mapping[str, Floats], strata: tuple[str, ...], levels: Sequence[int]
 ) -> Ints | None:
     """One number per combination of levels, the last column fastest."""
     if not strata:

@@ -67,28 +67,19 @@ class CoxSpec:
 
     @property
     def size(self) -> int:
+        """Number of coefficients."""
         return len(self.design.terms)
-
-    def site_data(self) -> dict[str, Any]:
-        """What a site needs to know."""
-        return {
-            "design": self.design.to_data(),
-            "cause": self.cause,
-            "levels": list(self.levels),
-            "ties": self.ties,
-            "edges": list(self.edges),
-            "least": self.least,
-        }
-
-    def values(self, **state: Any) -> dict[str, Any]:
-        """The values of a plan in a state of the run."""
-        return {"spec": self.site_data(), "rows": dict(self.rows), "state": state}
 
     def to_data(self) -> dict[str, Any]:
         return {
-            **self.site_data(),
+            "design": self.design.to_data(),
             "rows": dict(self.rows),
+            "cause": self.cause,
+            "levels": list(self.levels),
+            "ties": self.ties,
             "by_site": self.by_site,
+            "edges": list(self.edges),
+            "least": self.least,
             "l2": self.l2,
             "l1": self.l1,
             "robust": self.robust,
@@ -115,6 +106,7 @@ class CoxSpec:
         )
 
     def algorithm(self) -> Algorithm:
+        """What fits it."""
         from polyclinic.models.survival.cox import cox
 
         return cox(self)

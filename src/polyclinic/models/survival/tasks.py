@@ -23,7 +23,7 @@ from polyclinic.core.task import Grain
 from polyclinic.models.survival.concordance import pairs
 from polyclinic.models.survival.exposure import Asked, Exposed
 from polyclinic.models.survival.kernel import Stratum, derivatives, hazards, scores
-from polyclinic.models.survival.rows import design_of, rows_of, spec_of, strata_of
+from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 
 Floats = NDArray[np.float64]
 SCALES = ("identity", "log", "rank")
@@ -32,7 +32,7 @@ SCALES = ("identity", "log", "rank")
 def theta_of(plan: Plan) -> Floats:
     """The plan's coefficients, (m, n_terms). Raises BAD_MESSAGE where they do not fit."""
     theta = plan.values["state"].get("theta")
-    size = len(design_of(plan).terms)
+    size = len(spec_of(plan).design.terms)
     good = isinstance(theta, np.ndarray) and theta.dtype == np.float64 and theta.ndim == 2
     if not good or theta.shape[1] != size or not len(theta):
         raise PolyclinicError("theta does not fit the design", code="BAD_MESSAGE")
@@ -190,7 +190,7 @@ class SchoenfeldTask(Exposed):
         return Asked(theta_of(plan)[:1], 1)
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        size, bound = theta_of(plan).shape[1], design_of(plan).response_bound
+        size, bound = theta_of(plan).shape[1], spec_of(plan).design.response_bound
         scale = max(0, int(np.ceil(np.log2(max(bound, 1.0)))))
         return (
             Leaf("events", (), "count", "int64"),
