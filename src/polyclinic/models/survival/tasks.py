@@ -226,7 +226,8 @@ def _schoenfeld(one: Stratum, beta: Floats) -> Floats:
 def _scales(one: Stratum) -> tuple[Floats, ...]:
     """Functions of the events' times as `SCALES` names them; log(0) is taken as log(1)."""
     time = one.time[one.event]
-    rank = np.arange(len(time), 0, -1) / len(time)
+    ties = np.bincount(one.tie)
+    rank = (len(time) - np.cumsum(ties) + 0.5 * (ties + 1))[one.tie] / len(time)
     return time, np.log(np.where(time > 0, time, 1.0)), rank
 
 
