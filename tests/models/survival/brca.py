@@ -10,14 +10,16 @@ from typing import Any
 
 import numpy as np
 
+import polyclinic as pc
 from polyclinic.core.design import Design, Factor, Term
-from polyclinic.core.federation import Domain, Inline
+from polyclinic.core.federation import Domain, Federation, Inline
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.task import register
 from polyclinic.data.datasets import tcga_brca
 from polyclinic.models import tasks
 from polyclinic.models.survival import CoxSpec
+from polyclinic.privacy.policy import Policy
 
 register(tasks)
 GOLDEN = json.loads((Path(__file__).parent / "goldens" / "brca.json").read_text())
@@ -53,6 +55,19 @@ def design(terms: tuple[str, ...] = TERMS, **more: Any) -> Design:
     made = tuple(Term(n, (Factor("value", n),), 128.0 if n[:3] == "age" else 1.0) for n in terms)
     given: dict[str, Any] = {"event": "E", "response_bound": 15000.0, **more}
     return Design(made, "T", False, **given)
+
+
+def sites(policy: Policy, sums: str = "clear", parts: int = 1) -> Federation:
+    """The six regions as hospitals."""
+    made = {}
+    for k in range(6):
+        inside = rows().columns["site"] == k
+        columns = {n: v[inside] for n, v in rows().columns.items() if n != "site"}
+        part = Partition(columns, site=f"s{k}")
+        made[f"s{k}"] = lambda cohort, part=part: part
+    return pc.Embedded(parts).federation(  # type: ignore[return-value]
+        made, dict.fromkeys(made, policy), sums=sums
+    )
 
 
 def stratified(**more: Any) -> CoxSpec:

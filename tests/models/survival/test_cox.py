@@ -7,7 +7,6 @@ import pytest
 from numpy.testing import assert_allclose
 from statsmodels.duration.hazard_regression import PHReg
 
-import polyclinic as pc
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import fit
@@ -16,7 +15,7 @@ from polyclinic.models.survival import CoxSpec
 from polyclinic.models.survival.concordance import pairs
 from polyclinic.models.survival.kernel import derivatives, sort_rows
 from polyclinic.privacy.policy import Policy, open_policy
-from tests.models.survival.brca import GOLDEN, TERMS, design, fitted, rows, stratified, untied
+from tests.models.survival.brca import GOLDEN, TERMS, design, fitted, rows, sites, stratified, untied
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
@@ -132,19 +131,9 @@ def test_concordance_pair_by_pair() -> None:
     assert_allclose(found.squares, [right @ right, right @ every, every @ every])
 
 
-def _sites(policy: Policy, secure: str = "clear", parts: int = 1) -> object:
-    columns = rows().columns
-    made = {}
-    for k in range(6):
-        inside = columns["site"] == k
-        part = Partition({n: v[inside] for n, v in columns.items() if n != "site"}, site=f"s{k}")
-        made[f"s{k}"] = lambda cohort, part=part: part
-    return pc.Embedded(parts).federation(made, dict.fromkeys(made, policy), sums=secure)
-
-
 @pytest.mark.parametrize(("sums", "parts"), [("clear", 1), ("clear", 3), ("secure", 1)])
 def test_over_sites_it_is_the_stratified_fit(sums: str, parts: int) -> None:
-    engine = _sites(open_policy(), sums, parts)
+    engine = sites(open_policy(), sums, parts)
     found = fit(CoxSpec(design()).algorithm(), engine).model[-1]
     alone = fitted(stratified())
     assert_allclose(found.coef, GOLDEN["stratified"]["coef"], rtol=1e-8)
@@ -153,7 +142,7 @@ def test_over_sites_it_is_the_stratified_fit(sums: str, parts: int) -> None:
 
 
 def test_an_ordinary_fit_passes_the_gates_under_secure_sums() -> None:
-    engine = _sites(Policy(), "secure")
+    engine = sites(Policy(), "secure")
     found = fit(CoxSpec(design(TERMS[:3])).algorithm(), engine).model[-1]
     assert found.converged and found.events == 151
 

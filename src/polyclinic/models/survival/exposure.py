@@ -37,6 +37,7 @@ from polyclinic.models.glm.support import (
 )
 from polyclinic.models.survival.kernel import hazards
 from polyclinic.models.survival.rows import Rows, rows_of, spec_of, strata_of
+from polyclinic.models.survival.spec import CoxSpec
 
 Floats = NDArray[np.float64]
 Own = Mapping[str, NDArray[Any]]
@@ -67,11 +68,11 @@ class Exposed:
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Of a site's rows in the round `plan`."""
-        return exposure(plan, partition, own, self.asked(plan))
+        return exposure_of(spec_of(plan), partition, own, self.asked(plan))
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Names of the levels that the plan itself names."""
-        return slots(plan, self.asked(plan))
+        return slots_of(spec_of(plan), self.asked(plan))
 
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Names of the columns, and the number of candidates."""
@@ -88,11 +89,11 @@ def judged(design: Design, asked: Asked) -> tuple[str, ...]:
     return (*names, LOSS, *(f"{RESIDUAL} {name}" for name in names))
 
 
-def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
+def slots_of(spec: CoxSpec, asked: Asked) -> tuple[str, ...]:
     """Names of the levels that the plan itself names."""
-    design = spec_of(plan).design
+    design = spec.design
     found = [ALLOWED, NOT_ALLOWED, "outcome = 0", "outcome = 1"]
-    count = int(np.prod([1, *spec_of(plan).levels], dtype=np.int64)) if design.strata else 0
+    count = int(np.prod([1, *spec.levels], dtype=np.int64)) if design.strata else 0
     found += [f"stratum{part} = {k}" for k in range(count) for part in ("", " with the event")]
     if asked.theta is None:
         return tuple(found)
@@ -102,16 +103,18 @@ def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
     return (*found, *filled_slots(design), *pair_slots(design, 2, asked.order == 2))
 
 
-def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposure:
+def exposure_of(
+    spec: CoxSpec, partition: Partition, own: Own, asked: Asked
+) -> Exposure:
     """Of a site's rows in the round `plan`."""
-    design, rows = spec_of(plan).design, rows_of(plan, partition)
+    design, rows = spec.design, rows_of(spec, partition)
     chosen = rows.allowed if rows.weight is None else rows.weight != 0
     used = rows.used
     key = None if partition.key is None else partition.key[used]
     found = outcome_slots(rows, chosen, partition.key)
     shared = Exposure(
         slots=found,
-        levels=max([0, *spec_of(plan).levels]),
+        levels=max([0, *spec.levels]),
         members=members(design, partition, chosen),
     )
     if asked.theta is None:
@@ -122,7 +125,7 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
     if single.terms:
         values |= few_values(single, single.matrix(data.columns), key)
     curved = asked.order == 2
-    rates = _rates(plan, partition, asked.theta)
+    rates = _rates(spec, partition, asked.theta)
     second = rates[2][used] if asked.flagged else rates[2][used, 0]
     return shared + Exposure(
         coefficients=len(design.terms) if asked.order >= 1 else 0,
@@ -171,11 +174,11 @@ def members(
     return tuple(found)
 
 
-def _rates(plan: Plan, partition: Partition, theta: Floats) -> Floats:
+def _rates(spec: CoxSpec, partition: Partition, theta: Floats) -> Floats:
     """Per row and candidate: part in the loss, residual, part in the curvature, (3, n, m)."""
     out = np.zeros((3, partition.n_rows, len(theta)))
     with np.errstate(all="ignore"):
-        for one in strata_of(plan, partition):
+        for one in strata_of(spec, partition):
             for k, beta in enumerate(theta):
                 found = hazards(one, beta, means=False)
                 own = np.ones(len(one.time)) if one.weight is None else one.weight

@@ -63,17 +63,17 @@ def check_design(design: Design) -> None:
         )
 
 
-def rows_of(plan: Plan, partition: Partition) -> Rows:
-    """The rows that the plan is about; made once per plan's model."""
-    made: Rows = partition.cached(f"survival {_key(plan)}", lambda: _build(plan, partition))
+def rows_of(spec: CoxSpec, partition: Partition) -> Rows:
+    """The rows that a model is about; made once per model."""
+    made: Rows = partition.cached(f"survival {_key(spec)}", lambda: _build(spec, partition))
     return made
 
 
-def strata_of(plan: Plan, partition: Partition) -> tuple[Stratum, ...]:
+def strata_of(spec: CoxSpec, partition: Partition) -> tuple[Stratum, ...]:
     """The same sorted, each stratum by itself; those without an event are left out."""
 
     def make() -> tuple[Stratum, ...]:
-        rows = rows_of(plan, partition)
+        rows = rows_of(spec, partition)
         weight = np.ones(len(rows.time)) if rows.weight is None else rows.weight
         weight = np.where(rows.allowed, weight, 0.0)
         plain = rows.weight is None and bool(rows.allowed.all())
@@ -84,21 +84,20 @@ def strata_of(plan: Plan, partition: Partition) -> tuple[Stratum, ...]:
             rows.stratum,
             None if plain else weight,
             rows.offset,
-            spec_of(plan).ties == "efron",
+            spec.ties == "efron",
         )
 
-    found: tuple[Stratum, ...] = partition.cached(f"strata {_key(plan)}", make)
+    found: tuple[Stratum, ...] = partition.cached(f"strata {_key(spec)}", make)
     return found
 
 
-def _key(plan: Plan) -> str:
-    parts = [plan.values["spec"], plan.values["rows"]]
-    return plan.once("survival rows", lambda: codec.digest(parts))
+def _key(spec: CoxSpec) -> str:
+    parts = [spec.design.to_data(), dict(spec.rows), spec.cause, list(spec.levels), spec.ties]
+    return codec.digest(parts)
 
 
-def _build(plan: Plan, partition: Partition) -> Rows:
-    spec, columns = spec_of(plan), partition.columns
-    design = spec.design
+def _build(spec: CoxSpec, partition: Partition) -> Rows:
+    design, columns = spec.design, partition.columns
     x = design.matrix(columns, partition.site)
     if np.any(design.exponents):
         x = np.ldexp(x, -design.exponents)

@@ -55,7 +55,7 @@ class CountsTask(Exposed):
         return (*counts, Leaf("weight", (), "sum of weights of events"))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        rows = rows_of(plan, partition)
+        rows = rows_of(spec_of(plan), partition)
         chosen = np.ones(len(rows.time), bool) if rows.weight is None else rows.weight != 0
         event = chosen & rows.event
         patients = partition.patients(chosen)
@@ -97,7 +97,7 @@ class DerivativesTask(Exposed):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         order = plan.values["state"]["order"]
-        sums = derivatives(strata_of(plan, partition), theta_of(plan), order)
+        sums = derivatives(strata_of(spec_of(plan), partition), theta_of(plan), order)
         values: dict[str, Any] = {"loss": sums.loss, "too_large": sums.lost.astype(np.int64)}
         if order >= 1:
             values["gradient"] = sums.gradient
@@ -131,7 +131,7 @@ class ScoresTask(Exposed):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         beta = theta_of(plan)[0]
         parts = np.zeros((partition.n_rows, len(beta)))
-        for one in strata_of(plan, partition):
+        for one in strata_of(spec_of(plan), partition):
             parts[one.rows] = scores(one, hazards(one, beta))
         if plan.values["state"]["by"] == "site":
             parts = parts.sum(axis=0)[None]
@@ -167,7 +167,7 @@ class ConcordanceTask(Exposed):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         beta = theta_of(plan)[0]
         total, squares = np.zeros(3, dtype=np.int64), np.zeros(3)
-        for one in strata_of(plan, partition):
+        for one in strata_of(spec_of(plan), partition):
             eta = one.x @ beta if one.offset is None else one.x @ beta + one.offset
             found = pairs(one.time, one.is_event, eta)
             total += found.counts
@@ -202,7 +202,7 @@ class SchoenfeldTask(Exposed):
         beta = theta_of(plan)[0]
         times = np.zeros((len(SCALES), 2))
         residuals, events = np.zeros((len(SCALES), len(beta))), 0
-        for one in strata_of(plan, partition):
+        for one in strata_of(spec_of(plan), partition):
             part = _schoenfeld(one, beta)
             for k, g in enumerate(_scales(one)):
                 times[k] += g.sum(), g @ g
@@ -232,7 +232,7 @@ def _scales(one: Stratum) -> tuple[Floats, ...]:
 
 
 def _patients(plan: Plan, partition: Partition) -> int:
-    return partition.patients(rows_of(plan, partition).used)
+    return partition.patients(rows_of(spec_of(plan), partition).used)
 
 
 tasks = [CountsTask(), DerivativesTask(), ScoresTask(), ConcordanceTask(), SchoenfeldTask()]

@@ -97,6 +97,7 @@ def incidence(frame: pd.DataFrame) -> dict:
         "times": TIMES,
         "cause 1": curves[1][place].tolist(),
         "cause 2": curves[2][place].tolist(),
+        "variance": [float(jittered.variance_.asof(t)) for t in TIMES],
         "lifelines": [float(jittered.cumulative_density_.iloc[:, 0].asof(t)) for t in TIMES],
     }
 
@@ -111,6 +112,7 @@ def main(folder: Path) -> None:
     frame["weight"] = 1.0 + frame.index % 3
     untied = frame.assign(T=frame["T"] + 0.5 * frame["T"].groupby(frame["T"]).rank("first"))
     untied["T"] += 1e-3 * frame.index
+    stage = frame["ajcc_pathologic_t_T2"] + 2 * frame["ajcc_pathologic_t_T3"]
     plain = CoxPHFitter().fit(frame[[*TERMS, "T", "E"]], "T", "E")
     risk = plain.predict_log_partial_hazard(frame).to_numpy()
     found = {
@@ -128,7 +130,9 @@ def main(folder: Path) -> None:
         "curve": curve(frame),
         "curves": {str(k): curve(part) for k, part in frame.groupby("race_white")},
         "logrank": logrank(frame, "race_white"),
+        "logrank by stage": logrank(frame.assign(stage=stage), "stage"),
         "incidence": incidence(frame),
+        "incidence untied": incidence(untied),
     }
     target = Path(__file__).with_name("brca.json")
     target.write_text(json.dumps(found, indent=1) + "\n")
