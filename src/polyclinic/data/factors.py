@@ -115,12 +115,10 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     spec = codebook.spec(column)
     if name == "C":
         return _category(text, node, column, codebook)
-    if name == "strata":
-        return _strata(text, column, codebook)
+    if name in _ALONE:
+        return _alone(text, Role(name), column, codebook)
     if spec.type == "category":
         raise _bad(text, f"{column} is a category")
-    if name in _ALONE:
-        return Compiled(text, column, Role(name))
     if name in ("bs", "ns"):
         return _spline(text, name, node, column, codebook)
     return Compiled(
@@ -171,10 +169,12 @@ def _category(text: str, node: ast.Call, column: str, codebook: Codebook) -> Com
     return Compiled(text, column, Role.CATEGORY, levels=levels, reference=reference)
 
 
-def _strata(text: str, column: str, codebook: Codebook) -> Compiled:
-    if not codebook.level_names(column):
+def _alone(text: str, role: Role, column: str, codebook: Codebook) -> Compiled:
+    if role is Role.STRATA and not codebook.level_names(column):
         raise _bad(text, f"{column} has no levels in the codebook")
-    return Compiled(text, column, Role.STRATA)
+    if role is not Role.STRATA and codebook.spec(column).type == "category":
+        raise _bad(text, f"{column} is a category")
+    return Compiled(text, column, role)
 
 
 def _reference(text: str, node: ast.expr) -> str:

@@ -71,7 +71,7 @@ def sites(policy: Policy, sums: str = "clear", parts: int = 1) -> Federation:
 
 
 def stratified(**more: Any) -> CoxSpec:
-    return CoxSpec(design(strata=("site",)), levels=(6,), **more)
+    return CoxSpec(design(strata=("site",)), levels=(6,), **{"least": 1, **more})
 
 
 def fitted(spec: Any, partition: Partition | None = None) -> Any:

@@ -15,7 +15,16 @@ from polyclinic.models.survival import CoxSpec
 from polyclinic.models.survival.concordance import pairs
 from polyclinic.models.survival.kernel import derivatives, sort_rows
 from polyclinic.privacy.policy import Policy, open_policy
-from tests.models.survival.brca import GOLDEN, TERMS, design, fitted, rows, sites, stratified, untied
+from tests.models.survival.brca import (
+    GOLDEN,
+    TERMS,
+    design,
+    fitted,
+    rows,
+    sites,
+    stratified,
+    untied,
+)
 
 pytestmark = pytest.mark.usefixtures("data_dir")
 
@@ -44,7 +53,7 @@ def test_weights_and_ties_as_lifelines() -> None:
 
 
 def test_one_baseline_as_lifelines() -> None:
-    found, known = fitted(CoxSpec(design())), GOLDEN["pooled"]
+    found, known = fitted(CoxSpec(design(), least=1)), GOLDEN["pooled"]
     assert_allclose(found.coef, known["coef"], rtol=1e-8)
     assert_allclose(found.summary()["se"], known["se"], rtol=1e-7)
     assert_allclose(found.tests["likelihood ratio"]["chi2"], known["ratio"], rtol=1e-9)
@@ -138,7 +147,9 @@ def test_over_sites_it_is_the_stratified_fit(sums: str, parts: int) -> None:
     alone = fitted(stratified())
     assert_allclose(found.coef, GOLDEN["stratified"]["coef"], rtol=1e-8)
     assert_allclose(found.coef, alone.coef, rtol=1e-12)
-    assert_allclose(found.concordance["c"], alone.concordance["c"], rtol=1e-12)
+    # Over sites risks are taken together by fives.
+    assert_allclose(found.concordance["c"], alone.concordance["c"], atol=0.01)
+    assert found.concordance["pairs"] == alone.concordance["pairs"]
 
 
 def test_an_ordinary_fit_passes_the_gates_under_secure_sums() -> None:

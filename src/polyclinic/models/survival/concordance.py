@@ -68,3 +68,19 @@ def _smaller(values: Ints, stop: Ints, level: Ints) -> Ints:
         last = np.where(up, zeros[-1] + last - zeros_last, zeros_last)
         values = np.concatenate([values[~is_one], values[is_one]])
     return found
+
+
+def grouped(risk: Floats, least: int) -> Floats:
+    """The number of each row's group: `least` rows and more, next to each other in risk."""
+    if least <= 1:
+        return risk
+    order = np.argsort(risk, kind="stable")
+    start = np.append(True, np.diff(risk[order]) > 0)
+    groups = np.zeros(len(risk))
+    number, held = 0, 0
+    for i, fresh in enumerate(start):
+        if fresh and held >= least and len(risk) - i >= least:
+            number, held = number + 1, 0
+        groups[order[i]] = number
+        held += 1
+    return groups

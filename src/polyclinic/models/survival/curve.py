@@ -114,7 +114,8 @@ def kaplan_meier(table: Table, confidence: float = 0.95) -> Curve:
     with np.errstate(divide="ignore", invalid="ignore"):
         greenwood = np.cumsum(np.where(d > 0, d / (y * (y - d)), 0.0))
         se = np.where(survival > 0, survival * np.sqrt(greenwood), 0.0)
-        half = norm.ppf(0.5 + confidence / 2) * np.sqrt(greenwood) / np.log(survival)
+        z = float(norm.ppf(0.5 + confidence / 2))
+        half = z * np.sqrt(greenwood) / np.log(survival)
         inside = (survival > 0) & (survival < 1)
         lower = np.where(inside, survival ** np.exp(-half), survival)
         upper = np.where(inside, survival ** np.exp(half), survival)
@@ -149,7 +150,7 @@ def bounds(table: Table) -> tuple[Floats, Floats]:
         y = perhaps[: k + 1]
         high[k] = np.prod(np.where(sure > 0, (y - sure) / np.maximum(y, 1), 1.0))
     low, high = np.minimum.accumulate(low), np.clip(high, 0.0, 1.0)
-    return np.clip(low, 0.0, 1.0), np.maximum(np.minimum.accumulate(high[::1]), low)
+    return np.clip(low, 0.0, 1.0), np.maximum(np.minimum.accumulate(high), low)
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def cumulative_incidence(table: Table, cause: int, confidence: float = 0.95) -> 
     variance += np.cumsum(second) - 2 * (f * np.cumsum(third) - np.cumsum(f * third))
     se = np.sqrt(np.maximum(variance, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = norm.ppf(0.5 + confidence / 2) * se / (f * np.log(f))
+        half = float(norm.ppf(0.5 + confidence / 2)) * se / (f * np.log(f))
         inside = (f > 0) & (f < 1)
         lower = np.where(inside, f ** np.exp(-half), f)
         upper = np.where(inside, f ** np.exp(half), f)

@@ -49,7 +49,7 @@ def spec_of(plan: Plan) -> CurveSpec:
     check_design(spec.design)
     groups, steps = len(spec.groups), len(spec.edges)
     read = {f.column for term in spec.design.terms for f in term.factors}
-    fits = 1 <= groups and 1 <= spec.causes <= 100 and steps <= MOST_STEPS
+    fits = groups >= 1 and 1 <= spec.causes <= 100 and steps <= MOST_STEPS
     if not fits or not read <= {spec.by} or bool(spec.by) != (groups > 1):
         raise PolyclinicError("no such curves", code="BAD_MESSAGE")
     return spec
@@ -215,7 +215,7 @@ class LogRankTask:
             variance += one[1]
         inside = partition.patients(found.way >= 0)
         packed = variance[1:, 1:][np.triu_indices(size - 1)]
-        values = {
+        values: dict[str, Any] = {
             "difference": difference[1:],
             "variance": packed,
             "events": int(np.count_nonzero(found.way > 0)),

@@ -35,13 +35,13 @@ from polyclinic.models.glm.support import (
     product_counts,
     value_counts,
 )
-from polyclinic.models.survival.kernel import hazards
+from polyclinic.models.survival.kernel import hazards, scores
 from polyclinic.models.survival.rows import Rows, rows_of, spec_of, strata_of
 from polyclinic.models.survival.spec import CoxSpec
 
 Floats = NDArray[np.float64]
 Own = Mapping[str, NDArray[Any]]
-LOSS, RESIDUAL = "(loss)", "(residual of)"
+LOSS, RESIDUAL, SCORE, TIME = "(loss)", "(residual of)", "(score of)", "(time of events)"
 NOT_ALLOWED, ALLOWED = "outcome: not allowed", "outcome: allowed"
 
 
@@ -52,11 +52,15 @@ class Asked:
     theta    coefficients (m, p); None: counts only
     order    highest derivative
     flagged  whether a candidate can be left out of the answer
+    scores   whether products of score vectors are summed
+    times    whether functions of the events' times are summed
     """
 
     theta: Floats | None
     order: int
     flagged: bool = False
+    scores: bool = False
+    times: bool = False
 
 
 class Exposed:
@@ -86,7 +90,9 @@ def judged(design: Design, asked: Asked) -> tuple[str, ...]:
     if asked.theta is None:
         return ()
     names = design.names if asked.order >= 1 else ()
-    return (*names, LOSS, *(f"{RESIDUAL} {name}" for name in names))
+    found = (*names, LOSS, *(f"{RESIDUAL} {name}" for name in names))
+    found += tuple(f"{SCORE} {name}" for name in names) if asked.scores else ()
+    return (*found, TIME) if asked.times else found
 
 
 def slots_of(spec: CoxSpec, asked: Asked) -> tuple[str, ...]:
@@ -103,9 +109,7 @@ def slots_of(spec: CoxSpec, asked: Asked) -> tuple[str, ...]:
     return (*found, *filled_slots(design), *pair_slots(design, 2, asked.order == 2))
 
 
-def exposure_of(
-    spec: CoxSpec, partition: Partition, own: Own, asked: Asked
-) -> Exposure:
+def exposure_of(spec: CoxSpec, partition: Partition, own: Own, asked: Asked) -> Exposure:
     """Of a site's rows in the round `plan`."""
     design, rows = spec.design, rows_of(spec, partition)
     chosen = rows.allowed if rows.weight is None else rows.weight != 0
@@ -132,7 +136,8 @@ def exposure_of(
         slots=_levels(design, data, key) | pair_counts(design, data, curved),
         joint=plain_counts(design, data) if curved else {},
         values=values,
-        columns=_columns(design, rows, rates, used, key, asked),
+        columns=_columns(design, rows, rates, used, key, asked)
+        | _more(spec, partition, rows, used, key, asked),
         weights=Shares.of(second, key),
         leverage=_leverage(rows, rates[2][:, 0], used, own, key),
         levels=max((len(levels) + 1 for levels in groups(design).values()), default=0),
@@ -160,9 +165,7 @@ def outcome_slots(
     return found
 
 
-def members(
-    design: Design, partition: Partition, chosen: NDArray[np.bool_]
-) -> tuple[Members, ...]:
+def members(design: Design, partition: Partition, chosen: NDArray[np.bool_]) -> tuple[Members, ...]:
     """Of a column with gaps that are filled, the patients who have it; of the others all."""
     person = partition.persons[chosen]
     columns = tuple(c for c in design.columns if c not in design.fills) or ("",)
@@ -210,7 +213,36 @@ def _columns(
             part = x[:, j][:, None] if asked.flagged else x[:, j]
             found[name] = Shares.of((part * part if asked.order == 2 else part) * second, key)
             found[f"{RESIDUAL} {name}"] = Shares.of(part * first, key)
-    return {name: found[name] for name in judged(design, asked)}
+    return found
+
+
+def _more(
+    spec: CoxSpec,
+    partition: Partition,
+    rows: Rows,
+    used: NDArray[np.bool_],
+    key: NDArray[np.int64] | None,
+    asked: Asked,
+) -> dict[str, Shares]:
+    """Shares in products of score vectors, and in functions of the events' times."""
+    found = {}
+    if asked.scores and asked.theta is not None:
+        parts = scores_of(spec, partition, asked.theta[0])[used]
+        for j, name in enumerate(spec.design.names):
+            found[f"{SCORE} {name}"] = Shares.of(parts[:, j] ** 2, key)
+    if asked.times:
+        time = np.where(rows.event, np.nan_to_num(rows.time), 0.0)[used]
+        found[TIME] = Shares.of(time / max(spec.design.response_bound, 1e-300), key)
+    return found
+
+
+def scores_of(spec: CoxSpec, partition: Partition, beta: Floats) -> Floats:
+    """Each row's part in minus the gradient, (n_rows, n_terms)."""
+    parts = np.zeros((partition.n_rows, len(beta)))
+    with np.errstate(all="ignore"):
+        for one in strata_of(spec, partition):
+            parts[one.rows] = scores(one, hazards(one, beta))
+    return parts
 
 
 def _leverage(

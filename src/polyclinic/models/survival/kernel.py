@@ -1,16 +1,16 @@
 """Cox's partial likelihood over sorted rows: loss, gradient, Hessian and what belongs to patients.
 
-In each stratum, with w weights, r = w exp(eta), R_k the rows at risk at event time k and d_k events:
+In each stratum, with w weights, r = w exp(eta), R_k the rows at risk at event time k, d_k events:
 
     loss = sum over events i of a_i log(phi_i) - w eta,   phi_i = S0_k - f_i D0_k
 
-S0, S1 sum r and r x over R_k, D0, D1 over the events at k; a_i is the mean weight of these. Breslow:
-f_i = 0; Efron: f_i = 0, 1/d_k, ..., (d_k - 1)/d_k. With m_i = (S1_k - f_i D1_k) / phi_i,
+S0, S1 sum r and r x over R_k, D0, D1 over the events at k; a_i is the mean weight of these.
+Breslow: f_i = 0; Efron: f_i = 0, 1/d_k, ..., (d_k - 1)/d_k. With m_i = (S1_k - f_i D1_k) / phi_i,
 
     gradient = sum a_i m_i - w x_i,   Hessian = sum_j r_j g_j x_j x_j' - sum_i a_i m_i m_i'
 
-where g_j sums a_i / phi_i over the events for which row j is at risk, for tied events times 1 - f_i.
-One pass over rows in descending time gives all risk sets.
+where g_j sums a_i / phi_i over the events for which row j is at risk, times 1 - f_i for its own
+ties. One pass over rows in descending time gives all risk sets.
 
 References: Cox, "Regression models and life-tables", JRSS B 34 (1972); Efron, "The efficiency of
 Cox's likelihood function for censored data", JASA 72 (1977); Lin & Wei, JASA 84 (1989).
@@ -80,9 +80,8 @@ def sort_rows(
     """
     if weight is not None and not np.all(weight):
         kept = np.flatnonzero(weight)
-        part = (x[kept], time[kept], event[kept], None if stratum is None else stratum[kept])
-        offset = None if offset is None else offset[kept]
-        found = sort_rows(*part, weight[kept], offset, efron)
+        stratum, offset = (None if v is None else v[kept] for v in (stratum, offset))
+        found = sort_rows(x[kept], time[kept], event[kept], stratum, weight[kept], offset, efron)
         return tuple(replace(one, rows=kept[one.rows]) for one in found)
     order = np.argsort(-time, kind="stable")
     groups = [order]
@@ -92,11 +91,9 @@ def sort_rows(
     made = []
     for rows in groups:
         if len(rows) and event[rows].any():
-            part = [None if v is None else v[rows] for v in (weight, offset)]
-            made.append(_stratum(rows, x[rows], time[rows], event[rows], *part, efron))
+            w, off = (None if v is None else v[rows] for v in (weight, offset))
+            made.append(_stratum(rows, x[rows], time[rows], event[rows], w, off, efron))
     return tuple(made)
-
-
 
 
 def _stratum(
@@ -122,9 +119,7 @@ def _stratum(
     centred = x - x.mean(axis=0)
     constant = np.abs(centred).max(axis=0) <= ROUNDED * np.abs(x).max(axis=0)
     centred[:, constant] = 0.0
-    return Stratum(
-        rows, centred, time, weight, offset, at_event, tie, share, mean, last, at
-    )
+    return Stratum(rows, centred, time, weight, offset, at_event, tie, share, mean, last, at)
 
 
 @dataclass(frozen=True)
@@ -149,7 +144,9 @@ class Hazards:
     @property
     def finite(self) -> bool:
         return bool(
-            np.all(self.phi > 0) and np.all(np.isfinite(self.loss)) and np.all(np.isfinite(self.own))
+            np.all(self.phi > 0)
+            and np.all(np.isfinite(self.loss))
+            and np.all(np.isfinite(self.own))
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from polyclinic.core.algorithm import Algorithm
@@ -45,7 +46,7 @@ class CoxSpec:
     l1: float = 0.0
     robust: str = ""
     diagnostics: tuple[str, ...] = DIAGNOSTICS
-    solver: Solver = Solver(warm_rows=0)
+    solver: Solver = field(default_factory=lambda: Solver(warm_rows=0))
 
     def __post_init__(self) -> None:
         _one_of("ties", self.ties, TIES)
@@ -114,7 +115,7 @@ class CoxSpec:
 
 def check_edges(edges: tuple[float, ...]) -> None:
     """Raises WRONG_VALUE unless they are finite and ascend."""
-    ascends = all(a < b for a, b in zip(edges, edges[1:], strict=False))
+    ascends = all(a < b for a, b in pairwise(edges))
     if not ascends or any(not abs(edge) < float("inf") for edge in edges):
         raise InputError(
             "the grid of times does not ascend",

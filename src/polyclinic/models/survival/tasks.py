@@ -20,9 +20,9 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.models.survival.concordance import pairs
-from polyclinic.models.survival.exposure import Asked, Exposed
-from polyclinic.models.survival.kernel import Stratum, derivatives, hazards, scores
+from polyclinic.models.survival.concordance import grouped, pairs
+from polyclinic.models.survival.exposure import Asked, Exposed, scores_of
+from polyclinic.models.survival.kernel import Stratum, derivatives, hazards
 from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 
 Floats = NDArray[np.float64]
@@ -119,7 +119,7 @@ class ScoresTask(Exposed):
     grain: Grain = "site"
 
     def asked(self, plan: Plan) -> Asked:
-        return Asked(theta_of(plan)[:1], 2)
+        return Asked(theta_of(plan)[:1], 2, scores=True)
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         size = theta_of(plan).shape[1]
@@ -130,9 +130,7 @@ class ScoresTask(Exposed):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         beta = theta_of(plan)[0]
-        parts = np.zeros((partition.n_rows, len(beta)))
-        for one in strata_of(spec_of(plan), partition):
-            parts[one.rows] = scores(one, hazards(one, beta))
+        parts = scores_of(spec_of(plan), partition, beta)
         if plan.values["state"]["by"] == "site":
             parts = parts.sum(axis=0)[None]
         elif partition.key is not None and len(parts):
@@ -148,6 +146,8 @@ class ScoresTask(Exposed):
 class ConcordanceTask(Exposed):
     """Pairs of the site's patients, of the same stratum, by whether the risk ranks them rightly.
 
+    The risks of `least` patients next to each other count as one: a pair that changes sides as the
+    coefficients change would show where its two patients lie.
     With c the right ones of a row's pairs (ties half) and k all of them: sums of c, k, and of
     their squares and products, which give the standard error.
     """
@@ -169,12 +169,12 @@ class ConcordanceTask(Exposed):
         total, squares = np.zeros(3, dtype=np.int64), np.zeros(3)
         for one in strata_of(spec_of(plan), partition):
             eta = one.x @ beta if one.offset is None else one.x @ beta + one.offset
-            found = pairs(one.time, one.is_event, eta)
+            found = pairs(one.time, one.is_event, grouped(eta, spec_of(plan).least))
             total += found.counts
             squares += found.squares
         names = ("concordant", "discordant", "tied_risk")
-        values = {name: int(count) for name, count in zip(names, total, strict=True)}
-        values = {**values, "squares": squares}  # type: ignore[dict-item]
+        values: dict[str, Any] = dict(zip(names, total.tolist(), strict=True))
+        values["squares"] = squares
         return Contribution(values, Evidence(_patients(plan, partition)))
 
 
@@ -187,7 +187,7 @@ class SchoenfeldTask(Exposed):
     grain: Grain = "site"
 
     def asked(self, plan: Plan) -> Asked:
-        return Asked(theta_of(plan)[:1], 1)
+        return Asked(theta_of(plan)[:1], 1, times=True)
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         size, bound = theta_of(plan).shape[1], spec_of(plan).design.response_bound
@@ -203,12 +203,13 @@ class SchoenfeldTask(Exposed):
         times = np.zeros((len(SCALES), 2))
         residuals, events = np.zeros((len(SCALES), len(beta))), 0
         for one in strata_of(spec_of(plan), partition):
-            part = _schoenfeld(one, beta)
+            with np.errstate(all="ignore"):  # the ring refuses what is not finite
+                part = _schoenfeld(one, beta)
             for k, g in enumerate(_scales(one)):
                 times[k] += g.sum(), g @ g
                 residuals[k] += g @ part
             events += len(part)
-        values = {"events": events, "times": times, "residuals": residuals}
+        values: dict[str, Any] = {"events": events, "times": times, "residuals": residuals}
         return Contribution(values, Evidence(_patients(plan, partition)))
 
 

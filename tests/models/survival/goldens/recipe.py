@@ -1,7 +1,7 @@
 """Makes brca.json: numbers of lifelines 0.30.3 and scikit-survival 0.28.0 over TCGA-BRCA.
 
-    python -m venv peers && peers/bin/pip install lifelines==0.30.3 scikit-survival==0.28.0
-    peers/bin/python tests/models/survival/goldens/recipe.py DATA/tcga-brca
+python -m venv peers && peers/bin/pip install lifelines==0.30.3 scikit-survival==0.28.0
+peers/bin/python tests/models/survival/goldens/recipe.py DATA/tcga-brca
 """
 
 import json
