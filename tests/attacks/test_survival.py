@@ -219,3 +219,22 @@ def test_states_of_another_form() -> None:
     for theta in (np.zeros((1, 3)), np.zeros(2), np.full((1, 2), np.nan), [[0.0, 0.0]]):
         plan = Plan("survival.derivatives", values(CoxSpec(what), theta=theta, order=1), "x")
         assert code(plan) in {"BAD_MESSAGE", "SITE_FAILED"}
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+def test_risk_sets_on_a_grid_of_a_few(sums: str) -> None:
+    def plan(theta: list[float], edges: tuple[float, ...] = EDGES, least: int = 5) -> Plan:
+        spec = CoxSpec(design("age", "lab"), by_site=False, edges=edges, least=least)
+        at = np.ldexp(np.array([theta]), spec.design.exponents)
+        return Plan("survival.risk_sets", values(spec, theta=at, order=2), "risk sets")
+
+    counts = ask(plan([0.0, 0.0]), open_policy())["r"][0]
+    fine = replace(plan([0.0, 0.0], least=1), to=("s0",), _derived={})
+    assert (np.isin(ask(fine, open_policy())["r"][0], [1.0, 2.0])).any()
+    engine = hospitals(None, sums)
+    assert code(plan([0.0, 0.0]), engine=engine) == ""
+    assert counts.sum() == 600
+    assert code(plan([0.0, 0.0], least=1), sums) in {"SATURATED", "CELL_TOO_SMALL"}
+    moved = tuple(e + 7.0 if e == EDGES[3] else e for e in EDGES)
+    assert code(plan([0.0, 0.0], moved), engine=engine) == "COHORT_TOO_CLOSE"
+    assert left_out(plan([0.0, 400.0]), sums) and left_out(plan([0.0, 3.0]), sums)

@@ -28,7 +28,7 @@ from polyclinic.core.contribution import Total
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.newton import Newton
-from polyclinic.models.glm.scale import Point, Scale
+from polyclinic.models.glm.scale import Point, Scale, unpack
 from polyclinic.models.glm.spec import Moments, Spec
 from polyclinic.models.learner import values
 from polyclinic.models.survival.fit import CoxFit, Diagnosis
@@ -39,19 +39,22 @@ Floats = NDArray[np.float64]
 
 def cox(spec: CoxSpec) -> Stages:
     """The algorithm that fits `spec`; its last result is a `CoxFit`."""
+    from polyclinic.models.survival.grid import GridScale, NoEffectOnGrid
+
+    made = CoxScale if spec.by_site else GridScale
 
     def counts(results: Sequence[Any]) -> Algorithm:
         return Counts(spec)
 
     def null(results: Sequence[Any]) -> Algorithm:
-        return NoEffect(spec)
+        return NoEffect(spec) if spec.by_site else NoEffectOnGrid(spec)
 
     def solve(results: Sequence[Any]) -> Algorithm:
-        scale = scale_of(spec, results[0], results[1])
+        scale = scale_of(spec, results[0], results[1], made)
         return FromNoEffect(scale, _point(scale, results[1]))
 
     def diagnose(results: Sequence[Any]) -> Algorithm:
-        scale = scale_of(spec, results[0], results[1])
+        scale = scale_of(spec, results[0], results[1], made)
         return Diagnose(scale, results[0], results[1], results[2])
 
     return Stages((counts, null, solve, diagnose))
@@ -157,7 +160,12 @@ class CoxScale(Scale):
         return np.zeros(self.spec.size)
 
 
-def scale_of(spec: CoxSpec, counts: Mapping[str, float], null: Mapping[str, Any]) -> CoxScale:
+def scale_of(
+    spec: CoxSpec,
+    counts: Mapping[str, float],
+    null: Mapping[str, Any],
+    made: type[CoxScale] = CoxScale,
+) -> CoxScale:
     """Standard units: each term's spread within the risk sets is 1."""
     size = spec.size
     diagonal = np.zeros(size)
@@ -182,14 +190,14 @@ def scale_of(spec: CoxSpec, counts: Mapping[str, float], null: Mapping[str, Any]
         class_weights_sum=np.zeros(0),
     )
     inner = Spec(spec.design, "cox", 0, spec.l2, spec.l1, rows=spec.rows, solver=spec.solver)
-    return CoxScale(inner, moments, spec)
+    return made(inner, moments, spec)
 
 
 def _point(scale: CoxScale, null: Mapping[str, Any]) -> Point:
-    found = scale.point(Total(dict(null)), scale.start())
-    if found is None:
-        raise ValueError("the sums without effect were not held")
-    return found
+    s, theta = scale.spread, scale.start()
+    loss = float(null["loss"][0])
+    curvature = unpack(null["hessian"][0], scale.spec.size) / np.outer(s, s)
+    return Point(loss, loss, null["gradient"][0] / s + scale.quadratic @ theta, curvature)
 
 
 @dataclass(frozen=True)
@@ -217,9 +225,11 @@ class Diagnose:
         found = ["scores"] if spec.robust else []
         if "concordance" in spec.diagnostics:
             found.append("concordance")
-        if "proportional" in spec.diagnostics and spec.size:
+        if "proportional" in spec.diagnostics and spec.size and spec.by_site:
             found.append("schoenfeld")
-        return found
+        if ("baseline" in spec.diagnostics and spec.edges) or not spec.by_site:
+            found.append("risk_sets")
+        return found if spec.by_site else [*found, "derivatives"]
 
     def init(self, seed: int) -> State:
         return {"done": {}}
@@ -246,11 +256,16 @@ STEPS = {
     "scores": "robust errors",
     "concordance": "concordance",
     "schoenfeld": "proportional hazards",
+    "risk_sets": "baseline hazard",
+    "derivatives": "beside one baseline per site",
 }
 
 
 def diagnosis_plan(scale: CoxScale, theta: Floats, name: str, by: str = "") -> Plan:
     """One round about the fitted coefficients, standard units."""
-    more = {"by": by or scale.cox.robust} if name == "scores" else {}
-    asked = values(scale.cox, theta=np.atleast_2d(theta) / scale.spread, **more)
+    spec = scale.cox
+    more: dict[str, Any] = {"by": by or spec.robust} if name == "scores" else {}
+    if name in ("risk_sets", "derivatives"):
+        more = {"order": 0 if spec.by_site else 2}
+    asked = values(spec, theta=np.atleast_2d(theta) / scale.spread, **more)
     return Plan(f"survival.{name}", asked, STEPS[name])

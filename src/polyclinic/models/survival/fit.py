@@ -13,11 +13,13 @@ from scipy import stats
 
 from polyclinic.models.glm.rank import combination
 from polyclinic.models.glm.scale import Scale, unpack
+from polyclinic.models.survival.grid_sums import Sums
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
 
 Floats = NDArray[np.float64]
 LOW, HIGH = "lower", "upper"
+FAR = 0.5  # standard errors between two ways of fitting that a reader should know of
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,76 @@ class CoxFit:
             lines.append(line)
         return lines
 
+    @cached_property
+    def baseline(self) -> tuple[Floats, Floats] | None:
+        """Edges of the grid and cumulative baseline hazard at them, of all sites together.
+
+        At x = 0; None without a grid.
+        """
+        sums = self.diagnosis.sums.get("risk_sets")
+        if sums is None:
+            return None
+        jumps = Sums.of(sums).hazards(self.spec.ties == "efron")
+        return np.asarray(self.spec.edges), np.cumsum(jumps)
+
+    @property
+    def left_out(self) -> int:
+        """Sites without a step of enough patients, which are not in the sums on the grid."""
+        return int(self.diagnosis.sums.get("risk_sets", {}).get("left_out", 0))
+
+    @cached_property
+    def beside(self) -> dict[str, Floats] | None:
+        """Coefficients that other ways would give, by one Newton step; None for a fit by site.
+
+        halved      on a grid of every second edge
+        stratified  with a baseline per site and no grid
+        """
+        if self.spec.by_site:
+            return None
+        wire = self.theta / self.scale.spread
+        sums = Sums.of(self.diagnosis.sums["risk_sets"]).halved()
+        halved = sums.derivatives(wire, self.spec.ties == "efron")[1:]
+        own = self.diagnosis.sums["derivatives"]
+        stratified = own["gradient"][0], unpack(own["hessian"][0], len(wire))
+        return {
+            "halved": self._stepped(*halved),
+            "stratified": self._stepped(*stratified),
+        }
+
+    @property
+    def shift(self) -> float:
+        """Largest distance to the coefficients `beside`, in standard errors."""
+        se = np.sqrt(np.diag(self.covariance))
+        moved = [np.abs(coef - self.coef) / se for coef in (self.beside or {}).values()]
+        return float(np.nanmax(moved)) if moved and self.active.any() else 0.0
+
+    def _stepped(self, gradient: Floats, hessian: Floats) -> Floats:
+        """Raw coefficients after a Newton step with these derivatives in wire units."""
+        s = self.scale.spread
+        slope = gradient / s + self.scale.quadratic @ self.theta
+        inverse = _inverse(hessian / np.outer(s, s) + self.scale.quadratic, self.active)
+        return np.asarray(self.scale.transform() @ (self.theta - inverse @ slope))
+
     def predictor(self) -> CoxPredictor:
-        """Relative risks, exp(x coef)."""
-        return CoxPredictor(self.spec.design, self.coef)
+        """Relative risks exp(x coef), and survival where there is a baseline."""
+        times, hazard = self.baseline or (np.zeros(0), np.zeros(0))
+        return CoxPredictor(self.spec.design, self.coef, times, hazard)
 
     def warnings(self) -> list[str]:
         """What a reader of the result should know."""
         found = []
+        if self.left_out:
+            found.append(
+                f"{self.left_out} of the sites cannot fill a step of the grid and "
+                + ("is" if self.left_out == 1 else "are")
+                + (" not in the baseline" if self.spec.by_site else " left out")
+            )
+        if self.shift > FAR:
+            found.append(
+                f"beside a fit with a baseline per site the coefficients move by {self.shift:.1f} "
+                "standard errors: the grid is coarse, or the sites' baselines differ; the fit "
+                "stratified by site is exact"
+            )
         for j in np.flatnonzero(~self.active):
             parts = combination(self.curvature, self.active, int(j))
             others = [self.terms[k] for k in np.flatnonzero(np.abs(parts) > 1e-6)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,15 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class CoxPredictor:
-    """Relative risk exp(x coef) under raw coefficients (n_terms,)."""
+    """Relative risk exp(x coef) under raw coefficients (n_terms,).
+
+    times, hazard  cumulative baseline hazard at the edges of a grid, (K,); empty without one
+    """
 
     design: Design
     coef: Floats
+    times: Floats = field(default_factory=lambda: np.zeros(0))
+    hazard: Floats = field(default_factory=lambda: np.zeros(0))
 
     def linear(self, partition: Partition) -> Floats:
         """Log of the relative risk, (n_rows,)."""
@@ -34,6 +39,10 @@ class CoxPredictor:
         """Relative risk, (n_rows,)."""
         return np.asarray(np.exp(self.linear(partition)))
 
+    def survival(self, partition: Partition) -> Floats:
+        """Probability of no event until each edge, (n_rows, K)."""
+        return np.asarray(np.exp(-self.predict(partition)[:, None] * self.hazard))
+
     def outcome(self, partition: Partition) -> Floats:
         """Durations, (n_rows,)."""
         return partition.columns[self.design.response]
@@ -42,12 +51,20 @@ class CoxPredictor:
         return partition.columns[self.design.weight] if self.design.weight else None
 
     def to_data(self) -> dict[str, Any]:
-        return {"kind": "cox", "design": self.design.to_data(), "coef": self.coef}
+        return {
+            "kind": "cox",
+            "design": self.design.to_data(),
+            "coef": self.coef,
+            "times": self.times,
+            "hazard": self.hazard,
+        }
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> CoxPredictor:
-        coef = np.asarray(data["coef"], dtype=np.float64).ravel()
-        return CoxPredictor(Design.from_data(data["design"]), coef)
+        coef, times, hazard = (
+            np.asarray(data[name], dtype=np.float64).ravel() for name in ("coef", "times", "hazard")
+        )
+        return CoxPredictor(Design.from_data(data["design"]), coef, times, hazard)
 
 
 register_predictor("cox", CoxPredictor.from_data)

@@ -61,6 +61,13 @@ class CoxSpec:
                 rule="event times do not leave a hospital, so the intervals are agreed",
                 next="give grid= or time_bins=, or stratify by site",
             )
+        if not self.by_site and self.robust:
+            raise InputError(
+                "robust errors on a grid",
+                code="WRONG_VALUE",
+                rule="score vectors are of the sites' own risk sets",
+                next="stratify by site, or leave robust out",
+            )
         if min(self.l1, self.l2) < 0:
             raise InputError(
                 "a penalty is negative", code="NEGATIVE_PENALTY", rule="l1 and l2 are 0 or more"

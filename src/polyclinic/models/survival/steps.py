@@ -11,6 +11,8 @@ the two lies the truth, which bounds how far a curve is from the exact one.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,3 +44,40 @@ def runs(interval: Ints, intervals: int, least: int) -> tuple[Ints, Ints]:
         inside = filled[done:] if begun else filled
         first[inside], last[inside] = inside[0], inside[-1]
     return first[interval], last[interval]
+
+
+def joint_runs(
+    interval: Ints, intervals: int, size: int, marks: NDArray[np.bool_], least: Ints
+) -> tuple[Ints, Ints, bool]:
+    """Runs of `size` rows and more in which no mark is rare.
+
+    marks  (n_rows, q); in a run each of them is on none of the rows or on `least` (q,) and more
+    Returns first and last interval of each row's run; False: all rows are one run that does not
+    hold enough.
+    """
+    total = np.bincount(interval, minlength=intervals)
+    counts = np.zeros((intervals, marks.shape[1]), np.int64)
+    np.add.at(counts, interval, marks)
+    filled = np.flatnonzero(total)
+
+    def enough(a: int, b: int) -> bool:
+        seen = counts[filled[a:b]].sum(axis=0)
+        held = total[filled[a:b]].sum()
+        return bool(held >= size and not np.any((seen > 0) & (seen < least)))
+
+    ends = [0]
+    for place in range(1, len(filled) + 1):
+        if enough(ends[-1], place):
+            ends.append(place)
+    # Too few are left: the runs before go on to the end, until it holds enough.
+    while len(ends) > 1 and ends[-1] < len(filled):
+        ends.pop()
+        if enough(ends[-1], len(filled)):
+            ends.append(len(filled))
+    if len(ends) == 1:
+        ends.append(len(filled))
+    first, last = np.zeros(intervals, np.int64), np.zeros(intervals, np.int64)
+    for a, b in pairwise(ends):
+        if b > a:
+            first[filled[a:b]], last[filled[a:b]] = filled[a], filled[b - 1]
+    return first[interval], last[interval], enough(*ends[-2:])
