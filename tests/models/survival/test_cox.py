@@ -209,3 +209,15 @@ def test_without_terms_it_is_the_likelihood_of_no_effect() -> None:
     _, t, e, _, _ = _small(6)
     found = _arrays(np.zeros((len(t), 0)), t, e)
     assert found.converged and found.loglik == found.null_loglik and len(found.coef) == 0
+
+
+def test_robust_errors_take_a_patients_rows_together_as_statsmodels() -> None:
+    x, t, e, _, _ = _small(7, 90)
+    patient = np.sort(np.random.default_rng(8).integers(0, 40, 90))
+    key = np.unique(patient, return_inverse=True)[1].astype(np.int64)
+    made = tuple(Term(f"x{j}", (), 16.0) for j in range(2))
+    data = Partition({"X": x, "y": t, "e": e * 1.0}, key)
+    spec = CoxSpec(Design(made, "y", False, event="e"), ties="breslow", robust="row")
+    model = PHReg(t, x, status=e.astype(int), ties="breslow")
+    known = model.fit(groups=patient, disp=0, tol=1e-14)
+    assert_allclose(fitted(spec, data).summary()["se"], known.bse, rtol=1e-7)

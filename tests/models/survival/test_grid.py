@@ -69,17 +69,17 @@ def test_over_six_small_sites_it_says_how_near_it_is() -> None:
 
 def test_over_large_sites_it_is_near_the_exact_fit() -> None:
     rng = np.random.default_rng(1)
-    n = 3000
+    n = 2000
     x = rng.normal(size=(n, 2))
     time = rng.exponential(500.0, n) * np.exp(-0.5 * x[:, 0] + 0.2 * x[:, 1])
     end = rng.uniform(100.0, 2000.0, n)
     columns = {TERMS[0]: x[:, 0], TERMS[1]: x[:, 1], "T": np.minimum(time, end)}
     columns["E"] = (time <= end) * 1.0
     data = Partition(columns)
-    edges = tuple(np.linspace(25.0, 2000.0, 60).tolist())
+    edges = tuple(np.linspace(50.0, 2000.0, 40).tolist())
     exact = fitted(CoxSpec(design(FEW)), data)
     se = np.sqrt(np.diag(exact.covariance))
-    for ties, far in (("efron", 0.2), ("breslow", 1.0)):
+    for ties, far in (("efron", 0.4), ("breslow", 1.5)):
         made: dict[str, object] = {}
         for k in range(4):
             part = Partition({m: v[k::4] for m, v in columns.items()}, site=f"s{k}")
@@ -87,7 +87,7 @@ def test_over_large_sites_it_is_near_the_exact_fit() -> None:
         engine = pc.Embedded().federation(made, dict.fromkeys(made, Policy()))  # type: ignore[arg-type]
         found = fit(on_grid(FEW, edges=edges, ties=ties).algorithm(), engine).model[-1]
         assert np.all(np.abs(found.coef - exact.coef) < far * se), ties
-        assert found.shift < 0.5 and not found.warnings()
+        assert (found.shift > 0.5) == (ties == "breslow") == bool(found.warnings())
         assert_allclose(found.summary()["se"], se, rtol=0.02)
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
+from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.newton import Newton
@@ -76,7 +77,7 @@ class Counts:
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         counts = {name: float(value) for name, value in total.values.items()}
-        check_counts(counts, self.spec.design.response, str(self.spec.design.event))
+        check_counts(counts, self.spec.design)
         return {"counts": counts}
 
     def model(self, state: State) -> dict[str, float]:
@@ -86,8 +87,15 @@ class Counts:
         return {}
 
 
-def check_counts(counts: Mapping[str, float], duration: str, event: str) -> None:
-    """Raises NO_ROWS, OUTCOME_NOT_ALLOWED or NO_EVENTS."""
+def check_counts(counts: Mapping[str, float], design: Design) -> None:
+    """Raises NO_ROWS, NO_WEIGHT, OUTCOME_NOT_ALLOWED or NO_EVENTS."""
+    if not counts["n"] and design.weight:
+        raise InputError(
+            "every row has weight zero, or there is none",
+            code="NO_WEIGHT",
+            rule="at least one row has a weight above 0",
+            next="look at the weights",
+        )
     if not counts["n"]:
         raise InputError(
             "no row is left to fit",
@@ -97,14 +105,15 @@ def check_counts(counts: Mapping[str, float], duration: str, event: str) -> None
         )
     if counts["not_allowed"]:
         raise InputError(
-            f"{duration}, {event}: {counts['not_allowed']:.0f} rows hold no time or no way to end",
+            f"{design.response}, {design.event}: {counts['not_allowed']:.0f} rows hold no time or "
+            "no way to end",
             code="OUTCOME_NOT_ALLOWED",
             rule="a duration is a finite number of 0 or more, an event is a level",
             next="correct the columns or the codebook",
         )
     if not counts["events"] or counts["weight"] <= 0:
         raise InputError(
-            f"{event}: no patient has the event",
+            f"{design.event}: no patient has the event",
             code="NO_EVENTS",
             rule="a survival model needs events",
             next="look at the cohort, at the event column and at cause=",

@@ -106,11 +106,11 @@ class Curve:
         return float(areas.sum()), float(np.sqrt((beyond**2 * part).sum()))
 
 
-def kaplan_meier(table: Table, confidence: float = 0.95) -> Curve:
-    """The curve of a group, for events of any cause."""
+def kaplan_meier(table: Table, confidence: float = 0.95, exact: bool = False) -> Curve:
+    """The curve of a group, for events of any cause; `exact`: the edges are the times."""
     y, d = table.at_risk, table.events
     share = np.divide(d, y, out=np.zeros_like(d), where=y > 0)
-    survival = np.cumprod(1.0 - share)
+    survival: Floats = np.asarray(np.cumprod(1.0 - share), dtype=np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):
         greenwood = np.cumsum(np.where(d > 0, d / (y * (y - d)), 0.0))
         se = np.where(survival > 0, survival * np.sqrt(greenwood), 0.0)
@@ -119,7 +119,7 @@ def kaplan_meier(table: Table, confidence: float = 0.95) -> Curve:
         inside = (survival > 0) & (survival < 1)
         lower = np.where(inside, survival ** np.exp(-half), survival)
         upper = np.where(inside, survival ** np.exp(half), survival)
-    low, high = bounds(table)
+    low, high = (survival, survival) if exact else bounds(table)
     return Curve(table.edges, survival, se, lower, upper, table.at_risk, table.events, low, high)
 
 

@@ -46,6 +46,7 @@ class CurveSpec:
     horizon: float = 0.0
     confidence: float = 0.95
     by_site: bool = True
+    exact: bool = False
 
     def __post_init__(self) -> None:
         check_edges(self.edges)
@@ -89,6 +90,7 @@ class CurveSpec:
             "horizon": self.horizon,
             "confidence": self.confidence,
             "by_site": self.by_site,
+            "exact": self.exact,
         }
 
     @staticmethod

@@ -1,10 +1,11 @@
 """The site's half of survival curves and log-rank tests.
 
 What leaves the site: per group, way to leave and interval of an agreed grid the number of patients,
-taken together into steps of at least the minimum (`polyclinic.models.survival.steps`); of a group
-with fewer patients of one way to leave than a step needs, nothing but that it is left out. For a
-log-rank test stratified by site: per group the observed less the expected events, and their
-covariances.
+taken together into steps of at least the minimum (`polyclinic.models.survival.steps`). Where a
+group has fewer patients who left in one way than a step needs, nothing of any group but that the
+site is left out: else groups would be compared over different sites, and all patients less the
+other groups would be the few. For a log-rank test stratified by site: per group the observed less
+the expected events, and their covariances.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from polyclinic.models.survival.exposure import (
     slots_of,
 )
 from polyclinic.models.survival.rows import check_design, outcome_of, strata_numbers
-from polyclinic.models.survival.steps import interval_of, runs
+from polyclinic.models.survival.steps import base_runs, interval_of, rows_for, united
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -62,7 +63,7 @@ class Left:
     way       0 censored, else the cause, (n_rows,); -1: not asked about
     group     (n_rows,)
     first, last   ends of the row's run of intervals
-    out       groups that are left out, because too few left in one way, (n_groups,)
+    out       the site is left out, because too few of a group left in one way
     allowed   rows that have an outcome
     """
 
@@ -70,12 +71,12 @@ class Left:
     group: Ints
     first: Ints
     last: Ints
-    out: Bools
+    out: bool
     allowed: Bools
 
     def sets(self) -> Iterator[tuple[tuple[int, int, int], int, Bools]]:
         """Of each step (group, way, last interval), its first interval and its rows."""
-        inside = np.flatnonzero((self.way >= 0) & ~self.out[self.group])
+        inside = np.flatnonzero((self.way >= 0) & (not self.out))
         place = np.stack([self.group, self.way, self.last])[:, inside]
         steps, number = np.unique(place, axis=1, return_inverse=True)
         for k, step in enumerate(steps.T):
@@ -106,16 +107,32 @@ def _left(plan: Plan, partition: Partition) -> Left:
         allowed = allowed & known
     edges = np.asarray(spec.edges)
     interval = interval_of(np.where(allowed, time, 0.0), edges)
-    way = np.where(interval == len(edges), 0, way)  # seen longer than the grid goes
+    if spec.on_grid:
+        way = np.where(interval == len(edges), 0, way)  # seen longer than the grid goes
     way = np.where(allowed, way, -1)
-    first, last = np.zeros_like(interval), np.zeros_like(interval)
-    out = np.zeros(len(spec.groups), dtype=bool)
-    for g in range(len(spec.groups)):
-        for w in range(_ways(spec)):
-            rows = np.flatnonzero((group == g) & (way == w))
-            first[rows], last[rows] = runs(interval[rows], len(edges) + 1, spec.least)
-            out[g] |= 0 < len(rows) < spec.least
+    status = np.where(interval == len(edges), 0, np.nan_to_num(columns[str(spec.design.event)]))
+    least = rows_for(spec.least, partition.key)
+    first, last, out = _steps_of(spec, way, group, interval, status.astype(np.int64), least)
     return Left(way, group, first, last, out, allowed)
+
+
+def _steps_of(
+    spec: CurveSpec, way: Ints, group: Ints, interval: Ints, status: Ints, least: int
+) -> tuple[Ints, Ints, bool]:
+    """Ends of each row's step, (n_rows,) each, and whether the site is left out."""
+    first, last = np.zeros_like(interval), np.zeros_like(interval)
+    cells = [(g, w) for g in range(len(spec.groups)) for w in range(_ways(spec))]
+    out = any(0 < np.sum((group == g) & (way == w)) < least for g, w in cells)
+    rows = np.flatnonzero(way >= 0)
+    if spec.on_grid and len(rows) and not out:
+        count = len(spec.edges) + 1
+        base = base_runs(interval[rows], count, status[rows], least)
+        marks = np.column_stack([(group[rows] == g) & (way[rows] == w) for g, w in cells])
+        wanted = np.full(len(cells), least)
+        *ends, whole = united(*base, count, least, marks, wanted, apart=True)
+        first[rows], last[rows] = ends
+        out = not whole
+    return first, last, out
 
 
 def _ways(spec: CurveSpec) -> int:
@@ -136,7 +153,7 @@ class StepsTask:
         return (
             Leaf("late", shape, "patients who left", "int64", support="cells"),
             Leaf("early", shape, "patients who left", "int64", support="cells"),
-            Leaf("left_out", (len(spec.groups),), "flag", "int64"),
+            Leaf("left_out", (), "flag", "int64"),
             Leaf("not_allowed", (), "count", "int64", unit="rows"),
         )
 
@@ -151,7 +168,7 @@ class StepsTask:
         values = {
             "late": counts[0],
             "early": counts[1],
-            "left_out": found.out.astype(np.int64),
+            "left_out": int(found.out),
             "not_allowed": int(np.count_nonzero(~found.allowed)),
         }
         cells = {"late": behind[0], "early": behind[1]}

@@ -90,12 +90,9 @@ class OneRound:
     converged: bool = True
 
     @property
-    def left_out(self) -> dict[str, int]:
-        """Per group how many sites had too few patients of it for a step."""
-        if "left_out" not in self.sums:
-            return {}
-        counts = zip(self.spec.groups, self.sums["left_out"].tolist(), strict=True)
-        return {group: count for group, count in counts if count}
+    def left_out(self) -> int:
+        """How many sites had too few patients of a group for a step."""
+        return int(self.sums.get("left_out", 0))
 
     @property
     def n(self) -> int:
@@ -123,16 +120,15 @@ class OneRound:
 
     def warnings(self) -> list[str]:
         """What a reader of the result should know."""
+        count = self.left_out
+        if not count:
+            return []
+        where = "" if len(self.spec.groups) == 1 else " in one of the groups"
+        has, them = ("hospital has", "it is") if count == 1 else ("hospitals have", "they are")
         return [
-            f"{_of(group)} {count} {'hospital has' if count == 1 else 'hospitals have'} too few "
-            f"patients who left in one way for a step of {self.spec.least}; these patients are "
-            "left out"
-            for group, count in self.left_out.items()
+            f"{count} {has} too few patients who left in one way{where} for a step of "
+            f"{self.spec.least}; {them} left out"
         ]
-
-
-def _of(group: str) -> str:
-    return "" if group == "all" else f"{group}:"
 
 
 @dataclass(frozen=True)
@@ -142,9 +138,11 @@ class Curved(OneRound):
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Kaplan-Meier curves by group, of events of any cause."""
-        level = self.spec.confidence
+        level, exact = self.spec.confidence, self.spec.exact
         found = {g: self.table(k) for k, g in enumerate(self.spec.groups)}
-        return {g: kaplan_meier(table, level) for g, table in found.items() if table.patients}
+        return {
+            g: kaplan_meier(table, level, exact) for g, table in found.items() if table.patients
+        }
 
     @cached_property
     def incidences(self) -> dict[str, dict[int, Incidence]]:

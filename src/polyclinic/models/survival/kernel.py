@@ -80,7 +80,8 @@ def sort_rows(
     """
     if weight is not None and not np.all(weight):
         kept = np.flatnonzero(weight)
-        stratum, offset = (None if v is None else v[kept] for v in (stratum, offset))
+        stratum = None if stratum is None else stratum[kept]
+        offset = None if offset is None else offset[kept]
         found = sort_rows(x[kept], time[kept], event[kept], stratum, weight[kept], offset, efron)
         return tuple(replace(one, rows=kept[one.rows]) for one in found)
     order = np.argsort(-time, kind="stable")

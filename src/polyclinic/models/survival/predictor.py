@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from polyclinic.core.design import Design
 from polyclinic.core.partition import Partition
-from polyclinic.models.predictor import register_predictor
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +25,7 @@ class CoxPredictor:
     coef: Floats
     times: Floats = field(default_factory=lambda: np.zeros(0))
     hazard: Floats = field(default_factory=lambda: np.zeros(0))
+    explains: str = "survival"
 
     def linear(self, partition: Partition) -> Floats:
         """Log of the relative risk, (n_rows,)."""
@@ -58,13 +57,3 @@ class CoxPredictor:
             "times": self.times,
             "hazard": self.hazard,
         }
-
-    @staticmethod
-    def from_data(data: Mapping[str, Any]) -> CoxPredictor:
-        coef, times, hazard = (
-            np.asarray(data[name], dtype=np.float64).ravel() for name in ("coef", "times", "hazard")
-        )
-        return CoxPredictor(Design.from_data(data["design"]), coef, times, hazard)
-
-
-register_predictor("cox", CoxPredictor.from_data)

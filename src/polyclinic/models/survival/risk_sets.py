@@ -28,7 +28,7 @@ from polyclinic.core.task import Grain
 from polyclinic.models.survival.exposure import Asked, Exposed, Own, exposure_of, judged
 from polyclinic.models.survival.rows import key_of, rows_of, spec_of
 from polyclinic.models.survival.spec import CoxSpec
-from polyclinic.models.survival.steps import interval_of, joint_runs
+from polyclinic.models.survival.steps import base_runs, interval_of, rows_for, united
 from polyclinic.models.survival.tasks import theta_of
 
 Floats = NDArray[np.float64]
@@ -74,9 +74,13 @@ def _grid(spec: CoxSpec, partition: Partition) -> Grid:
     event = rows.event[used] & (interval < len(edges))
     if spec.least <= 1:  # one trust domain
         return Grid(used, event, np.stack([interval] * 2), False)
-    marks, least = _marks(rows.x[used], event, spec.least)
-    size = max(spec.least, FEWEST, PER_COEFFICIENT * rows.x.shape[1])
-    *left, whole = joint_runs(interval, len(edges) + 1, size, marks, least)
+    fewest = rows_for(spec.least, partition.key)
+    marks, least = _marks(rows.x[used], event, fewest)
+    size = rows_for(max(spec.least, FEWEST, PER_COEFFICIENT * rows.x.shape[1]), partition.key)
+    status = np.nan_to_num(partition.columns[str(spec.design.event)][used]).astype(np.int64)
+    status = np.where(interval == len(edges), 0, status)
+    base = base_runs(interval, len(edges) + 1, status, fewest)
+    *left, whole = united(*base, len(edges) + 1, size, marks, least)
     return Grid(used, event, np.stack(left), not whole)
 
 
@@ -171,7 +175,7 @@ class RiskSetsTask(Exposed):
             Members(columns, np.unique(partition.persons[grid.rows[run]])) for run in parts
         )
         return Exposure(
-            coefficients=p * n // smallest if asked.order else 0,
+            coefficients=min(p * n // smallest, n) if asked.order else 0,
             slots=base.slots,
             joint=base.joint,
             values=base.values,
@@ -198,7 +202,8 @@ def _worst(shares: list[Shares]) -> Shares:
     worst = np.argmax(parts, axis=0)
 
     def pick(name: str) -> Floats:
-        return np.choose(worst, [getattr(s, name) for s in shares])
+        every = np.array([getattr(s, name) for s in shares])
+        return np.asarray(np.take_along_axis(every, worst[None], axis=0)[0])
 
     return Shares(pick("total"), pick("squares"), pick("first"), pick("second"))
 

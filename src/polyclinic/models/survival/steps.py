@@ -1,12 +1,12 @@
 """Times on an agreed grid, coarse enough that every step holds enough patients.
 
 A grid of ascending edges cuts time into intervals (e_k-1, e_k]; the last one is open. A site takes
-consecutive intervals together into runs that hold at least `least` of its patients who left in one
-way (one cause, or censored), and puts all of these at the end of their run; of the last ones too
-few for a run of their own it makes its last run longer. So what leaves is about no one or about
-`least` patients and more, in every interval and every way to leave, and the pooled sums are those
-of data in which times were moved to later edges. The beginnings of the runs leave as well: between
-the two lies the truth, which bounds how far a curve is from the exact one.
+consecutive intervals together into runs in which nobody, or at least `least` of its patients, left
+in each way that the event column knows; intervals that are left over at the end make the runs
+before longer. So what leaves is about no one or about `least` patients and more. These base runs
+depend on the grid and on `least` only. What asks for more, by groups or by columns, takes base runs
+together: so one analysis less another on the same grid is never about a few. The beginnings of the
+runs leave as well as their ends: between the two lies the truth.
 """
 
 from __future__ import annotations
@@ -25,33 +25,25 @@ def interval_of(time: Floats, edges: Floats) -> Ints:
     return np.asarray(np.searchsorted(edges, time, side="left"), dtype=np.int64)
 
 
-def runs(interval: Ints, intervals: int, least: int) -> tuple[Ints, Ints]:
-    """First and last interval of the run that each row is in, (n_rows,) each.
-
-    Fewer rows than `least` are one run.
-    """
-    counts = np.bincount(interval, minlength=intervals)
-    filled = np.flatnonzero(counts)
-    first, last = np.zeros(intervals, np.int64), np.zeros(intervals, np.int64)
-    begun, held, done = 0, 0, 0  # places in `filled`; rows in the run that is open
-    for place, k in enumerate(filled):
-        held += counts[k]
-        if held >= least:
-            inside = filled[begun : place + 1]
-            first[inside], last[inside] = inside[0], inside[-1]
-            done, begun, held = begun, place + 1, 0
-    if held:  # too few are left: the last run goes on to the end
-        inside = filled[done:] if begun else filled
-        first[inside], last[inside] = inside[0], inside[-1]
-    return first[interval], last[interval]
+def rows_for(least: int, key: Ints | None) -> int:
+    """Rows behind which there are `least` patients, whoever they are."""
+    if key is None or not len(key) or least <= 1:
+        return least
+    return least * int(np.unique(key, return_counts=True)[1].max())
 
 
 def joint_runs(
-    interval: Ints, intervals: int, size: int, marks: NDArray[np.bool_], least: Ints
+    interval: Ints,
+    intervals: int,
+    size: int,
+    marks: NDArray[np.bool_],
+    least: Ints,
+    apart: bool = False,
 ) -> tuple[Ints, Ints, bool]:
     """Runs of `size` rows and more in which no mark is rare.
 
     marks  (n_rows, q); in a run each of them is on none of the rows or on `least` (q,) and more
+    apart  in a run of several intervals also outside of any one of them
     Returns first and last interval of each row's run; False: all rows are one run that does not
     hold enough.
     """
@@ -61,9 +53,12 @@ def joint_runs(
     filled = np.flatnonzero(total)
 
     def enough(a: int, b: int) -> bool:
-        seen = counts[filled[a:b]].sum(axis=0)
-        held = total[filled[a:b]].sum()
-        return bool(held >= size and not np.any((seen > 0) & (seen < least)))
+        inside = counts[filled[a:b]]
+        seen = inside.sum(axis=0)
+        rare = seen < least
+        if apart and b - a > 1:
+            rare |= seen - inside.max(axis=0) < least
+        return bool(total[filled[a:b]].sum() >= size and not np.any((seen > 0) & rare))
 
     ends = [0]
     for place in range(1, len(filled) + 1):
@@ -81,3 +76,35 @@ def joint_runs(
         if b > a:
             first[filled[a:b]], last[filled[a:b]] = filled[a], filled[b - 1]
     return first[interval], last[interval], enough(*ends[-2:])
+
+
+def base_runs(interval: Ints, intervals: int, status: Ints, least: int) -> tuple[Ints, Ints]:
+    """First and last interval of the base run of each row, (n_rows,) each.
+
+    status  the way in which each row left
+    """
+    levels = np.unique(status)
+    levels = levels[[int(np.sum(status == level)) >= least for level in levels]]
+    marks = status[:, None] == levels
+    first, last, _ = joint_runs(interval, intervals, least, marks, np.full(len(levels), least))
+    return first, last
+
+
+def united(
+    first: Ints,
+    last: Ints,
+    intervals: int,
+    size: int,
+    marks: NDArray[np.bool_],
+    least: Ints,
+    apart: bool = False,
+) -> tuple[Ints, Ints, bool]:
+    """Base runs taken together as `joint_runs` takes intervals.
+
+    Where sums of each mark leave they are `apart`: else those of a base run less those of the mark
+    could be of a few.
+    """
+    begin, end, whole = joint_runs(last, intervals, size, marks, least, apart)
+    starts = np.full(intervals, intervals, dtype=np.int64)
+    np.minimum.at(starts, last, first)
+    return starts[begin], end, whole

@@ -138,7 +138,7 @@ class ScoresTask(Exposed):
             parts = np.add.reduceat(parts, starts, axis=0)
         meat = parts.T @ parts
         clusters = int(np.count_nonzero(parts.any(axis=1)))
-        values = {"clusters": clusters, "meat": meat[np.triu_indices(len(beta))]}
+        values: dict[str, Any] = {"clusters": clusters, "meat": meat[np.triu_indices(len(beta))]}
         return Contribution(values, Evidence(_patients(plan, partition)))
 
 
