@@ -6,6 +6,8 @@ import polyclinic as pc
 
 NAMES = [
     "Checkpoint",
+    "CoxRegression",
+    "CumulativeIncidence",
     "DataWarning",
     "DifferentialPrivacy",
     "Embedded",
@@ -14,9 +16,11 @@ NAMES = [
     "GaussianNB",
     "InputError",
     "KMeans",
+    "KaplanMeier",
     "LinearRegression",
     "LinearSVC",
     "LinearSVR",
+    "LogRank",
     "LogisticRegression",
     "PCA",
     "PoissonRegression",

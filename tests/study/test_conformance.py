@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -20,8 +21,11 @@ from sklearn.feature_selection import f_classif
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC
+from statsmodels.duration.hazard_regression import PHReg
+from statsmodels.duration.survfunc import CumIncidenceRight, SurvfuncRight, survdiff
 
 import polyclinic as pc
+from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
@@ -34,6 +38,7 @@ from polyclinic.models.ensembles.result import Models
 from polyclinic.models.glm import Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
+from polyclinic.models.survival import CoxSpec, CurveSpec
 from polyclinic.models.svm import SVMSpec
 from polyclinic.privacy.policy import Policy
 from tests.models.effects.world import by_hand
@@ -59,6 +64,9 @@ def pooled() -> pd.DataFrame:
     frame["kind"] = (np.column_stack([0 * eta, eta, -eta]) + rng.gumbel(size=(N, 3))).argmax(
         1
     ) * 1.0
+    later = np.random.default_rng(12)
+    frame["days"] = later.integers(1, 4, N).astype(float)
+    frame["place"] = np.searchsorted(SITES, np.arange(N), side="right") - 1.0
     return frame
 
 
@@ -84,8 +92,6 @@ ENGINES = {"sites": sites, "one domain": domain}
 
 
 def spec(outcome: str, family: str, classes: int = 0, **more: Any) -> Spec:
-    from polyclinic.core.design import Design, Factor, Term
-
     terms = tuple(Term(name, (Factor("value", name),), 16.0) for name in TERMS)
     return Spec(Design(terms, outcome, response_bound=64.0), family, classes, **more)
 
@@ -182,6 +188,35 @@ def stacked() -> Any:
     return np.concatenate([found.params, found.bse])
 
 
+def survival(columns: tuple[str, ...] = TERMS, event: str = "event", **more: Any) -> Design:
+    terms = tuple(Term(name, (Factor("value", name),), 16.0) for name in columns)
+    return Design(terms, "days", False, event=event, response_bound=4.0, **more)
+
+
+def cox(ties: str) -> CoxSpec:
+    return CoxSpec(survival(strata=("place",)), levels=(4,), ties=ties)
+
+
+def phreg(ties: str) -> Callable[[], Any]:
+    @cache
+    def run() -> Any:
+        model = PHReg(DATA.days, X[:, 1:], status=DATA.event, strata=DATA.place, ties=ties)
+        found = model.fit(method="newton", tol=1e-14, disp=0, warn_convergence=False)
+        return np.concatenate([found.params, found.bse])
+
+    return run
+
+
+def log_rank() -> CurveSpec:
+    terms = tuple(Term(f"c = {k}", (Factor("level", "c", (float(k),)),), 1.0) for k in (1, 2))
+    design = replace(survival((), strata=("place",)), terms=terms)
+    return CurveSpec("log-rank", design, by="c", groups=("0", "1", "2"), levels=(4,))
+
+
+def curve(asked: str, event: str) -> CurveSpec:
+    return CurveSpec(asked, survival((), event), causes=2, edges=(1.0, 2.0, 3.0))
+
+
 @dataclass(frozen=True)
 class Line:
     algorithm: Callable[[], Any]
@@ -259,6 +294,21 @@ ALGORITHMS = {
                     smallest("squared_hinge"), 2e-3),
     "machine, hinge": Line(lambda: machine("hinge"), lambda m: m[-1].objective,
                            smallest("hinge"), 2e-3),
+    "cox": Line(lambda: cox("efron").algorithm(),
+                lambda r: np.concatenate([r[-1].coef, r[-1].summary()["se"]]), phreg("efron"),
+                1e-9),
+    "cox, breslow": Line(lambda: cox("breslow").algorithm(),
+                         lambda r: np.concatenate([r[-1].coef, r[-1].summary()["se"]]),
+                         phreg("breslow"), 1e-9),
+    "log-rank": Line(lambda: log_rank().algorithm(), lambda r: [r.test["chi2"], r.test["p"]],
+                     lambda: survdiff(DATA.days, DATA.event, DATA.c, strata=DATA.place)),
+    "survival": Line(lambda: curve("kaplan-meier", "event").algorithm(),
+                     lambda r: np.concatenate([r.curves["all"].survival, r.curves["all"].se]),
+                     lambda: (lambda f: np.concatenate([f.surv_prob, f.surv_prob_se]))(
+                         SurvfuncRight(DATA.days, DATA.event)), 1e-12),
+    "incidence": Line(lambda: curve("cumulative-incidence", "kind").algorithm(),
+                      lambda r: [r.incidences["all"][k].incidence for k in (1, 2)],
+                      lambda: CumIncidenceRight(DATA.days, DATA.kind.astype(int)).cinc, 1e-12),
     "moments": Line(lambda: Moments((NUMBER, OTHER)),
                     lambda m: [m["all"][c][k] for c in "ab" for k in ("mean", "variance")],
                     lambda: [v for c in "ab" for v in (DATA[c].mean(), DATA[c].var())], 1e-12),

@@ -97,6 +97,8 @@ class Design:
 
     response  the outcome column: 0/1, a number, or a category's level index
     fills     value that stands in for a missing one, by column (pooled means, agreed beforehand)
+    event     where the response is a duration: the column that says how it ended
+    strata    columns whose levels have a baseline each
     """
 
     terms: tuple[Term, ...]
@@ -107,6 +109,8 @@ class Design:
     fills: Mapping[str, float] = field(default_factory=dict)
     response_bound: float = 2.0**20
     weight_bound: float = 1.0
+    event: str | None = None
+    strata: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,7 +128,7 @@ class Design:
             for factor in term.factors:
                 if factor.kind != "site":
                     found[factor.column] = None
-        for extra in (self.offset, self.weight, self.response):
+        for extra in (self.offset, self.weight, *self.strata, self.event, self.response):
             if extra:
                 found[extra] = None
         return tuple(found)
@@ -150,6 +154,8 @@ class Design:
         return np.array([exponent(term.bound) for term in self.terms], dtype=np.int64)
 
     def to_data(self) -> dict[str, Any]:
+        """Plain data; without an event it reads as before there were any."""
+        survival = {"event": self.event, "strata": list(self.strata)} if self.event else {}
         return {
             "terms": [
                 {
@@ -169,6 +175,7 @@ class Design:
             "fills": {k: float(v) for k, v in self.fills.items()},
             "response_bound": float(self.response_bound),
             "weight_bound": float(self.weight_bound),
+            **survival,
         }
 
     @staticmethod
@@ -198,6 +205,8 @@ class Design:
             fills=dict(data["fills"]),
             response_bound=data["response_bound"],
             weight_bound=data["weight_bound"],
+            event=data.get("event"),
+            strata=tuple(data.get("strata", ())),
         )
 
 

@@ -19,8 +19,9 @@ _MATH: dict[str, Callable[[float], float]] = {
     "sqrt": math.sqrt,
     "abs": abs,
 }
+_ALONE = ("offset", "weights", "strata")
 MOST_KNOTS = 100
-ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights"
+ALLOWED = "C, I, log, log1p, exp, sqrt, abs (also np.log ...), bs, ns, offset, weights, strata"
 
 
 class Role(Enum):
@@ -30,6 +31,7 @@ class Role(Enum):
     CATEGORY = "category"
     OFFSET = "offset"
     WEIGHT = "weights"
+    STRATA = "strata"
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _plain(text: str, column: str, codebook: Codebook) -> Compiled:
 
 def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     name = _function(node.func)
-    if name is None or name not in {*_MATH, "C", "I", "bs", "ns", "offset", "weights"}:
+    if name is None or name not in {*_MATH, "C", "I", "bs", "ns", *_ALONE}:
         raise InputError(
             f"{text}: this function is not allowed in a formula",
             code="UNKNOWN_FUNCTION",
@@ -113,10 +115,10 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
     spec = codebook.spec(column)
     if name == "C":
         return _category(text, node, column, codebook)
+    if name in _ALONE:
+        return _alone(text, Role(name), column, codebook)
     if spec.type == "category":
         raise _bad(text, f"{column} is a category")
-    if name in ("offset", "weights"):
-        return Compiled(text, column, Role(name))
     if name in ("bs", "ns"):
         return _spline(text, name, node, column, codebook)
     return Compiled(
@@ -165,6 +167,14 @@ def _category(text: str, node: ast.Call, column: str, codebook: Codebook) -> Com
             )
         reference = levels.index(code)
     return Compiled(text, column, Role.CATEGORY, levels=levels, reference=reference)
+
+
+def _alone(text: str, role: Role, column: str, codebook: Codebook) -> Compiled:
+    if role is Role.STRATA and not codebook.level_names(column):
+        raise _bad(text, f"{column} has no levels in the codebook")
+    if role is not Role.STRATA and codebook.spec(column).type == "category":
+        raise _bad(text, f"{column} is a category")
+    return Compiled(text, column, role)
 
 
 def _reference(text: str, node: ast.expr) -> str:

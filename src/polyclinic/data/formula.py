@@ -28,19 +28,25 @@ _POWER = re.compile(r"(?:\*\*|\^)\s*(\d+)")
 _CALL = re.compile(r"\bI\([^()]*(?:\([^()]*\)[^()]*)*\)")
 
 
+_SURV = re.compile(r"^Surv\(\s*([^\s,()]+)\s*,\s*([^\s,()]+)\s*\)$")
+
+
 @dataclass(frozen=True)
 class _Parsed:
     response: Compiled | None
+    event: str | None
     terms: tuple[tuple[Compiled, ...], ...]
     intercept: bool
     offset: str | None
     weight: str | None
+    strata: tuple[str, ...]
 
     @property
     def columns(self) -> tuple[str, ...]:
         found = [self.response.column] if self.response else []
+        found += [self.event] if self.event else []
         found += [factor.column for term in self.terms for factor in term]
-        found += [extra for extra in (self.offset, self.weight) if extra]
+        found += [extra for extra in (self.offset, self.weight, *self.strata) if extra]
         return tuple(dict.fromkeys(found))
 
 
@@ -55,7 +61,9 @@ def compile_formula(
     fills: Mapping[str, float] | None = None,
     indicators: Sequence[str] = (),
 ) -> Design:
-    """The design of ``"outcome ~ terms"``, or of ``"~ terms"``: then its response is "".
+    """The design of ``"outcome ~ terms"``, ``"Surv(duration, event) ~ terms"`` or ``"~ terms"``.
+
+    Without an outcome its response is "".
 
     Parameters
     ----------
@@ -86,12 +94,14 @@ def compile_formula(
     return Design(
         tuple(terms),
         parsed.response.column if parsed.response else "",
-        parsed.intercept,
+        parsed.intercept and parsed.event is None,
         parsed.offset,
         parsed.weight,
         fills,
         codebook.bound(parsed.response.column) if parsed.response else 1.0,
         codebook.bound(parsed.weight) if parsed.weight else 1.0,
+        parsed.event,
+        parsed.strata,
     )
 
 
@@ -129,27 +139,73 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
             rule='a formula reads "outcome ~ term + term"',
             next="correct it",
         )
-    response = None if left is None else _outcome(left[0].factors[0].expr, codebook)
-    terms, intercept = [], False
-    extras: dict[Role, str | None] = {Role.OFFSET: None, Role.WEIGHT: None}
+    response, event = _response(left[0].factors[0].expr, codebook) if left else (None, None)
+    terms, extras, strata, intercept = _right(right, codebook)
+    if strata and not event:
+        raise InputError(
+            f"strata({strata[0]}) has no duration beside it",
+            code="BAD_FORMULA",
+            rule="strata( ) belongs to an outcome Surv(duration, event)",
+            next=f"use C({strata[0]})",
+        )
+    terms.sort(key=len)
+    return _Parsed(
+        response,
+        event,
+        tuple(terms),
+        intercept or event is not None,
+        extras.get(Role.OFFSET),
+        extras.get(Role.WEIGHT),
+        tuple(dict.fromkeys(strata)),
+    )
+
+
+def _right(
+    right: Sequence[Any], codebook: Codebook
+) -> tuple[list[tuple[Compiled, ...]], dict[Role, str], list[str], bool]:
+    """Terms, offset and weight, strata, and whether there is an intercept."""
+    terms: list[tuple[Compiled, ...]] = []
+    extras: dict[Role, str] = {}
+    strata: list[str] = []
+    intercept = False
     for term in right:
         factors = [compile_factor(f.expr, codebook) for f in term.factors if f.expr != "1"]
-        special = [f for f in factors if f.role in extras]
+        special = [f for f in factors if f.role in (Role.OFFSET, Role.WEIGHT, Role.STRATA)]
         if special:
-            if len(factors) > 1 or extras[special[0].role] is not None:
+            if len(factors) > 1 or special[0].role in extras:
                 raise InputError(
                     f"{special[0].text}: it stands alone, once",
                     code="BAD_FORMULA",
-                    rule="one offset( ) and one weights( ), in no product",
+                    rule="one offset( ) and one weights( ), in no product; nor strata( )",
                     next="correct the formula",
                 )
-            extras[special[0].role] = special[0].column
+            if special[0].role is Role.STRATA:
+                strata.append(special[0].column)
+            else:
+                extras[special[0].role] = special[0].column
         elif factors:
             terms.append(tuple(factors))
         else:
             intercept = True
-    terms.sort(key=len)
-    return _Parsed(response, tuple(terms), intercept, extras[Role.OFFSET], extras[Role.WEIGHT])
+    return terms, extras, strata, intercept
+
+
+def _response(text: str, codebook: Codebook) -> tuple[Compiled, str | None]:
+    """The outcome; of a duration also the column that says how it ended."""
+    found = _SURV.match(text)
+    if found is None:
+        return _outcome(text, codebook), None
+    duration, event = (name.strip("`") for name in found.groups())
+    response = compile_factor(duration, codebook)
+    number = response.role is Role.NUMBER and not codebook.level_names(duration)
+    if not number or not codebook.level_names(event) or duration == event:
+        raise InputError(
+            f"{text}: a number and a column with levels are needed",
+            code="BAD_FORMULA",
+            rule="Surv(duration, event): the event is a binary or category column, 1 = event",
+            next="correct the formula, or the columns' types in the codebook",
+        )
+    return response, event
 
 
 def _sides(structured: Any, formula: str) -> tuple[list[Any] | None, list[Any]]:

@@ -35,12 +35,25 @@ def asked(
             rule='its formula reads "outcome ~ term + term"',
             next="name the outcome",
         )
+    check_duration(kind, design)
     classes = len(codebook.level_names(outcome)) if outcome else 0
     if outcome:
         check_outcome(kind, classes, outcome)
     extra = {outcome, design.offset, design.weight}
     columns = tuple(_column(codebook, name) for name in design.columns if name not in extra)
     return Asked(design, dict(options), classes, columns, sites, seed)
+
+
+def check_duration(kind: Kind | None, design: Design) -> None:
+    """Raises BAD_FORMULA for Surv( ) in a model of no survival (None: a regression)."""
+    if design.event is not None and (kind is None or kind.explains != "survival"):
+        title = kind.title if kind else "regression"
+        raise InputError(
+            f"Surv({design.response}, {design.event}): a {title} explains no survival",
+            code="BAD_FORMULA",
+            rule="Surv(duration, event) is the outcome of survival models",
+            next="use a Cox regression, or another outcome",
+        )
 
 
 def check_outcome(kind: Kind, classes: int, outcome: str) -> None:

@@ -61,7 +61,7 @@ _KEYS = frozenset(
     ]
 )
 _BY_COLUMN = frozenset(("edges", "fills"))  # what these hold has columns as its keys
-_DESIGN = set(Design(()).to_data())
+_DESIGNS = tuple(set(Design((), event=event).to_data()) for event in (None, "event"))
 _TEXTS = frozenset(("family", "kind", "outcome", "task", "class_weight", "mechanism"))
 
 
@@ -95,7 +95,7 @@ def _words(value: Any, key: str = "") -> set[str]:
     if isinstance(value, str):
         return set() if key in _TEXTS else {value, *_WORD.findall(value)}
     if isinstance(value, Mapping):
-        if set(value) == _DESIGN:
+        if set(value) in _DESIGNS:
             return set(Design.from_data(value).columns)
         names = [name for name in value if key in _BY_COLUMN or name not in _KEYS]
         found = {word for name in names for word in (name, *_WORD.findall(name))}

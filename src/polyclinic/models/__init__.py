@@ -9,9 +9,17 @@ from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
 from polyclinic.models.simple import kinds as _simple_kinds
 from polyclinic.models.simple import tasks as _simple
+from polyclinic.models.survival import kinds as _survival_kinds
+from polyclinic.models.survival import tasks as _survival
 from polyclinic.models.svm import kinds as _svm_kinds
 from polyclinic.models.svm import tasks as _svm
 
-kinds: list[Kind] = [*_ensemble_kinds, *_simple_kinds, *_svm_kinds, *_effect_kinds]
+kinds: list[Kind] = [
+    *_ensemble_kinds,
+    *_simple_kinds,
+    *_svm_kinds,
+    *_effect_kinds,
+    *_survival_kinds,
+]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_ensembles, *_simple, *_svm, *_effects]
+tasks = [*_glm, *_descriptive, *_ensembles, *_simple, *_svm, *_effects, *_survival]

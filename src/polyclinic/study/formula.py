@@ -48,7 +48,8 @@ class FormulaData:
         values stay."""
         if isinstance(frame, Partition):
             return frame
-        needed = [c for c in self.design.columns if c != self.design.response]
+        unknown = {self.design.response, self.design.event, *self.design.strata}
+        needed = [c for c in self.design.columns if c not in unknown]
         table = table_from_frame(frame, self.codebook, "new rows", columns=needed)
         kept = needed if gaps else self.design.fills
         missing = [c for c in needed if c not in kept and np.isnan(table.columns[c]).any()]

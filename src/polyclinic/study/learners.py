@@ -9,9 +9,11 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 
 from polyclinic.core.errors import InputError
 from polyclinic.study import simple
+from polyclinic.study.curves import CumulativeIncidence, KaplanMeier, LogRank
 from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
+from polyclinic.study.survival import CoxRegression
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 
 ESTIMATORS: tuple[type[Learner], ...] = (
@@ -21,6 +23,10 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     LinearSVR,
     SVC,
     TreatmentEffect,
+    CoxRegression,
+    KaplanMeier,
+    CumulativeIncidence,
+    LogRank,
 )
 
 

@@ -123,8 +123,8 @@ def exposure(plan: Plan, partition: Partition, own: Own, asked: Asked) -> Exposu
         columns=_columns(plan, design, rows, rates, used, kept, asked),
         weights=Shares.of(_certain(plan, asked, second)[used], kept),
         leverage=_leverage(plan, design, rows, rates[2][:, 0], used, own, kept),
-        levels=max((len(levels) + 1 for levels in _groups(design).values()), default=0),
-        alone=_names_a_site(design, partition.site),
+        levels=max((len(levels) + 1 for levels in groups(design).values()), default=0),
+        alone=names_a_site(design, partition.site),
         members=_members(design, partition, inside, used),
     )
 
@@ -146,7 +146,7 @@ def slots(plan: Plan, asked: Asked) -> tuple[str, ...]:
     design, classes = design_of(plan), _classes(plan)
     names = (*design.names, *factors_of(design).names)
     found = [f"{name} = {value}" for name in names for value in (0, 1)]
-    found += [f"{column}: other levels" for column in _groups(design)]
+    found += [f"{column}: other levels" for column in groups(design)]
     found += [f"outcome = {k}" for k in range(classes)]
     found += [NOT_ALLOWED, ALLOWED, *filled_slots(design)]
     return (*found, *pair_slots(design, classes, asked.curved))
@@ -311,7 +311,7 @@ def _levels(
     single = factors_of(design)
     if single.terms:
         values |= few_values(single, single.matrix(data.columns), kept)
-    for column, levels in _groups(design).items():
+    for column, levels in groups(design).items():
         named[f"{column}: other levels"] = patients(~np.isin(data.columns[column], levels), kept)
     weights = plan.values.get("class_weight")
     label = y if weights is None or not len(weights) else class_of(y, len(weights))
@@ -320,7 +320,7 @@ def _levels(
     return named | filled_counts(design, data.columns, kept) | product_counts(design, data), values
 
 
-def _groups(design: Design) -> dict[str, list[float]]:
+def groups(design: Design) -> dict[str, list[float]]:
     """Levels with a term of their own, by column."""
     found: dict[str, list[float]] = {}
     for term in design.terms:
@@ -329,5 +329,6 @@ def _groups(design: Design) -> dict[str, list[float]]:
     return found
 
 
-def _names_a_site(design: Design, site: str) -> bool:
+def names_a_site(design: Design, site: str) -> bool:
+    """Whether a term is about one site."""
     return any(f.kind == "site" and f.column == site for t in design.terms for f in t.factors)
