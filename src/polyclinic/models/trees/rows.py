@@ -146,8 +146,7 @@ class Rows:
 
     def __init__(self, spec: Spec, partition: Partition, class_weight: Floats) -> None:
         columns, self.spec = partition.columns, spec
-        self.bins = binned(columns, spec, strict=True)
-        self.columns = np.ascontiguousarray(self.bins.T)
+        self.bins, self.columns = _bins(spec, partition)
         self.y = _outcome(columns[spec.design.response], spec, partition.site)
         self.target = losses.targets(self.y, spec)
         self.weight = _weights(columns, spec, self.y, class_weight)
@@ -279,6 +278,17 @@ def poisson(u: Floats) -> Floats:
     """Poisson(1) numbers from uniform ones, 7 at most."""
     steps = np.cumsum(np.exp(-1.0) / np.array([1, 1, 2, 6, 24, 120, 720]))
     return np.searchsorted(steps, u, side="right").astype(np.float64)
+
+
+def _bins(spec: Spec, partition: Partition) -> tuple[Any, Any]:
+    """Bins by row and by column, made once for one set of edges."""
+    kept = partition.cache.get("bins of trees")
+    if kept is None or kept[0] != spec.features:
+        bins = binned(partition.columns, spec, strict=True)
+        kept = partition.cache["bins of trees"] = (
+            spec.features, bins, np.ascontiguousarray(bins.T)
+        )  # fmt: skip
+    return kept[1], kept[2]
 
 
 def _chosen(spec: Spec, partition: Partition) -> Bools:

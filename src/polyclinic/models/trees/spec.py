@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design, exponent
 from polyclinic.core.errors import InputError
@@ -33,7 +35,7 @@ class Feature:
     def __post_init__(self) -> None:
         if not 0 <= self.levels <= MOST_LEVELS:
             raise _wrong(f"{self.name} has {self.levels} levels", f"at most {MOST_LEVELS} levels")
-        if any(not a < b for a, b in zip(self.edges, self.edges[1:], strict=False)):
+        if not np.all(np.diff(self.edges) > 0):
             raise _wrong(f"the edges of {self.name} do not ascend", "edges ascend")
         if len(self.edges) >= MOST_BINS:
             raise _wrong(f"{self.name} has too many edges", f"at most {MOST_BINS - 1} edges")
@@ -190,8 +192,7 @@ class Spec:
         return data | {
             "design": self.design.to_data(),
             "features": [
-                {"name": f.name, "edges": list(f.edges), "levels": f.levels, "missing": f.missing}
-                for f in self.features
+                {**vars(f), "edges": np.array(f.edges, dtype=np.float64)} for f in self.features
             ],
             "monotone": list(self.monotone),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
@@ -206,7 +207,7 @@ class Spec:
                 **{one.name: data[one.name] for one in fields(Spec) if one.name != "rows"},
                 "design": Design.from_data(data["design"]),
                 "features": tuple(
-                    Feature(f["name"], tuple(f["edges"]), f["levels"], f["missing"])
+                    Feature(f["name"], tuple(map(float, f["edges"])), f["levels"], f["missing"])
                     for f in data["features"]
                 ),
                 "monotone": tuple(data["monotone"]),

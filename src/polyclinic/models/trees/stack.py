@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.spec import Feature, Spec
+from polyclinic.models.trees.spec import Spec
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -146,34 +146,44 @@ def checked(data: Any, spec: Spec, most_trees: int) -> Stack:
         raise ValueError("trees do not follow each other")
     if stack.trees > most_trees:
         raise ValueError("too many trees")
-    for at in range(stack.trees):
-        _check_tree(stack.tree(at), spec)
+    _check_children(stack, spec)
+    _check_splits(stack, spec)
     return stack
 
 
-def _check_tree(tree: Stack, spec: Spec) -> None:
+def _check_children(stack: Stack, spec: Spec) -> None:
     """Each node has one parent before it, and no more levels than agreed."""
-    level = np.full(len(tree.left), -1)
-    level[0] = 0
-    for node in tree.split_nodes:
-        left = int(tree.left[node])
-        if level[node] < 0 or level[node] >= spec.depth or not node < left < len(level) - 1:
-            raise ValueError("children do not follow their parents")
-        if level[left] >= 0 or level[left + 1] >= 0:
-            raise ValueError("a node has two parents")
-        level[left : left + 2] = level[node] + 1
-        if not 0 <= tree.feature[node] < len(spec.features):
-            raise ValueError("a split on no column")
-        _check_split(tree, node, spec.features[int(tree.feature[node])])
-    if np.any(level < 0) or np.any(tree.left < -1):
-        raise ValueError("a node without a parent")
+    sizes = np.diff(stack.start)
+    root = np.repeat(stack.start[:-1], sizes)
+    split = np.flatnonzero(stack.left >= 0)
+    left = root[split] + stack.left[split]
+    if np.any(left <= split) or np.any(left + 1 >= (root + np.repeat(sizes, sizes))[split]):
+        raise ValueError("children do not follow their parents")
+    parents = np.bincount(np.concatenate([left, left + 1]), minlength=len(root))
+    parents[stack.start[:-1]] += 1
+    if np.any(parents != 1) or np.any(stack.left < -1):
+        raise ValueError("a node has not one parent")
+    child = np.full(len(root), -1)
+    child[split] = left
+    nodes = stack.start[:-1]
+    for _ in range(spec.depth + 1):
+        nodes = child[nodes[child[nodes] >= 0]]
+        nodes = np.concatenate([nodes, nodes + 1])
+    if len(nodes):
+        raise ValueError("more levels than agreed")
 
 
-def _check_split(tree: Stack, node: int, feature: Feature) -> None:
-    if feature.levels:
-        if tree.split[node] != -1 or not 0 <= tree.set[node] < 1 << feature.levels:
-            raise ValueError("a split that is no set of levels")
-    elif tree.set[node] != 0 or not -1 <= tree.split[node] < feature.bins:
+def _check_splits(stack: Stack, spec: Spec) -> None:
+    split = stack.left >= 0
+    feature, place, right = stack.feature[split], stack.split[split], stack.set[split]
+    if np.any((feature < 0) | (feature >= len(spec.features))):
+        raise ValueError("a split on no column")
+    levels = np.array([f.levels for f in spec.features])[feature]
+    bins = np.array([f.bins for f in spec.features])[feature]
+    category = levels > 0
+    if np.any(category & ((place != -1) | (right < 0) | (right >> levels != 0))):
+        raise ValueError("a split that is no set of levels")
+    if np.any(~category & ((right != 0) | (place < -1) | (place >= bins))):
         raise ValueError("a split at no bin")
 
 
