@@ -7,7 +7,7 @@ rounds and made anew where it does not fit the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,19 +178,22 @@ class Rows:
         """Bring margins and nodes to where the plan is."""
         self._finish(state)
         if self.grown != state.trees.trees or len(self.nodes) != state.grow.trees:
-            self._begin(state)
-        for at, nodes in enumerate(self.nodes):
-            tree = state.grow.tree(at)
-            if any(split_of(tree, node) != split for node, split in nodes.done.items()):
-                self._begin(state)
-                return self.at(state)
-            self._follow(nodes, tree)
-        return None
+            self._begin(state.trees.trees, state.grow.trees)
+        trees = [state.grow.tree(at) for at in range(state.grow.trees)]
+        if not all(map(_fits, self.nodes, trees)):
+            self._begin(state.trees.trees, state.grow.trees)
+        for at, tree in enumerate(trees):
+            self._follow(at, tree)
 
-    def _follow(self, nodes: Nodes, tree: Stack) -> None:
+    def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
+        """Which bins of a node's rows go left in the growing tree `at`."""
+        return tree.goes_left(node, self.spec)
+
+    def _follow(self, at: int, tree: Stack) -> None:
+        nodes = self.nodes[at]
         for node in tree.split_nodes:
             if node not in nodes.done:
-                nodes.follow(tree, node, self.columns, tree.goes_left(node, self.spec))
+                nodes.follow(tree, node, self.columns, self.goes_left(at, tree, node))
 
     def _finish(self, state: State) -> None:
         """Add the trees that were finished since the last plan to the margins."""
@@ -198,11 +201,9 @@ class Rows:
             self._restart(state)
         if not state.trees.starts_with(self.trees):
             self._restart(state)
-        if self.spec.forest:
-            self.trees = state.trees
-            return
-        for at in range(self.trees.trees, state.trees.trees):
-            self._add(state.trees.tree(at), at)
+        if not self.spec.forest:
+            for first in range(self.trees.trees, state.trees.trees, self.spec.at_once):
+                self._add(state.trees, first)
         self.trees = state.trees
 
     def _restart(self, state: State) -> None:
@@ -210,54 +211,65 @@ class Rows:
         self.margin = np.repeat(state.base[None], len(self.y), axis=0)
         self.trees, self.grown, self.nodes = Stack.none(self.spec.width), -1, []
 
-    def _add(self, tree: Stack, at: int) -> None:
-        """Values of one tree: from where its rows stand, or from its root."""
-        spec = self.spec
-        lanes = slice(None) if spec.width > 1 else slice(at % spec.lanes, at % spec.lanes + 1)
-        follows = self.grown == at - at % spec.at_once and len(self.nodes) == spec.at_once
-        nodes = self.nodes[at % spec.at_once] if follows else None
-        everyone = np.arange(len(self.y))
-        rest = everyone
-        if nodes is not None and all(
-            split_of(tree, node) == split for node, split in nodes.done.items()
+    def _add(self, trees: Stack, first: int) -> None:
+        """Values of the trees of one round, from where their rows stand."""
+        spec, many = self.spec, min(self.spec.at_once, trees.trees - first)
+        round_ = [trees.tree(first + at) for at in range(many)]
+        if self.grown != first or len(self.nodes) != many or not all(
+            map(_fits, self.nodes, round_)
         ):
-            self._follow(nodes, tree)
+            self._begin(first, many)
+        for at, tree in enumerate(round_):
+            self._follow(at, tree)
+            lanes, nodes = self._lane(at), self.nodes[at]
             for leaf in np.flatnonzero(tree.left < 0).tolist():
                 self.margin[nodes.rows(leaf), lanes] += tree.value[leaf]
-            if len(nodes.order) == len(everyone):
-                return
-            rest = np.setdiff1d(everyone, nodes.order, assume_unique=True)
-        self.margin[rest, lanes] += tree.value[tree.leaves(self.bins[rest], spec)]
+            if len(nodes.order) < len(self.y):
+                rest = np.setdiff1d(np.arange(len(self.y)), nodes.order, assume_unique=True)
+                self.margin[rest, lanes] += tree.value[tree.leaves(self.bins[rest], spec)]
 
-    def _begin(self, state: State) -> None:
-        """Derivatives and samples of the trees that are grown now; all rows stand at the roots."""
-        spec, self.grown = self.spec, state.trees.trees
+    def _lane(self, at: int) -> slice:
+        return slice(None) if self.spec.width > 1 else slice(at % self.spec.lanes, at % self.spec.lanes + 1)
+
+    def _begin(self, first_tree: int, many: int) -> None:
+        """Derivatives and samples of the trees that grow now; all rows stand at the roots."""
+        spec, self.grown = self.spec, first_tree
         self.nodes, self.lanes = [], []
         first, second = losses.derivatives(self.margin, self.target, spec)
-        shared = not spec.bootstrap and spec.at_once == 1
-        for at in range(state.grow.trees):
-            if not (shared and self.lanes):
-                lane = slice(None) if spec.width > 1 else slice(at % spec.lanes, at % spec.lanes + 1)
-                drawn = np.zeros(len(self.y))
-                drawn[self.used] = self.draws(self.grown + at)
-                weight = self.weight * drawn
-                h = second[:, min(lane.start or 0, second.shape[1] - 1)]
-                self.lanes.append(losses.whole(first[:, lane], h, weight, spec))
-            else:
-                self.lanes.append(self.lanes[0])
-                drawn = np.zeros(len(self.y))
-                drawn[self.used] = self.draws(self.grown + at)
+        for at in range(many):
+            lane = self._lane(at)
+            drawn = np.zeros(len(self.y))
+            drawn[self.used] = self.draws(first_tree + at)
+            h = second[:, min(lane.start or 0, second.shape[1] - 1)]
+            self.lanes.append(losses.whole(first[:, lane], h, self.weight * drawn, spec))
             self.nodes.append(Nodes.of(np.flatnonzero(drawn > 0)))
+
+
+def _fits(nodes: Nodes, tree: Stack) -> bool:
+    """Whether the splits that were followed are those of the tree."""
+    known = len(tree.left)
+    return all(node < known and split_of(tree, node) == was for node, was in nodes.done.items())
 
 
 def rows_of(plan: Plan, partition: Partition) -> Rows:
     """The partition's rows at the place of the plan."""
     spec, state = spec_of(plan), state_of(plan)
-    kept: Rows | None = partition.cache.get("trees")
-    if kept is None or kept.spec != spec or not np.array_equal(
-        kept.class_weight, state.class_weight
+    return kept_rows(spec, state, partition, Rows)
+
+
+R = TypeVar("R", bound=Rows)
+
+
+def kept_rows(spec: Spec, state: State, partition: Partition, kind: type[R]) -> R:
+    """The rows in the partition's cache, brought to a state."""
+    name = f"trees: {kind.__name__}"
+    kept: R | None = partition.cache.get(name)
+    if (
+        kept is None
+        or kept.spec != spec
+        or not np.array_equal(kept.class_weight, state.class_weight)
     ):
-        kept = partition.cache["trees"] = Rows(spec, partition, state.class_weight)
+        kept = partition.cache[name] = kind(spec, partition, state.class_weight)
     kept.at(state)
     return kept
 

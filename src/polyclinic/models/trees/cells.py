@@ -1,0 +1,172 @@
+"""Histograms of nodes as a hospital lets them out.
+
+What leaves the site: per asked node, column and bin the sums of first and of second derivatives and
+the number of rows, over none or at least `cell` patients each (groups.py). A sum of first
+derivatives of a class outcome is how many of them have it, less how many were expected to.
+
+Each hospital joins its own bins, so the trees see a patient a few bins away from where they are, and
+follow the patient that way while they grow; what they predict is not touched. Where every bin has
+enough patients nothing is joined, and the trees are those of the pooled rows, bit for bit.
+
+The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
+are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.exposure import Exposure, Shares, Unaided
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import Grain
+from polyclinic.models.trees.bins import Bools
+from polyclinic.models.trees.groups import Lines, joined, lines_of
+from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, add_lines
+from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
+from polyclinic.models.trees.stack import Stack
+from polyclinic.models.trees.tasks import histogram_leaves, members
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One node's cells: at which bin each bin is counted, and who is behind each of them."""
+
+    where: Ints
+    lines: Lines
+
+
+class GroupedRows(Rows):
+    """Rows of a hospital, of which whole cells move."""
+
+    def _begin(self, first_tree: int, many: int) -> None:
+        super()._begin(first_tree, many)
+        self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
+        self.parents: list[dict[int, int]] = [{} for _ in range(many)]
+
+    def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
+        """Bins go where the one goes that they are counted at."""
+        left = int(tree.left[node])
+        self.parents[at] |= {left: node, left + 1: node}
+        where = self.cells_of(at, node).where[int(tree.feature[node])]
+        return super().goes_left(at, tree, node)[where]
+
+    def cells_of(self, at: int, node: int) -> Cells:
+        """Of a node whose parents were split, made together with its sibling's."""
+        if node not in self.cells[at]:
+            if node == 0:
+                pair, before = [0], None
+            else:
+                parent = self.parents[at][node]
+                pair = sorted(k for k, above in self.parents[at].items() if above == parent)
+                before = self.cells_of(at, parent).where
+            lines = [self._lines(at, one) for one in pair]
+            where = joined(lines, before, max(self.spec.cell, 1))
+            for one, mine in zip(pair, lines, strict=True):
+                self.cells[at][one] = Cells(where, mine.at(where))
+        return self.cells[at][node]
+
+    def _lines(self, at: int, node: int) -> Lines:
+        """A patient with several rows in a node counts at the bin of the first of them."""
+        order = self.nodes[at].rows(node)
+        lanes = np.abs(self.lanes[at][order])
+        lanes[:, -1] &= (1 << COUNT) - 1
+        starts = np.flatnonzero(np.diff(self.keys[order], prepend=-1))
+        if len(starts) < len(order):
+            lanes = np.add.reduceat(lanes, starts, axis=0)
+        # One more bin stands for missing values where the study keeps none.
+        return lines_of(self.bins[order[starts]], lanes, self.spec.widest + 1)
+
+
+def grouped(plan: Plan, partition: Partition) -> GroupedRows:
+    """The hospital's rows at the place of the plan."""
+    return kept_rows(spec_of(plan), state_of(plan), partition, GroupedRows)
+
+
+@dataclass(frozen=True)
+class CellsTask(Unaided):
+    """Histograms of nodes over the cells of a hospital."""
+
+    name: str = "trees.cells"
+    version: int = 1
+    grain: Grain = "site"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        return histogram_leaves(plan, "cells")
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        spec, state = spec_of(plan), state_of(plan)
+        rows, first = grouped(plan, partition), state.trees.trees
+        leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
+        behind = np.zeros(leaves["n"].shape, np.int64)
+        for i, (tree, node) in enumerate(state.asked.tolist()):
+            columns = line_columns(spec, first + tree, node)
+            cells = rows.cells_of(tree, node)
+            for name, sums in self._sums(rows, tree, node, columns).items():
+                for line, column in enumerate(columns):
+                    where = cells.where[column, : spec.bins]
+                    np.add.at(leaves[name][i, line], where, sums[line])
+            behind[i] = cells.lines.count[columns, : spec.bins]
+        by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
+        evidence = {"g": by_lane, "h": behind, "n": behind}
+        patients = partition.patients(_used(rows))
+        return Contribution(leaves, Evidence(patients, evidence))
+
+    def _sums(self, rows: Rows, tree: int, node: int, columns: Ints) -> dict[str, Ints]:
+        spec, order = rows.spec, rows.nodes[tree].rows(node)
+        shape = (len(columns), spec.bins)
+        found = {
+            "g": np.zeros((*shape, spec.width), np.int64),
+            "h": np.zeros(shape, np.int64),
+            "n": np.zeros(shape, np.int64),
+        }
+        for begin in range(0, len(order), MOST_ROWS):
+            packed = np.zeros((*shape, spec.width + 1), np.int64)
+            part = order[begin : begin + MOST_ROWS]
+            add_lines(rows.bins, part, rows.lanes[tree], columns, packed)
+            found["g"] += packed[..., :-1]
+            found["h"] += packed[..., -1] & ((1 << COUNT) - 1)
+            found["n"] += packed[..., -1] >> COUNT
+        return found
+
+    def exposure(
+        self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]
+    ) -> Exposure:
+        """Shares of patients in the magnitudes that each cell adds up."""
+        spec, state = spec_of(plan), state_of(plan)
+        rows, first = grouped(plan, partition), state.trees.trees
+        parts: dict[str, list[Ints]] = {name: [] for name in ("total", "first", "second")}
+        for tree, node in state.asked.tolist():
+            columns = line_columns(spec, first + tree, node)
+            lines = rows.cells_of(tree, node).lines
+            for name, kept in parts.items():
+                kept.append(getattr(lines, name)[columns, : spec.bins])
+        shape = (0, spec.columns, spec.bins, spec.width + 1)
+        total, most, second = (
+            np.stack(kept).astype(np.float64) if kept else np.zeros(shape)
+            for kept in parts.values()
+        )
+        shares = Shares(total, most**2, most, second)
+        return Exposure(
+            cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
+            members=(members(spec, partition, _used(rows)),),
+        )
+
+
+def _lanes(shares: Shares, lanes: Any) -> Shares:
+    return Shares(*(part[..., lanes] for part in vars(shares).values()))
+
+
+def _used(rows: Rows) -> Bools:
+    found = np.zeros(len(rows.y), dtype=bool)
+    found[rows.used] = True
+    return found
