@@ -19,6 +19,22 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     LinearSVR,
     SVC,
     TreatmentEffect,
+from polyclinic.study.trees import (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
+
+ESTIMATORS: tuple[type[Learner], ...] = (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
 )
 
 

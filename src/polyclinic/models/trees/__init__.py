@@ -3,6 +3,7 @@
 from polyclinic.core.task import Task
 from polyclinic.models.trees.cells import CellsTask
 from polyclinic.models.trees.grow import Growing
+from polyclinic.models.trees.kinds import KINDS
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.spec import Feature, Spec
@@ -10,4 +11,4 @@ from polyclinic.models.trees.tasks import LossTask, StartTask, SumsTask
 
 tasks: list[Task] = [StartTask(), SumsTask(), CellsTask(), LossTask()]
 
-__all__ = ["Feature", "Fit", "Growing", "Spec", "TreesPredictor", "tasks"]
+__all__ = ["KINDS", "Feature", "Fit", "Growing", "Spec", "TreesPredictor", "tasks"]

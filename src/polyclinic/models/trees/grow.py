@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State as Kept
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
+from polyclinic.models.learner import values
 from polyclinic.models.trees import losses
 from polyclinic.models.trees.kernels import GRADIENT_BITS
 from polyclinic.models.trees.level import Level, children_of, roots, splits_of
@@ -59,14 +60,13 @@ class Growing:
         return self._plan(name, at.to_data(), "histograms of a level")
 
     def _plan(self, task: str, state: Mapping[str, Any], step: str) -> Plan:
-        data = self.spec.to_data()
-        rows = data.pop("rows")
-        return Plan(task, {"spec": data, "rows": rows, "state": dict(state)}, step)
+        return Plan(task, values(self.spec, **state), step)
 
     def update(self, state: Kept, plan: Plan, total: Total) -> Kept:
         step = state["step"]
         if step == "start":
             return self._start(total)
+        state = {**state, "rounds": state["rounds"] + 1}
         if step == "loss":
             return self._after_loss(state, total)
         return self._after_level(state, total)
@@ -82,9 +82,8 @@ class Growing:
             trees = trees.first(best)
             nodes = int(trees.start[-1])
             gain, cover = gain[:nodes], cover[:nodes]
-        return Fit(
-            spec, state["base"], trees, gain, cover, state["n"], state["patients"], list(losses_)
-        )
+        counts = (state["n"], state["patients"], state["rounds"])
+        return Fit(spec, state["base"], trees, gain, cover, *counts, list(losses_))
 
     def progress(self, state: Kept) -> Mapping[str, float]:
         if state["step"] == "start":
@@ -119,6 +118,7 @@ class Growing:
         none = Stack.none(spec.width)
         state: Kept = {
             "step": "level",
+            "rounds": 1,
             "n": int(total["n"]),
             "patients": int(total["patients"]),
             "base": base,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.design import Design
 from polyclinic.core.partition import Partition
 from polyclinic.models.predictor import register_predictor
 from polyclinic.models.trees import losses
@@ -49,6 +50,16 @@ class TreesPredictor:
             found = np.clip(found, 0.0, 1.0)
         return found[:, 0] if self.spec.lanes == 1 else found
 
+    @property
+    def design(self) -> Design:
+        return self.spec.design
+
+    @property
+    def explains(self) -> str:
+        """What the outcome is."""
+        classes = self.spec.classes
+        return "number" if not classes else "binary" if classes == 2 else "classes"
+
     def outcome(self, partition: Partition) -> Floats:
         return partition.columns[self.spec.design.response]
 
@@ -57,14 +68,15 @@ class TreesPredictor:
         return partition.columns[name] if name else None
 
     def to_data(self) -> dict[str, Any]:
-        spec = replace(self.spec, rows={}).to_data()
-        return {"kind": "trees", "spec": spec, "base": self.base, "trees": self.trees.to_data()}
+        spec = self.spec.to_data()
+        design, _ = spec.pop("design"), spec.pop("rows")
+        trees = self.trees.to_data()
+        return {"kind": "trees", "design": design, "spec": spec, "base": self.base, "trees": trees}
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> TreesPredictor:
-        return TreesPredictor(
-            Spec.from_data(data["spec"]), np.asarray(data["base"]), Stack.from_data(data["trees"])
-        )
+        spec = Spec.from_data({**data["spec"], "design": data["design"]})
+        return TreesPredictor(spec, np.asarray(data["base"]), Stack.from_data(data["trees"]))
 
 
 register_predictor("trees", TreesPredictor.from_data)

@@ -16,6 +16,7 @@ from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
+from polyclinic.models.learner import spec_in
 from polyclinic.models.trees import kernels, losses
 from polyclinic.models.trees.bins import Bools, binned
 from polyclinic.models.trees.spec import Spec
@@ -54,12 +55,9 @@ class State:
 
 
 def spec_of(plan: Plan) -> Spec:
-    """The spec of a plan, made once."""
-
-    def make() -> Spec:
-        return Spec.from_data({**plan.values["spec"], "rows": plan.values["rows"]})
-
-    return plan.once("spec", make)
+    """The spec of a plan, made once. Raises BAD_MESSAGE for another form."""
+    found: Spec = spec_in(plan, Spec.from_data)
+    return found
 
 
 def state_of(plan: Plan) -> State:

@@ -15,6 +15,7 @@ from polyclinic.core.errors import InputError
 LOSSES = ("squared", "logistic", "softmax", "poisson")
 MOST_LEVELS = 62  # of a category: a set of them is the bits of one whole number
 MOST_BINS = 1024
+LARGEST_BOUND = 2.0**20  # what stands for a range where the codebook gives none
 POISSON_DAMPING = 0.7  # as in XGBoost: the curvature is exp(0.7) times as large, steps at most so
 
 
@@ -25,12 +26,14 @@ class Feature:
     edges    ascending float32 numbers; bin b holds edges[b-1] <= x < edges[b]. Of a number
     levels   of a category, whose values are 0 to levels - 1; 0: a number
     missing  whether values may be missing: they have a bin of their own
+    names    of the levels
     """
 
     name: str
     edges: tuple[float, ...] = ()
     levels: int = 0
     missing: bool = False
+    names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 <= self.levels <= MOST_LEVELS:
@@ -192,7 +195,12 @@ class Spec:
         return data | {
             "design": self.design.to_data(),
             "features": [
-                {**vars(f), "edges": np.array(f.edges, dtype=np.float64)} for f in self.features
+                {
+                    **vars(f),
+                    "edges": np.array(f.edges, dtype=np.float64),
+                    "names": list(f.names),
+                }
+                for f in self.features
             ],
             "monotone": list(self.monotone),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
@@ -207,7 +215,13 @@ class Spec:
                 **{one.name: data[one.name] for one in fields(Spec) if one.name != "rows"},
                 "design": Design.from_data(data["design"]),
                 "features": tuple(
-                    Feature(f["name"], tuple(map(float, f["edges"])), f["levels"], f["missing"])
+                    Feature(
+                        f["name"],
+                        tuple(map(float, f["edges"])),
+                        f["levels"],
+                        f["missing"],
+                        tuple(f["names"]),
+                    )
                     for f in data["features"]
                 ),
                 "monotone": tuple(data["monotone"]),
