@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
+from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.models.trees import Fit
 from polyclinic.models.trees.bins import quantile_edges
@@ -29,30 +31,55 @@ class Trees(Learner):
     max_bins: int | None
     edges: Mapping[str, Sequence[float]] | None
     _of_arrays: dict[str, Any] | None = None
+    _most_weight = 1.0
 
     def _options(self) -> dict[str, Any]:
-        given = super()._options()
-        return given if self._of_arrays is None else {**given, **self._of_arrays}
+        given = {**super()._options(), **(self._of_arrays or {})}
+        weight = given.get("class_weight")
+        if isinstance(weight, Mapping):
+            given["class_weight"] = [
+                float(weight.get(k, 1.0)) for k in native_list(self.classes_or_none_)
+            ]
+        return given
 
     def _fit_data(self, *args: Any, **more: Any) -> Any:
         self._of_arrays = None
         return super()._fit_data(*args, **more)
 
-    def _fit_arrays(self, X: Any, y: Any, *args: Any, **more: Any) -> Any:
+    def _fit_arrays(self, X: Any, y: Any, sample_weight: Any, *args: Any, **more: Any) -> Any:
         """Arrays have no codebook: their bins hold as many rows each."""
         self._of_arrays = {"edges": None, "gaps": ()}
         x = np.asarray(native(X))
         if x.ndim == 2 and x.dtype.kind in "fiub" and len(x):
-            names = [str(n) for n in getattr(X, "columns", [f"x{j}" for j in range(x.shape[1])])]
-            bins = self.max_bins or DOMAIN_BINS
-            given = self.edges or {}
-            found = {
-                name: given[name] if name in given else quantile_edges(x[:, j].astype(float), bins)
-                for j, name in enumerate(names)
-            }
-            gaps = tuple(n for n, gone in zip(names, np.isnan(x).any(axis=0), strict=True) if gone)
-            self._of_arrays = {"edges": found, "gaps": gaps}
-        return super()._fit_arrays(X, y, *args, **more)
+            self._of_arrays = self._bins(x, _names(X, x.shape[1]), sample_weight)
+        return super()._fit_arrays(X, y, sample_weight, *args, **more)
+
+    def _array_design(self, design: Design) -> Design:
+        return replace(design, weight_bound=self._most_weight) if design.weight else design
+
+    def _bins(self, x: NDArray[Any], names: list[str], sample_weight: Any) -> dict[str, Any]:
+        """Edges by name, of rows that have a weight, and the columns with gaps."""
+        given, bins = self.edges or {}, self.max_bins or DOMAIN_BINS
+        weight = np.ones(1) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        if not np.any(weight > 0):
+            raise InputError(
+                "all sample weights are zero",
+                code="WRONG_VALUE",
+                rule="a row counts by its weight",
+                next="give some row a weight above 0",
+            )
+        self._most_weight = float(weight.max())
+        used: Any = slice(None)
+        if weight.shape == (len(x),) and np.any(weight == 0):
+            used = weight > 0
+        edges = {
+            name: given[name]
+            if name in given
+            else quantile_edges(x[used, j].astype(np.float64), bins)
+            for j, name in enumerate(names)
+        }
+        gone = np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(len(names), dtype=bool)
+        return {"edges": edges, "gaps": tuple(np.array(names)[gone].tolist())}
 
     def _set(self) -> None:
         gain = self.result_.importances()["gain"]
@@ -124,6 +151,18 @@ class Trees(Learner):
             enable_categorical=True,
         )
         return np.asarray(self.to_xgboost().predict(rows, pred_contribs=True), dtype=np.float64)
+
+
+def _names(X: Any, many: int) -> list[str]:
+    """Names of columns as scikit-learn takes them: only where all are texts."""
+    names = list(getattr(X, "columns", ()))
+    good = len(names) == many and all(isinstance(name, str) for name in names)
+    return names if good else [f"x{j}" for j in range(many)]
+
+
+def native_list(classes: Any) -> list[Any]:
+    """Classes as plain values."""
+    return [] if classes is None else np.asarray(classes).tolist()
 
 
 class DecisionTreeClassifier(Trees, Classifier):
