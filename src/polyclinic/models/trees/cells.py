@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Shares, Unaided
+from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -48,10 +48,18 @@ class Cells:
 class GroupedRows(Rows):
     """Rows of a hospital, of which whole cells move."""
 
+    _members: Members | None = None
+
     def _begin(self, first_tree: int, many: int) -> None:
         super()._begin(first_tree, many)
         self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
         self.parents: list[dict[int, int]] = [{} for _ in range(many)]
+
+    def behind(self, partition: Partition) -> Members:
+        """Patients behind the sums of every round."""
+        if self._members is None:
+            self._members = members(self.spec, partition, _used(self))
+        return self._members
 
     def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
         """Bins go where the one goes that they are counted at."""
@@ -111,10 +119,11 @@ class CellsTask(Unaided):
         for i, (tree, node) in enumerate(state.asked.tolist()):
             columns = line_columns(spec, first + tree, node)
             cells = rows.cells_of(tree, node)
+            where = cells.where[columns, : spec.bins]
+            to = (where + spec.bins * np.arange(len(columns))[:, None]).ravel()
             for name, sums in self._sums(rows, tree, node, columns).items():
-                for line, column in enumerate(columns):
-                    where = cells.where[column, : spec.bins]
-                    np.add.at(leaves[name][i, line], where, sums[line])
+                flat = (len(to), *sums.shape[2:])
+                np.add.at(leaves[name][i].reshape(flat), to, sums.reshape(flat))
             behind[i] = cells.lines.count[columns, : spec.bins]
         by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
         evidence = {"g": by_lane, "h": behind, "n": behind}
@@ -158,7 +167,7 @@ class CellsTask(Unaided):
         shares = Shares(total, most**2, most, second)
         return Exposure(
             cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
-            members=(members(spec, partition, _used(rows)),),
+            members=(rows.behind(partition),),
         )
 
 

@@ -43,15 +43,19 @@ class Lines:
 
     def at(self, where: Ints) -> Lines:
         """With each bin's patients counted at bin `where` (n_lines, n_bins)."""
+        n_lines, n_bins = where.shape
+        to = (where + n_bins * np.arange(n_lines)[:, None]).ravel()
         count, total, first, second = (np.zeros_like(part) for part in vars(self).values())
-        for line in range(len(where)):
-            np.add.at(count[line], where[line], self.count[line])
-            np.add.at(total[line], where[line], self.total[line])
-            for b, to in enumerate(where[line]):
-                both = first[line, to], self.first[line, b]
-                seconds = np.maximum(second[line, to], self.second[line, b])
-                second[line, to] = np.maximum(np.minimum(*both), seconds)
-                first[line, to] = np.maximum(*both)
+        size, lanes = n_lines * n_bins, total.shape[2]
+        np.add.at(count.reshape(size), to, self.count.ravel())
+        np.add.at(total.reshape(size, lanes), to, self.total.reshape(size, lanes))
+        mine, most = self.first.reshape(size, lanes), first.reshape(size, lanes)
+        np.maximum.at(most, to, mine)
+        top, rest = mine == most[to], second.reshape(size, lanes)
+        np.maximum.at(rest, to, np.where(top, self.second.reshape(size, lanes), mine))
+        several = np.zeros_like(most)
+        np.add.at(several, to, top)
+        rest[several > 1] = most[several > 1]
         return Lines(count, total, first, second)
 
 

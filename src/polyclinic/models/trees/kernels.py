@@ -18,9 +18,9 @@ Ints = NDArray[np.int64]
 Bins = NDArray[np.uint8] | NDArray[np.uint16]
 Order = NDArray[np.int32]
 
-GRADIENT_BITS, HESSIAN_BITS = 30, 24
+GRADIENT_BITS, HESSIAN_BITS = 34, 24
 COUNT = 42
-MOST_ROWS = 1 << (COUNT - HESSIAN_BITS)  # rows of one call: more could run into the count
+MOST_ROWS = 1 << (COUNT - HESSIAN_BITS - 1)  # rows of one call: more could run into the count
 
 
 @cache

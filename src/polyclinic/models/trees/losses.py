@@ -76,7 +76,7 @@ def whole(first: Floats, second: Floats, weight: Floats, spec: Spec) -> Ints:
     most = np.ldexp(1.0, GRADIENT_BITS)
     scaled = np.clip(first * (weight * scale)[:, None], -most, most)
     out[:, :-1] = np.rint(scaled, out=scaled)
-    most = np.ldexp(1.0, HESSIAN_BITS) - 1
+    most = np.ldexp(1.0, HESSIAN_BITS)
     scale = np.ldexp(1.0, HESSIAN_BITS - spec.hessian_exponent)
     out[:, -1] = np.rint(np.clip(second * (weight * scale), 0.0, most))
     out[:, -1] += 1 << COUNT

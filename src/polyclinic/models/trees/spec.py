@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ class Feature:
         if len(self.edges) >= MOST_BINS:
             raise _wrong(f"{self.name} has too many edges", f"at most {MOST_BINS - 1} edges")
 
-    @property
+    @cached_property
     def bins(self) -> int:
         """Without the one of missing values."""
         return self.levels or len(self.edges) + 1
@@ -110,74 +111,74 @@ class Spec:
         if self.monotone and (len(self.monotone) != len(self.features) or self.lanes > 1):
             raise _wrong("monotone constraints do not fit", "one per column, and one outcome")
 
-    @property
+    @cached_property
     def lanes(self) -> int:
         """Numbers that are predicted before the link: one, or one per class."""
         if self.loss == "softmax":
             return self.classes
         return self.classes if self.loss == "squared" and self.classes > 2 else 1
 
-    @property
+    @cached_property
     def width(self) -> int:
         """Numbers in a leaf: several only for squared loss of several classes."""
         return 1 if self.loss == "softmax" else self.lanes
 
-    @property
+    @cached_property
     def at_once(self) -> int:
         """Trees that are grown side by side in boosting: one per class of the softmax."""
         return self.lanes // self.width
 
-    @property
+    @cached_property
     def columns(self) -> int:
         """Columns in a histogram of one node."""
         return self.node_columns or self.tree_columns
 
-    @property
+    @cached_property
     def tree_columns(self) -> int:
         return max(1, round(self.columns_share * len(self.features)))
 
-    @property
+    @cached_property
     def bins(self) -> int:
         """Bins of a line of a histogram; the last is that of missing values where there are any."""
         return self.widest + int(self.has_missing)
 
-    @property
+    @cached_property
     def widest(self) -> int:
         """Most bins of a feature, which is the number of the bin of missing values."""
         return max(one.bins for one in self.features)
 
-    @property
+    @cached_property
     def has_missing(self) -> bool:
         return any(one.missing for one in self.features)
 
-    @property
+    @cached_property
     def subtracts(self) -> bool:
         """Whether of two siblings only the smaller is asked for."""
         return self.cell == 0 and not self.node_columns
 
-    @property
+    @cached_property
     def step(self) -> float:
         """Largest value of a leaf before `rate`; 0: any."""
         return POISSON_DAMPING if self.loss == "poisson" else 0.0
 
-    @property
+    @cached_property
     def gradient_exponent(self) -> int:
         """Power of two that no first derivative times a weight exceeds."""
         bound = {"squared": 2 * self.response_bound, "poisson": self.response_bound}
         return exponent(bound.get(self.loss, 1.0) * self.design.weight_bound * self.most_weight)
 
-    @property
+    @cached_property
     def hessian_exponent(self) -> int:
         """The same for second derivatives."""
         bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0}
         most = bound.get(self.loss, 2.5 * self.response_bound)
         return exponent(most * self.design.weight_bound * self.most_weight)
 
-    @property
+    @cached_property
     def response_bound(self) -> float:
         return 1.0 if self.classes else self.design.response_bound
 
-    @property
+    @cached_property
     def most_weight(self) -> float:
         """Of a class and of the draws of one patient."""
         classes = max(self.class_weight, default=1.0) if isinstance(self.class_weight, tuple) else 1
@@ -196,8 +197,10 @@ class Spec:
             "design": self.design.to_data(),
             "features": [
                 {
-                    **vars(f),
+                    "name": f.name,
                     "edges": np.array(f.edges, dtype=np.float64),
+                    "levels": f.levels,
+                    "missing": f.missing,
                     "names": list(f.names),
                 }
                 for f in self.features

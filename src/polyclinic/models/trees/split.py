@@ -43,9 +43,7 @@ class Rules:
 
 
 @cache
-def _scan() -> Callable[..., Any]:
-    if not compiled():
-        return _scan_lines
+def _compiled_scan() -> Callable[..., Any]:
     import numba
 
     found: Callable[..., Any] = numba.njit(nogil=True, cache=True)(_scan_lines)
@@ -65,6 +63,7 @@ def scan(
     high: Floats,
     out: Floats,
     places: Ints,
+    fast: bool | None = None,
 ) -> None:
     """Best split of each line of each node at ordered bins.
 
@@ -74,7 +73,8 @@ def scan(
     out (n_nodes, n_lines): gains; places (n_nodes, n_lines, 2): bin, missing_left.
     """
     bounded = bool(np.any(signs) or np.any(np.isfinite(low)) or np.any(np.isfinite(high)))
-    _scan()(
+    run = _compiled_scan() if (compiled() if fast is None else fast) else _scan_whole
+    run(
         g, h, n, last, missing, units[0], units[1], rules.l2, rules.l1, rules.hessian, rules.leaf,
         bounded, signs, low, high, out, places,
     )  # fmt: skip
@@ -158,3 +158,70 @@ def _scan_lines(
             out[node, line] = best
             places[node, line, 0] = at
             places[node, line, 1] = side
+
+
+def _scan_whole(
+    g: Any, h: Any, n: Any, last: Any, missing: Any, unit_g: Any, unit_h: Any, l2: Any, l1: Any,
+    hessian: Any, leaf: Any, bounded: Any, signs: Any, low: Any, high: Any, out: Any, places: Any,
+) -> None:  # fmt: skip
+    """The same on whole arrays: the same operations on the same numbers, so the same bits."""
+    values = g.shape[2] - 1 if missing else g.shape[2]
+    whole_g, whole_h, whole_n = g.sum(axis=2), h.sum(axis=2), n.sum(axis=2)
+    gone = [part[:, :, values] if missing else 0 * part[:, :, 0] for part in (g, h, n)]
+    bounds = (low[:, None], high[:, None])
+    parent = _score(whole_g * unit_g, whole_h * unit_h, l2, l1, bounded, bounds)
+    sums = [part[:, :, :values].cumsum(axis=2) for part in (g, h, n)]
+    reachable = (np.arange(values) < last[..., None]) & (n[:, :, :values] > 0)
+    reachable[:, :, 0] = last > 0
+    best, at = np.zeros(out.shape), np.full(out.shape, -1)
+    side = np.ones(out.shape, dtype=np.int64)
+    for way in (0, 1):
+        left_g, left_h, left_n = (
+            total + way * part[:, :, None] for total, part in zip(sums, gone, strict=True)
+        )
+        right_n = whole_n[..., None] - left_n
+        hl, hr = left_h * unit_h, (whole_h[..., None] - left_h) * unit_h
+        good = reachable & (left_n >= leaf) & (right_n >= leaf) & (hl >= hessian) & (hr >= hessian)
+        good &= (hl + l2 > 0) & (hr + l2 > 0) & ((way == 0) | (gone[2] > 0))[..., None]
+        sl, sr = left_g * unit_g, (whole_g[:, :, None] - left_g) * unit_g
+        with np.errstate(divide="ignore", invalid="ignore"):
+            if bounded:
+                wide = (low[:, None, None], high[:, None, None])
+                wl, wr = _value(sl[..., 0], hl, l2, l1, wide), _value(sr[..., 0], hr, l2, l1, wide)
+                good &= ~(signs[..., None] * (wr - wl) < 0)
+                gain = -(2.0 * sl[..., 0] * wl + (hl + l2) * wl * wl)
+                gain = gain + -(2.0 * sr[..., 0] * wr + (hr + l2) * wr * wr)
+            else:
+                gain = np.zeros(hl.shape)
+                for lane in range(g.shape[3]):
+                    al = np.maximum(np.abs(sl[..., lane]) - l1, 0.0)
+                    ar = np.maximum(np.abs(sr[..., lane]) - l1, 0.0)
+                    gain = gain + (al * al / (hl + l2) + ar * ar / (hr + l2))
+        gain = np.where(good, gain - parent[..., None], 0.0)
+        place = np.argmax(gain, axis=2)
+        top = np.take_along_axis(gain, place[..., None], axis=2)[..., 0]
+        better = top > best
+        best, at = np.where(better, top, best), np.where(better, place, at)
+        side = np.where(better, way, side)
+    count = np.take_along_axis(sums[2], np.maximum(at, 0)[..., None], axis=2)[..., 0]
+    none_gone = (at >= 0) & (gone[2] == 0)
+    side = np.where(none_gone, (2 * count >= whole_n).astype(np.int64), side)
+    out[...], places[..., 0], places[..., 1] = best, at, side
+
+
+def _value(s: Any, h: Any, l2: Any, l1: Any, bounds: Any) -> Any:
+    w = -np.sign(s) * np.maximum(np.abs(s) - l1, 0.0) / (h + l2)
+    return np.minimum(np.maximum(w, bounds[0]), bounds[1])
+
+
+def _score(g: Any, h: Any, l2: Any, l1: Any, bounded: Any, bounds: Any) -> Any:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        if bounded:
+            w = np.where(h > 0, -np.sign(g[..., 0]) * np.maximum(np.abs(g[..., 0]) - l1, 0.0) / (h + l2), 0.0)
+            w = np.minimum(np.maximum(w, bounds[0]), bounds[1])
+            return -(2.0 * g[..., 0] * w + (h + l2) * w * w)
+        found = np.zeros(h.shape)
+        for lane in range(g.shape[-1]):
+            s = np.maximum(np.abs(g[..., lane]) - l1, 0.0)
+            found = found + np.where(h + l2 > 0, s * s / (h + l2), 0.0)
+        return found
