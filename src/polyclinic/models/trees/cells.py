@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,11 @@ class GroupedRows(Rows):
 
     _members: Members | None = None
 
+    @cached_property
+    def several(self) -> bool:
+        """Whether a patient has several rows."""
+        return bool(np.any(np.diff(self.keys) == 0))
+
     def _begin(self, first_tree: int, many: int) -> None:
         super()._begin(first_tree, many)
         self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
@@ -80,19 +86,19 @@ class GroupedRows(Rows):
             lines = [self._lines(at, one) for one in pair]
             where = joined(lines, before, max(self.spec.cell, 1))
             for one, mine in zip(pair, lines, strict=True):
-                self.cells[at][one] = Cells(where, mine.at(where))
+                moved = self._lines(at, one, where) if len(mine.most) else mine.at(where)
+                self.cells[at][one] = Cells(where, moved)
         return self.cells[at][node]
 
-    def _lines(self, at: int, node: int) -> Lines:
-        """A patient with several rows in a node counts at the bin of the first of them."""
+    def _lines(self, at: int, node: int, where: Ints | None = None) -> Lines:
+        """Of the rows of a node, at their bins or at `where` these are counted."""
         order = self.nodes[at].rows(node)
-        lanes = np.abs(self.lanes[at][order])
-        lanes[:, -1] &= (1 << COUNT) - 1
-        starts = np.flatnonzero(np.diff(self.keys[order], prepend=-1))
-        if len(starts) < len(order):
-            lanes = np.add.reduceat(lanes, starts, axis=0)
+        parts, bins = np.abs(self.lanes[at][order]), self.bins[order]
+        parts[:, -1] &= (1 << COUNT) - 1
+        if where is not None:
+            bins = where[np.arange(len(where)), bins]
         # One more bin stands for missing values where the study keeps none.
-        return lines_of(self.bins[order[starts]], lanes, self.spec.widest + 1)
+        return lines_of(bins, parts, self.spec.widest + 1, self.keys[order] if self.several else None)
 
 
 def grouped(plan: Plan, partition: Partition) -> GroupedRows:

@@ -117,11 +117,11 @@ class StartTask:
             for k in range(max(spec.classes, 2) if spec.classes else 0)
         }
         parts = np.where(mask, np.abs(rows.y) * rows.weight, 0.0)
-        columns = {} if spec.classes else {"(outcome)": Shares.of(parts[:, None], partition.key)}
+        columns = {} if spec.classes else {"(outcome)": Shares.of(parts, partition.key)}
         return Exposure(
             slots=slots,
             columns=columns,
-            weights=Shares.of(np.where(mask, rows.weight, 0.0)[:, None], partition.key),
+            weights=Shares.of(np.where(mask, rows.weight, 0.0), partition.key),
             members=(members(spec, partition, mask),),
         )
 
@@ -166,11 +166,11 @@ class LossTask:
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """How patients share in the loss."""
-        parts, _, held = self._parts(plan, partition)
+        parts, weight, held = self._parts(plan, partition)
         key = None if partition.key is None else partition.key[held]
         return Exposure(
-            columns={"(loss)": Shares.of(np.abs(parts)[:, None], key)},
-            weights=Shares.of(np.abs(parts)[:, None], key),
+            columns={"(loss)": Shares.of(np.abs(parts), key)},
+            weights=Shares.of(weight, key),
             members=(members(spec_of(plan), partition, held),),
         )
 
