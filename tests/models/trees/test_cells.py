@@ -131,6 +131,14 @@ def test_margins_that_leave_one_patient_in_a_sum_are_refused():
     assert refused.value.code == "EFFECTIVE_SIZE" and refused.value.step == "start of the trees"
 
 
+def test_a_large_residual_is_joined_with_others():
+    columns = world.rows(300)
+    columns["number"][17] = 40.0
+    spec = world.spec(columns, "number", names=("a", "b"), bins=40, depth=2, cell=LEAST)
+    found = fit(spec.algorithm(), site(columns)).model  # the gate refuses a cell of one's own
+    assert np.any(found.trees.left >= 0)
+
+
 def test_a_chosen_start_never_leaves_one_residual_in_a_cell():
     columns = world.rows(300)
     columns["number"] = np.round(columns["number"])

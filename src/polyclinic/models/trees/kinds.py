@@ -84,16 +84,17 @@ RULE = "see the page on trees for what each option may be"
 def tree_spec(asked: Asked) -> Spec:
     """One tree: squared loss from the mean, which for classes is the Gini index."""
     check_options(asked.options, COMMON, RULE)
-    return Spec(**_common(asked), hessian=0.0, depth=asked.options.get("max_depth", 4))
+    return Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
 
 
 def forest_spec(asked: Asked) -> Spec:
     """A forest of such trees."""
     check_options(asked.options, {**COMMON, **FOREST}, RULE)
     given, many = asked.options, len(asked.columns)
-    columns = _node_columns(given.get("max_features", "sqrt"), many)
+    usual = "sqrt" if asked.classes else 1.0
+    columns = _node_columns(given.get("max_features", usual), many)
     return Spec(
-        **_common(asked),
+        **_common(asked, 5),
         forest=True,
         trees=given.get("n_estimators", 100),
         depth=given.get("max_depth", 8),
@@ -120,7 +121,7 @@ def boosting_spec(asked: Asked) -> Spec:
     if any(signs.get(c.name) and c.kind == "category" for c in asked.columns):
         raise _wrong("monotone_constraints of a category", "only numbers and binary columns")
     return Spec(
-        **{**_common(asked), "loss": loss},
+        **{**_common(asked, 1), "loss": loss},
         trees=given.get("n_estimators", 100),
         depth=given.get("max_depth", 6),
         rate=float(given.get("learning_rate", 0.1)),
@@ -135,7 +136,7 @@ def boosting_spec(asked: Asked) -> Spec:
     )
 
 
-def _common(asked: Asked) -> dict[str, Any]:
+def _common(asked: Asked, leaf: int) -> dict[str, Any]:
     given, alone = asked.options, asked.design.is_array
     if asked.classes == 1:
         raise InputError(
@@ -156,7 +157,7 @@ def _common(asked: Asked) -> dict[str, Any]:
         "design": asked.design,
         "features": features_of(asked),
         "classes": asked.classes,
-        "leaf": max(int(given.get("min_samples_leaf", 1 if alone else 20)), cell),
+        "leaf": max(int(given.get("min_samples_leaf", leaf)), cell),
         "gamma": float(given.get("gamma", 0.0)),
         "class_weight": weight,
         "seed": asked.seed,
