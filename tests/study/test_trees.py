@@ -60,7 +60,9 @@ def frame():
 
 def test_boosting_predicts_as_well_as_scikit_learn(frame):
     x, y = frame
-    ours = cross_val_score(pc.GradientBoostingClassifier(n_estimators=30, max_depth=3), x, y, cv=3, scoring="roc_auc")
+    ours = cross_val_score(
+        pc.GradientBoostingClassifier(n_estimators=30, max_depth=3), x, y, cv=3, scoring="roc_auc"
+    )
     theirs = cross_val_score(
         GradientBoostingClassifier(n_estimators=30), x.fillna(0), y, cv=3, scoring="roc_auc"
     )
@@ -152,7 +154,9 @@ def test_missing_values_are_kept_where_the_study_says_so(heart):
     model = pc.GradientBoostingClassifier(n_estimators=10, max_depth=3, random_state=1)
     model.fit(sites, "disease ~ age + oldpeak + chol + thalach + cp")
     assert model.result_.n == 920 and np.any(model.result_.trees.missing_left == 0)
-    gone = pd.DataFrame({"age": [50.0], "oldpeak": [np.nan], "chol": [np.nan], "thalach": [np.nan], "cp": [4]})
+    gone = pd.DataFrame(
+        {"age": [50.0], "oldpeak": [np.nan], "chol": [np.nan], "thalach": [np.nan], "cp": [4]}
+    )
     assert 0 < model.predict_proba(gone)[0, 1] < 1
 
 

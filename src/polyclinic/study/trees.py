@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.models.trees import Fit
 from polyclinic.models.trees.bins import quantile_edges
-from polyclinic.models.trees.export import booster_of, xgboost_columns, xgboost_json
+from polyclinic.models.trees.export import booster_of, explained, xgboost_columns, xgboost_json
 from polyclinic.models.trees.kinds import DOMAIN_BINS
 from polyclinic.models.trees.words import to_svg, to_text
 from polyclinic.study.arrays import native
@@ -121,8 +122,6 @@ class Trees(Learner):
 
     def save_xgboost(self, path: str | Path) -> None:
         """Write the trees in XGBoost's JSON format."""
-        import json
-
         check_is_fitted(self)
         Path(path).write_text(json.dumps(xgboost_json(self.result_)), encoding="utf-8")
 
@@ -141,16 +140,7 @@ class Trees(Learner):
         (n_rows, n_features + 1), the last column what everybody starts with; with several outcomes
         (n_rows, n_outcomes, n_features + 1).
         """
-        import xgboost
-
-        spec = self.result_.spec
-        rows = xgboost.DMatrix(
-            self.matrix(X),
-            feature_names=[f.name for f in spec.features],
-            feature_types=["c" if f.levels else "float" for f in spec.features],
-            enable_categorical=True,
-        )
-        return np.asarray(self.to_xgboost().predict(rows, pred_contribs=True), dtype=np.float64)
+        return explained(self.result_, self.matrix(X))
 
 
 def _names(X: Any, many: int) -> list[str]:
@@ -322,7 +312,11 @@ class GradientBoostingClassifier(Trees, Classifier):
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
-        self.n_estimators, self.learning_rate, self.max_depth = n_estimators, learning_rate, max_depth
+        self.n_estimators, self.learning_rate, self.max_depth = (
+            n_estimators,
+            learning_rate,
+            max_depth,
+        )
         self.min_child_weight, self.min_samples_leaf = min_child_weight, min_samples_leaf
         self.reg_lambda, self.reg_alpha, self.gamma = reg_lambda, reg_alpha, gamma
         self.subsample, self.colsample_bytree = subsample, colsample_bytree
@@ -364,7 +358,11 @@ class GradientBoostingRegressor(Trees, Regressor):
         random_state: int = 0,
     ) -> None:
         self.loss = loss
-        self.n_estimators, self.learning_rate, self.max_depth = n_estimators, learning_rate, max_depth
+        self.n_estimators, self.learning_rate, self.max_depth = (
+            n_estimators,
+            learning_rate,
+            max_depth,
+        )
         self.min_child_weight, self.min_samples_leaf = min_child_weight, min_samples_leaf
         self.reg_lambda, self.reg_alpha, self.gamma = reg_lambda, reg_alpha, gamma
         self.subsample, self.colsample_bytree = subsample, colsample_bytree

@@ -96,7 +96,10 @@ def test_no_number_has_fewer_patients_than_the_minimum(several_rows):
 def test_edges_that_isolate_a_patient_show_five():
     columns = world.rows(300)
     target = float(np.sort(columns["a"])[150])
-    near = (np.nextafter(np.float32(target), np.float32(-9)), np.nextafter(np.float32(target), np.float32(9)))
+    near = (
+        np.nextafter(np.float32(target), np.float32(-9)),
+        np.nextafter(np.float32(target), np.float32(9)),
+    )
     spec = world.spec(columns, "event", **FINE, cell=LEAST)
     spec = replace(spec, features=(Feature("a", tuple(map(float, near))), *spec.features[1:]))
     n = site(columns).total(asked_for(spec))["n"][0, 0, :3]
@@ -109,7 +112,10 @@ def test_edges_that_isolate_a_patient_show_five():
 def test_a_tree_that_isolates_a_patient_moves_whole_cells():
     columns = world.rows(300)
     spec = world.spec(columns, "event", **FINE, cell=LEAST)
-    spec = replace(spec, features=(Feature("a", (float(np.float32(np.sort(columns["a"])[1])),)), *spec.features[1:]))
+    spec = replace(
+        spec,
+        features=(Feature("a", (float(np.float32(np.sort(columns["a"])[1])),)), *spec.features[1:]),
+    )
     for split in (0, 1):
         total = site(columns).total(asked_for(spec, one_split(spec, 0, split), (1, 2)))
         assert sorted(total["n"][:, 1].sum(axis=1)) == [0, 300]
@@ -211,7 +217,10 @@ def test_a_small_class_and_a_small_hospital_are_refused():
     spec = world.spec(columns, "event", **FINE, cell=LEAST)
     start = Plan("trees.start", values(spec))
     few = {**columns, "event": np.r_[np.ones(3), np.zeros(297)]}
-    for rows, code in ((few, "LEVEL_TOO_SMALL"), ({k: v[:4] for k, v in columns.items()}, "TOO_FEW_PATIENTS")):
+    for rows, code in (
+        (few, "LEVEL_TOO_SMALL"),
+        ({k: v[:4] for k, v in columns.items()}, "TOO_FEW_PATIENTS"),
+    ):
         with pytest.raises(Refused) as refused:
             site(rows).total(start)
         assert refused.value.code == code

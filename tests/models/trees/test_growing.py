@@ -70,7 +70,9 @@ def test_penalties_are_those_of_xgboost(ours, theirs):
     found = world.alone(asked, columns)
     reference = xgboosted(asked, columns, found, "binary:logistic", **theirs)
     np.testing.assert_allclose(expected(found, columns), reference, rtol=2e-5, atol=2e-6)
-    plain = world.alone(world.spec(columns, "event", loss="logistic", classes=2, **BOOSTED), columns)
+    plain = world.alone(
+        world.spec(columns, "event", loss="logistic", classes=2, **BOOSTED), columns
+    )
     assert not world.same(found, plain)
 
 

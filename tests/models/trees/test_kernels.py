@@ -51,7 +51,7 @@ def test_the_best_splits_are_the_same_bits(missing, lanes, bounded):
     n = RNG.integers(0, 40, shape) * (RNG.uniform(size=shape) > 0.3)
     h = n * 2**24
     g = RNG.integers(-(2**34), 2**34, (*shape, lanes)) * (n[..., None] > 0)
-    last = np.full(shape[:2], shape[2] - 1 if missing else shape[2] - 1)
+    last = np.full(shape[:2], shape[2] - 1)
     last[2, 1] = 0
     signs = RNG.integers(-1, 2, shape[:2]) if bounded else np.zeros(shape[:2], np.int64)
     low = np.full(6, -0.5 if bounded else -np.inf)
@@ -76,7 +76,10 @@ def test_groups_are_the_same_bits():
         for fast in (True, False)
     }
     for one, two in zip(lines[True], lines[False], strict=True):
-        assert all(np.array_equal(a, b) for a, b in zip(vars(one).values(), vars(two).values()))
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(one).values(), vars(two).values(), strict=True)
+        )
     root = lines_of(bins, parts, 31)
     before = joined([root], None, 5, fast=False)
     assert np.array_equal(before, joined([root], None, 5, fast=True))

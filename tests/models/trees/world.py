@@ -31,7 +31,9 @@ def rows(n: int = 1200, seed: int = 0, gaps: float = 0.0) -> dict[str, Any]:
     found["event"] = (rng.uniform(size=n) < 1 / (1 + np.exp(-eta))).astype(float)
     found["number"] = eta + rng.normal(size=n)
     found["count"] = rng.poisson(np.exp(0.5 * eta)).astype(float)
-    found["kind"] = (np.column_stack([0 * eta, eta, -eta]) + rng.gumbel(size=(n, 3))).argmax(1) * 1.0
+    found["kind"] = (np.column_stack([0 * eta, eta, -eta]) + rng.gumbel(size=(n, 3))).argmax(
+        1
+    ) * 1.0
     found["weight"] = rng.integers(1, 4, n).astype(float)
     return found
 

@@ -4,7 +4,7 @@ What leaves the site: per asked node, column and bin the sums of first and of se
 the number of rows, over none or at least `cell` patients each (groups.py). A sum of first
 derivatives of a class outcome is how many of them have it, less how many were expected to.
 
-Each hospital joins its own bins, so the trees see a patient a few bins away from where they are, and
+Each hospital joins its own bins, so trees see a patient a few bins away from where they are, and
 follow the patient that way while they grow; what they predict is not touched. Where every bin has
 enough patients nothing is joined, and the trees are those of the pooled rows, bit for bit.
 
@@ -72,7 +72,8 @@ class GroupedRows(Rows):
         left = int(tree.left[node])
         self.parents[at] |= {left: node, left + 1: node}
         where = self.cells_of(at, node).where[int(tree.feature[node])]
-        return super().goes_left(at, tree, node)[where]
+        found: Bools = super().goes_left(at, tree, node)[where]
+        return found
 
     def cells_of(self, at: int, node: int) -> Cells:
         """Of a node whose parents were split, made together with its sibling's."""
@@ -98,7 +99,9 @@ class GroupedRows(Rows):
         if where is not None:
             bins = where[np.arange(len(where)), bins]
         # One more bin stands for missing values where the study keeps none.
-        return lines_of(bins, parts, self.spec.widest + 1, self.keys[order] if self.several else None)
+        return lines_of(
+            bins, parts, self.spec.widest + 1, self.keys[order] if self.several else None
+        )
 
 
 def grouped(plan: Plan, partition: Partition) -> GroupedRows:

@@ -8,12 +8,14 @@ Reference: the JSON model format of XGBoost 3 (doc/model.schema).
 
 from __future__ import annotations
 
+import json
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.predictor import TreesPredictor
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
@@ -145,14 +147,31 @@ def _threshold(tree: Stack, node: int, spec: Spec) -> float:
 
 
 def booster_of(fit: Fit) -> Any:
-    """An `xgboost.Booster`. Raises NEEDS_EXTRA without XGBoost."""
-    import json
-
-    import xgboost
-
-    booster = xgboost.Booster()
+    """An `xgboost.Booster`. Raises MISSING_EXTRA without XGBoost."""
+    booster = library().Booster()
     booster.load_model(bytearray(json.dumps(xgboost_json(fit)).encode()))
     return booster
 
 
-__all__ = ["TreesPredictor", "booster_of", "xgboost_columns", "xgboost_json"]
+def explained(fit: Fit, X: Floats) -> Floats:
+    """Shapley values of rows as `xgboost_columns` gives them. Raises MISSING_EXTRA."""
+    rows = library().DMatrix(
+        X,
+        feature_names=[f.name for f in fit.spec.features],
+        feature_types=["c" if f.levels else "float" for f in fit.spec.features],
+        enable_categorical=True,
+    )
+    return np.asarray(booster_of(fit).predict(rows, pred_contribs=True), dtype=np.float64)
+
+
+def library() -> Any:
+    """XGBoost. Raises MISSING_EXTRA."""
+    try:
+        return import_module("xgboost")
+    except ImportError:
+        raise PolyclinicError(
+            "this needs the package xgboost",
+            code="MISSING_EXTRA",
+            rule="Shapley values and boosters are XGBoost's own",
+            next='pip install "polyclinic[trees]"; save_xgboost needs nothing',
+        ) from None

@@ -1,16 +1,17 @@
 """Bins of a hospital's node put together until each has enough patients.
 
 Bins next to each other are joined, and the patients of all of them are counted at the bin that has
-the most. So every cell has none or at least `least` patients, of whom no two hold nine tenths of it or
-leave less than a tenth of the largest to the others, and the cells of each line add up to the same node: nothing is hidden that totals could show.
+the most. So every cell has none or at least `least` patients, of whom no two hold more than nine
+tenths of a sum or leave less than a tenth of the largest to the others; and the cells of each line
+add up to the same node: nothing is hidden that totals could show.
 
-A split then moves whole cells: rows go where the bin goes that they were counted at. So a node is a
+A split then moves whole cells: rows go where the bin goes that they are counted at. So a node is a
 union of cells of its parent, and has none or enough patients itself.
 
-The lines of two children are joined alike, from the cells of their parent. A cell's patients that go
-to either side are known beside the parent's cells only together: of the parent's cells in it, either
-each goes to one side as a whole, or at least `least` patients would be left over whatever parent's
-cells are taken off.
+The lines of two children are joined alike, from the cells of their parent, so that these less one
+child's show no few patients of the other's: of the parent's cells in a cell, either each goes to
+one side as a whole, or at least `least` patients are left over whatever parent's cells are taken
+off.
 """
 
 from __future__ import annotations
@@ -139,7 +140,7 @@ def joined(sides: list[Lines], before: Ints | None, least: int, fast: bool | Non
     known = out.copy() if before is None else before
     names = ("rows", "once", "total", "first", "second", "most")
     stacked = [np.stack([getattr(side, name) for side in sides]) for name in names]
-    run = _jit(_join) if (compiled() if fast is None else fast) else _join
+    run: Callable[..., Any] = _jit(_join) if (compiled() if fast is None else fast) else _join
     run(*stacked, known, before is not None, least, out)
     return out
 
@@ -167,7 +168,7 @@ def _share(bins: Any, parts: Any, count: Any, total: Any, first: Any, second: An
                     second[line, b, lane] = value
 
 
-def _join(
+def _join(  # noqa: C901 - one compiled loop
     rows: Any, once: Any, total: Any, first: Any, second: Any, most: Any, before: Any, mixed: Any,
     least: Any, out: Any,
 ) -> None:  # fmt: skip

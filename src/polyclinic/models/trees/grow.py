@@ -146,7 +146,7 @@ class Growing:
     @property
     def _side_by_side(self) -> int:
         spec = self.spec
-        cells = 2 ** min(spec.depth, 10) * spec.columns * spec.bins * (spec.width + 2)
+        cells = (1 << min(spec.depth, 10)) * spec.columns * spec.bins * (spec.width + 2)
         return max(1, MOST_CELLS // cells)
 
     def _after_level(self, state: Kept, total: Total) -> Kept:

@@ -1,8 +1,8 @@
 """Sums over rows by bin, compiled where numba is installed; the same bits without it.
 
 All numbers are whole, so the order of additions changes nothing. A lane holds the sum of one
-derivative; the last lane holds second derivatives below bit `COUNT` and rows from it on, so that one
-addition counts and sums.
+derivative; the last lane holds second derivatives below bit `COUNT` and rows from it on, so that
+one addition counts and sums.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ class Level:
         return Level(**data)
 
     def answered(self, spec: Spec, g: Ints, h: Ints, n: Ints) -> Level:
-        """With the histograms of all open nodes: the answered ones, and by difference the others."""
+        """With the histograms of all open nodes: those answered, and by difference the others."""
         if len(self.nodes) == len(self.asked):
             return replace(self, g=g, h=h, n=n)
         full = []
@@ -84,9 +84,7 @@ class Splits:
 def roots(spec: Spec, many: int) -> tuple[Level, Stack]:
     """The first level of so many trees."""
     one = np.zeros(1, dtype=np.int64)
-    root = Stack(
-        np.array([0, 1]), one, one - 1, one, one + 1, one - 1, np.zeros((1, spec.width))
-    )
+    root = Stack(np.array([0, 1]), one, one - 1, one, one + 1, one - 1, np.zeros((1, spec.width)))
     nodes = np.stack([np.arange(many), np.zeros(many, dtype=np.int64)], axis=1)
     if spec.depth == 0:
         nodes = nodes[:0]
@@ -131,8 +129,8 @@ def splits_of(spec: Spec, level: Level, first: int) -> Splits:
     signs = np.asarray(spec.monotone or [0] * len(bins), dtype=np.int64)[columns]
     gains, places = np.zeros(columns.shape), np.zeros((*columns.shape, 2), dtype=np.int64)
     scan(
-        level.g, level.h, level.n, last, spec.has_missing, unit, rules, signs, level.low, level.high,
-        gains, places,
+        level.g, level.h, level.n, last, spec.has_missing, unit, rules, signs,
+        level.low, level.high, gains, places,
     )  # fmt: skip
     sets = np.zeros(columns.shape, dtype=np.int64)
     for node, line in np.argwhere(category[columns]):
@@ -151,13 +149,14 @@ def splits_of(spec: Spec, level: Level, first: int) -> Splits:
 
 def children_of(spec: Spec, level: Level, grow: Stack, found: Splits) -> tuple[Stack, Level]:
     """The trees with the level's splits, and the next level."""
-    parts = zip(np.split(level.gain, grow.start[1:-1]), np.split(level.cover, grow.start[1:-1]))
+    gains, covers = (np.split(part, grow.start[1:-1]) for part in (level.gain, level.cover))
+    parts = zip(gains, covers, strict=True)
     trees = [_Tree(grow.tree(at), *part) for at, part in enumerate(parts)]
     sides = _sides(spec, level, found)
-    for i, (tree, node) in enumerate(level.nodes):
-        trees[tree].note(int(node), level, i, sides, spec)
+    for i, (tree, node) in enumerate(level.nodes.tolist()):
+        trees[tree].note(node, level, i, sides, spec)
     opened: list[dict[str, Any]] = []
-    for i in np.flatnonzero(found.gain > 0):
+    for i in np.flatnonzero(found.gain > 0).tolist():
         tree, node = (int(v) for v in level.nodes[i])
         left = trees[tree].split(node, i, found, sides)
         low, high = _bounds(spec, level, i, found, sides)
@@ -247,7 +246,9 @@ class _Tree:
         self.cover[node] = float(sides.whole_h[i])
         if level.depth == 0:
             at = slice(i, i + 1)
-            root = weights(spec, sides.whole_g[at], sides.whole_h[at], level.low[at], level.high[at])
+            root = weights(
+                spec, sides.whole_g[at], sides.whole_h[at], level.low[at], level.high[at]
+            )
             self.value[node] = root[0]
 
     def split(self, node: int, i: int, found: Splits, sides: _Sides) -> int:
@@ -282,7 +283,8 @@ def _next(
         for one, two in zip(opened[::2], opened[1::2], strict=True):
             if _may_split(spec, one) or _may_split(spec, two):
                 kept += [one, two]
-    asked, place = [], []
+    asked: list[tuple[int, int]] = []
+    place: list[int] = []
     for one, two in zip(kept[::2], kept[1::2], strict=True):
         for mine, other, second in ((one, two, False), (two, one, True)):
             larger = mine["n"] > other["n"] or (mine["n"] == other["n"] and second)
@@ -292,7 +294,11 @@ def _next(
                 place.append(len(asked))
                 asked.append((mine["tree"], mine["node"]))
     shape = np.array(asked, dtype=np.int64).reshape(-1, 2)
-    hist = (level.g, level.h, level.n) if spec.subtracts and kept else (level.g[:0], level.h[:0], level.n[:0])
+    hist = (
+        (level.g, level.h, level.n)
+        if spec.subtracts and kept
+        else (level.g[:0], level.h[:0], level.n[:0])
+    )
     return Level(
         np.array([(one["tree"], one["node"]) for one in kept], dtype=np.int64).reshape(-1, 2),
         shape,

@@ -54,7 +54,8 @@ def targets(y: Floats, spec: Spec) -> Floats:
     """What each lane is to predict, (n_rows, n_lanes)."""
     if spec.lanes == 1:
         return y[:, None]
-    return (y[:, None] == np.arange(spec.lanes)).astype(np.float64)
+    found: Floats = (y[:, None] == np.arange(spec.lanes)).astype(np.float64)
+    return found
 
 
 def derivatives(margin: Floats, target: Floats, spec: Spec) -> tuple[Floats, Floats]:
@@ -93,4 +94,5 @@ def losses(margin: Floats, target: Floats, loss: str) -> Floats:
     if loss == "logistic":
         return np.logaddexp(0.0, margin[:, 0]) - target[:, 0] * margin[:, 0]
     top = margin.max(axis=1)
-    return np.log(np.exp(margin - top[:, None]).sum(axis=1)) + top - (margin * target).sum(axis=1)
+    sums = np.log(np.exp(margin - top[:, None]).sum(axis=1)) + top
+    return np.asarray(sums - (margin * target).sum(axis=1))

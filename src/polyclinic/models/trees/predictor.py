@@ -44,7 +44,7 @@ class TreesPredictor:
         return self.expected(partition.columns)
 
     def expected(self, columns: Mapping[str, Floats]) -> Floats:
-        """Mean of a number, or probability of class 1, (n_rows,); of classes (n_rows, n_classes)."""
+        """Mean, or probability of class 1, (n_rows,); of several classes (n_rows, n_classes)."""
         found = losses.mean(self.margin(columns), self.spec.loss)
         if self.spec.classes and self.spec.loss == "squared":
             found = np.clip(found, 0.0, 1.0)

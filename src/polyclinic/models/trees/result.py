@@ -53,9 +53,9 @@ class Fit:
         split = self.trees.left >= 0
         feature, many = self.trees.feature[split], len(self.spec.features)
         return {
-            "gain": np.bincount(feature, self.gain[split], many),
+            "gain": np.bincount(feature, self.gain[split], many).astype(np.float64),
             "weight": np.bincount(feature, minlength=many).astype(np.float64),
-            "cover": np.bincount(feature, self.cover[split], many),
+            "cover": np.bincount(feature, self.cover[split], many).astype(np.float64),
         }
 
     def warnings(self) -> list[str]:
@@ -99,5 +99,7 @@ class Fit:
             text = to_text(self)
             found.append({"kind": "svg", "title": "Tree", "svg": to_svg(self), "alt": text})
             lines = [[line] for line in text.split("\n")]
-            found.append({"kind": "table", "title": "The tree in words", "head": ["rule"], "rows": lines})
+            found.append(
+                {"kind": "table", "title": "The tree in words", "head": ["rule"], "rows": lines}
+            )
         return found

@@ -81,7 +81,7 @@ def check_state(spec: Spec, plan: Plan) -> State:
     data = plan.values["state"]
     if set(data) != {"base", "class_weight", "trees", "grow", "asked"}:
         raise ValueError("other fields")
-    base, weight, asked = data["base"], data["class_weight"], data["asked"]
+    base, weight = data["base"], data["class_weight"]
     for name, array, shape in (("base", base, (spec.lanes,)), ("class_weight", weight, None)):
         if not isinstance(array, np.ndarray) or array.dtype != np.float64 or array.ndim != 1:
             raise ValueError(f"{name} is not a row of numbers")
@@ -91,6 +91,11 @@ def check_state(spec: Spec, plan: Plan) -> State:
         raise ValueError("not one weight per class")
     trees = checked(data["trees"], spec, spec.trees * spec.at_once)
     grow = checked(data["grow"], spec, spec.trees * spec.at_once)
+    _check_asked(data["asked"], grow)
+    return State(base, weight, trees, grow, data["asked"])
+
+
+def _check_asked(asked: Any, grow: Stack) -> None:
     if not isinstance(asked, np.ndarray) or asked.dtype != np.int64:
         raise ValueError("nodes are whole numbers")
     if asked.ndim != 2 or asked.shape[1] != 2 or len(np.unique(asked, axis=0)) < len(asked):
@@ -100,7 +105,6 @@ def check_state(spec: Spec, plan: Plan) -> State:
             raise ValueError("a node that no tree has")
         if grow.tree(int(tree)).left[node] >= 0:
             raise ValueError("a node that was split already")
-    return State(base, weight, trees, grow, asked)
 
 
 @dataclass
@@ -213,8 +217,10 @@ class Rows:
         """Values of the trees of one round, from where their rows stand."""
         spec, many = self.spec, min(self.spec.at_once, trees.trees - first)
         round_ = [trees.tree(first + at) for at in range(many)]
-        if self.grown != first or len(self.nodes) != many or not all(
-            map(_fits, self.nodes, round_)
+        if (
+            self.grown != first
+            or len(self.nodes) != many
+            or not all(map(_fits, self.nodes, round_))
         ):
             self._begin(first, many)
         for at, tree in enumerate(round_):
@@ -227,7 +233,11 @@ class Rows:
                 self.margin[rest, lanes] += tree.value[tree.leaves(self.bins[rest], spec)]
 
     def _lane(self, at: int) -> slice:
-        return slice(None) if self.spec.width > 1 else slice(at % self.spec.lanes, at % self.spec.lanes + 1)
+        return (
+            slice(None)
+            if self.spec.width > 1
+            else slice(at % self.spec.lanes, at % self.spec.lanes + 1)
+        )
 
     def _begin(self, first_tree: int, many: int) -> None:
         """Derivatives and samples of the trees that grow now; all rows stand at the roots."""
@@ -277,7 +287,9 @@ def line_columns(spec: Spec, tree: int, node: int) -> Ints:
     every = np.arange(len(spec.features))
     if spec.tree_columns < len(every):
         number = tree // spec.at_once
-        every = np.sort(np.argsort(uniform(every, spec.seed + COLUMNS, number))[: spec.tree_columns])
+        every = np.sort(
+            np.argsort(uniform(every, spec.seed + COLUMNS, number))[: spec.tree_columns]
+        )
     if spec.node_columns:
         place = uniform(every, spec.seed + NODE + (tree << 20), node)
         every = np.sort(every[np.argsort(place)[: spec.node_columns]])

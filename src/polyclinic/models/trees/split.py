@@ -3,8 +3,8 @@
     gain = sum over lanes of  s(G_left)^2 / (H_left + l2) + s(G_right)^2 / (H_right + l2)
                               - s(G)^2 / (H + l2),        s(G) = sign(G) max(|G| - l1, 0)
 
-Missing values go where the gain is larger. Where values are bounded, by a monotone constraint or a largest step, a side gains
--(2 G w + (H + l2) w^2) at its bounded value w.
+Missing values go where the gain is larger. Where values are bounded, by a monotone constraint or a
+largest step, a side gains -(2 G w + (H + l2) w^2) at its bounded value w.
 
 Reference: T. Chen and C. Guestrin, "XGBoost: a scalable tree boosting system", KDD (2016).
 """
@@ -68,8 +68,8 @@ def scan(
     """Best split of each line of each node at ordered bins.
 
     g (n_nodes, n_lines, n_bins, n_lanes), h, n without the lanes: whole numbers; `missing`: the
-    last bin is that of missing values; last (n_nodes, n_lines): last bin that may end the left side,
-    plus one; units: of g and h; signs (n_nodes, n_lines): monotone; low, high (n_nodes,): bounds.
+    last bin is that of missing values; last (n_nodes, n_lines): how many bins may end the left
+    side; units: of g and h; signs (n_nodes, n_lines): monotone; low, high (n_nodes,): bounds.
     out (n_nodes, n_lines): gains; places (n_nodes, n_lines, 2): bin, missing_left.
     """
     bounded = bool(np.any(signs) or np.any(np.isfinite(low)) or np.any(np.isfinite(high)))
@@ -80,7 +80,7 @@ def scan(
     )  # fmt: skip
 
 
-def _scan_lines(
+def _scan_lines(  # noqa: C901 - one compiled loop
     g: Any, h: Any, n: Any, last: Any, missing: Any, unit_g: Any, unit_h: Any, l2: Any, l1: Any,
     hessian: Any, leaf: Any, bounded: Any, signs: Any, low: Any, high: Any, out: Any, places: Any,
 ) -> None:  # fmt: skip
@@ -217,7 +217,9 @@ def _value(s: Any, h: Any, l2: Any, l1: Any, bounds: Any) -> Any:
 def _score(g: Any, h: Any, l2: Any, l1: Any, bounded: Any, bounds: Any) -> Any:
     with np.errstate(divide="ignore", invalid="ignore"):
         if bounded:
-            w = np.where(h > 0, -np.sign(g[..., 0]) * np.maximum(np.abs(g[..., 0]) - l1, 0.0) / (h + l2), 0.0)
+            w = np.where(
+                h > 0, -np.sign(g[..., 0]) * np.maximum(np.abs(g[..., 0]) - l1, 0.0) / (h + l2), 0.0
+            )
             w = np.minimum(np.maximum(w, bounds[0]), bounds[1])
             return -(2.0 * g[..., 0] * w + (h + l2) * w * w)
         found = np.zeros(h.shape)

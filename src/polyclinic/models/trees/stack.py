@@ -44,9 +44,8 @@ class Stack:
     @staticmethod
     def none(width: int) -> Stack:
         empty = np.zeros(0, dtype=np.int64)
-        return Stack(
-            np.zeros(1, dtype=np.int64), *(empty for _ in _ARRAYS), np.zeros((0, width))
-        )
+        one = np.zeros(1, dtype=np.int64)
+        return Stack(one, empty, empty, empty, empty, empty, np.zeros((0, width)))
 
     @property
     def trees(self) -> int:
@@ -133,8 +132,8 @@ def checked(data: Any, spec: Spec, most_trees: int) -> Stack:
         array = data[name]
         if not isinstance(array, np.ndarray) or array.dtype != np.int64 or array.ndim != 1:
             raise ValueError(f"{name} is not a row of whole numbers")
+    value: Any = data["value"]
     stack, nodes = Stack.from_data(data), len(data["left"])
-    value = stack.value
     if not isinstance(value, np.ndarray) or value.dtype != np.float64:
         raise ValueError("values are not numbers")
     if value.shape != (nodes, spec.width) or not np.all(np.abs(value) <= LARGEST):

@@ -5,8 +5,8 @@ What leaves a site:
   weighted outcomes.
 - `trees.cells`: histograms of nodes, of which every number has enough patients; see cells.py.
 - `trees.loss`: the sum of losses of the rows that are held out, and of their weights.
-- `trees.sums` never crosses a border: it says nothing about how patients share in its sums, so every
-  gate refuses it. It is for rows in one trust domain.
+- `trees.sums` never crosses a border: it says nothing about how patients share in its sums, so
+  every gate refuses it. It is for rows in one trust domain.
 """
 
 from __future__ import annotations
@@ -61,7 +61,11 @@ class SumsTask:
         rows = rows_of(plan, partition)
         first, width = state.trees.trees, spec.width
         shape = (len(state.asked), spec.columns, spec.bins)
-        g, h, n = np.zeros((*shape, width), np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        g, h, n = (
+            np.zeros((*shape, width), np.int64),
+            np.zeros(shape, np.int64),
+            np.zeros(shape, np.int64),
+        )
         for at, (tree, node) in enumerate(state.asked.tolist()):
             columns = line_columns(spec, first + tree, node)
             order, lanes = rows.nodes[tree].rows(node), rows.lanes[tree]
@@ -104,7 +108,12 @@ class StartTask:
         np.add.at(sums, label, whole)
         counts = np.bincount(label, minlength=classes)[:classes].astype(np.int64)
         patients = partition.patients(_mask(used, partition.n_rows))
-        leaves = {"n": len(used), "patients": patients, "classes": counts, "sums": sums}
+        leaves: dict[str, Any] = {
+            "n": len(used),
+            "patients": patients,
+            "classes": counts,
+            "sums": sums,
+        }
         return Contribution(leaves, Evidence(patients))
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
@@ -149,7 +158,7 @@ class LossTask:
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         parts, weight, held = self._parts(plan, partition)
-        sums = {name: int(np.rint(np.ldexp(each, 20)).sum()) for name, each in
+        sums: dict[str, Any] = {name: int(np.rint(np.ldexp(each, 20)).sum()) for name, each in
                 (("loss", parts), ("weight", weight))}  # fmt: skip
         return Contribution(sums, Evidence(partition.patients(held)))
 
@@ -197,7 +206,5 @@ def _mask(rows: Ints, size: int) -> NDArray[np.bool_]:
 def _rows(plan: Plan, partition: Partition) -> Rows:
     """The rows before there is a state."""
     spec = spec_of(plan)
-    made: Rows = partition.cached(
-        "trees at the start", lambda: Rows(spec, partition, np.zeros(0))
-    )
+    made: Rows = partition.cached("trees at the start", lambda: Rows(spec, partition, np.zeros(0)))
     return made if made.spec == spec else Rows(spec, partition, np.zeros(0))
