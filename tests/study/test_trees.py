@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -117,7 +119,13 @@ def test_a_study_of_boosting_is_run_approved_and_reported(tmp_path, heart, monke
     sites = pc.datasets.heart_disease()
     plans = recorded(study, sites, tmp_path / "run", monkeypatch)
     assert {"trees.start", "trees.cells", "trees.loss"} <= {plan.task for plan in plans}
-    covered(scope_of(study, sites.codebook, sites.names), plans)
+    scope = scope_of(study, sites.codebook, sites.names)
+    covered(scope, plans)
+    for plan in (plan for plan in plans if plan.task.startswith("trees.")):
+        values = copy.deepcopy(dict(plan.values))
+        edges = values["spec"]["features"][0]["edges"]
+        edges[3] = np.nextafter(np.float32(edges[3]), np.float32(99.0))
+        assert "model" in scope.refuses(replace(plan, values=values, _derived={}))
     measures = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert measures["evaluation"]["all"]["auroc"]["value"] > 0.65
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")

@@ -204,6 +204,16 @@ def test_parents_less_children_show_no_patient(seed):
         assert exposed(sets) == (0, 0)
 
 
+def test_samples_that_differ_by_a_few_patients_are_refused():
+    columns = world.rows(300)
+    spec = world.spec(columns, "event", **{**FINE, "depth": 1}, trees=4, cell=LEAST)
+    halves = fit(replace(spec, rows_share=0.5).algorithm(), site(columns)).model
+    assert halves.trees.trees == 4
+    with pytest.raises(Refused) as refused:
+        fit(replace(spec, rows_share=0.995).algorithm(), site(columns))
+    assert refused.value.code == "COHORT_TOO_CLOSE"
+
+
 def test_sums_without_shares_never_cross_a_border():
     columns = world.rows(300)
     spec = world.spec(columns, "event", **FINE, cell=LEAST)

@@ -32,6 +32,7 @@ from polyclinic.models.trees.bins import Bools
 from polyclinic.models.trees.groups import Lines, joined, lines_of
 from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, add_lines
 from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
+from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
 from polyclinic.models.trees.tasks import histogram_leaves, members
 
@@ -49,7 +50,9 @@ class Cells:
 class GroupedRows(Rows):
     """Rows of a hospital, of which whole cells move."""
 
-    _members: Members | None = None
+    def __init__(self, spec: Spec, partition: Partition, class_weight: NDArray[np.float64]) -> None:
+        super().__init__(spec, partition, class_weight)
+        self._members: dict[int, Members] = {}
 
     @cached_property
     def several(self) -> bool:
@@ -61,11 +64,18 @@ class GroupedRows(Rows):
         self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
         self.parents: list[dict[int, int]] = [{} for _ in range(many)]
 
-    def behind(self, partition: Partition) -> Members:
-        """Patients behind the sums of every round."""
-        if self._members is None:
-            self._members = members(self.spec, partition, _used(self))
-        return self._members
+    def behind(self, partition: Partition, first: int, trees: list[int]) -> tuple[Members, ...]:
+        """Patients behind the sums of some trees: of samples, those of each."""
+        if self.spec.rows_share >= 1.0:
+            trees = [0]
+        samples = sorted({(first + tree) // self.spec.at_once for tree in trees})
+        for sample in samples:
+            if sample not in self._members:
+                mask = _used(self)
+                if self.spec.rows_share < 1.0:
+                    mask[self.used] = self.draws(sample * self.spec.at_once) > 0
+                self._members[sample] = members(self.spec, partition, mask)
+        return tuple(self._members[sample] for sample in samples)
 
     def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
         """Bins go where the one goes that they are counted at."""
@@ -176,7 +186,7 @@ class CellsTask(Unaided):
         shares = Shares(total, most**2, most, second)
         return Exposure(
             cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
-            members=(rows.behind(partition),),
+            members=rows.behind(partition, first, state.asked[:, 0].tolist()),
         )
 
 

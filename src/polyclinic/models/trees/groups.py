@@ -18,13 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.kernels import Bins, compiled
+from polyclinic.models.trees.kernels import Bins, compiled, jit
 
 Ints = NDArray[np.int64]
 
@@ -82,7 +81,7 @@ def lines_of(
     count = np.zeros(shape, np.int64)
     total, first, second = (np.zeros((*shape, lanes), np.int64) for _ in range(3))
     if compiled() if fast is None else fast:
-        _jit(_share)(bins, parts, count, total, first, second)
+        jit(_share)(bins, parts, count, total, first, second)
     else:
         for line in range(bins.shape[1]):
             place = bins[:, line].astype(np.int64)
@@ -140,17 +139,9 @@ def joined(sides: list[Lines], before: Ints | None, least: int, fast: bool | Non
     known = out.copy() if before is None else before
     names = ("rows", "once", "total", "first", "second", "most")
     stacked = [np.stack([getattr(side, name) for side in sides]) for name in names]
-    run: Callable[..., Any] = _jit(_join) if (compiled() if fast is None else fast) else _join
+    run: Callable[..., Any] = jit(_join) if (compiled() if fast is None else fast) else _join
     run(*stacked, known, before is not None, least, out)
     return out
-
-
-@cache
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    import numba
-
-    found: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
-    return found
 
 
 def _share(bins: Any, parts: Any, count: Any, total: Any, first: Any, second: Any) -> None:

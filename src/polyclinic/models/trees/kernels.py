@@ -34,10 +34,15 @@ def compiled() -> bool:
 
 
 @cache
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function, kept on disk where there is a folder to write to."""
     import numba
 
-    found: Callable[..., Any] = numba.njit(nogil=True, cache=True)(function)
+    found: Callable[..., Any]
+    try:
+        found = numba.njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # a service may have no folder of its own
+        found = numba.njit(nogil=True)(function)
     return found
 
 
@@ -50,7 +55,7 @@ def add_lines(
     out (n_lines, n_bins, n_lanes), changed in place. At most MOST_ROWS rows.
     """
     if compiled() if fast is None else fast:
-        _jit(_add_two if lanes.shape[1] == 2 else _add_many)(bins, order, lanes, columns, out)
+        jit(_add_two if lanes.shape[1] == 2 else _add_many)(bins, order, lanes, columns, out)
         return
     values = lanes[order]
     for j, column in enumerate(columns):
@@ -108,7 +113,7 @@ def divide(column: Bins, order: Order, left: NDArray[np.bool_], fast: bool | Non
     column (n_rows,): the bins of the feature; left (n_bins,): which of them go left.
     """
     if compiled() if fast is None else fast:
-        return int(_jit(_divide)(column, order, left, np.empty_like(order)))
+        return int(jit(_divide)(column, order, left, np.empty_like(order)))
     mask = left[column[order]]
     order[:] = np.concatenate([order[mask], order[~mask]])
     return int(np.count_nonzero(mask))

@@ -11,15 +11,13 @@ Reference: T. Chen and C. Guestrin, "XGBoost: a scalable tree boosting system", 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.kernels import compiled
+from polyclinic.models.trees.kernels import compiled, jit
 from polyclinic.models.trees.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -40,14 +38,6 @@ class Rules:
     @staticmethod
     def of(spec: Spec) -> Rules:
         return Rules(spec.l2, spec.l1, spec.hessian, spec.leaf, spec.gamma)
-
-
-@cache
-def _compiled_scan() -> Callable[..., Any]:
-    import numba
-
-    found: Callable[..., Any] = numba.njit(nogil=True, cache=True)(_scan_lines)
-    return found
 
 
 def scan(
@@ -73,7 +63,7 @@ def scan(
     out (n_nodes, n_lines): gains; places (n_nodes, n_lines, 2): bin, missing_left.
     """
     bounded = bool(np.any(signs) or np.any(np.isfinite(low)) or np.any(np.isfinite(high)))
-    run = _compiled_scan() if (compiled() if fast is None else fast) else _scan_whole
+    run = jit(_scan_lines) if (compiled() if fast is None else fast) else _scan_whole
     run(
         g, h, n, last, missing, units[0], units[1], rules.l2, rules.l1, rules.hessian, rules.leaf,
         bounded, signs, low, high, out, places,
