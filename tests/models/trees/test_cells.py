@@ -139,7 +139,7 @@ def test_margins_that_leave_one_patient_in_a_sum_are_refused():
 
 def test_a_large_residual_is_joined_with_others():
     columns = world.rows(300)
-    columns["number"][17] = 40.0
+    columns["number"][17] = 400.0
     spec = world.spec(columns, "number", names=("a", "b"), bins=40, depth=2, cell=LEAST)
     found = fit(spec.algorithm(), site(columns)).model  # the gate refuses a cell of one's own
     assert np.any(found.trees.left >= 0)

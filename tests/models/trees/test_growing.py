@@ -13,6 +13,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.models.trees import Fit
+from polyclinic.models.trees.kernels import MOST_ROWS
 from tests.models.trees import world
 
 LOSSES = {
@@ -145,6 +146,14 @@ def test_the_same_bytes_however_rows_are_split(form):
     whole = world.alone(asked, columns)
     assert whole.trees.trees > 1 and np.any(whole.trees.left >= 0)
     assert all(world.same(whole, world.alone(asked, columns, k)) for k in (3, 7))
+
+
+def test_more_rows_than_a_block():
+    columns = world.rows(2 * MOST_ROWS + 3)
+    asked = world.spec(columns, "event", loss="logistic", classes=2, trees=1, depth=2)
+    whole = world.alone(asked, columns)
+    assert whole.cover[0] == pytest.approx(len(columns["event"]) * np.var(columns["event"]))
+    assert world.same(whole, world.alone(asked, columns, 3))
 
 
 @pytest.mark.parametrize("sums", ["clear", "secure"])

@@ -49,7 +49,7 @@ def spec(columns: dict[str, Any], outcome: str, bins: int = 16, **more: Any) -> 
     )
     terms = tuple(Term(name, (Factor("value", name),), 8.0) for name in names)
     weight = more.pop("weight", None)
-    design = Design(terms, outcome, weight=weight, weight_bound=4.0, response_bound=64.0)
+    design = Design(terms, outcome, weight=weight, weight_bound=4.0, response_bound=512.0)
     return Spec(design, features, **more)
 
 

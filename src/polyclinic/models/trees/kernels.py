@@ -18,8 +18,8 @@ Ints = NDArray[np.int64]
 Bins = NDArray[np.uint8] | NDArray[np.uint16]
 Order = NDArray[np.int32]
 
-GRADIENT_BITS, HESSIAN_BITS = 34, 24
-COUNT = 42
+GRADIENT_BITS, HESSIAN_BITS = 34, 29
+COUNT = 46
 MOST_ROWS = 1 << (COUNT - HESSIAN_BITS - 1)  # rows of one call: more could run into the count
 
 
@@ -77,7 +77,8 @@ def _add_two(bins: Any, order: Any, lanes: Any, columns: Any, out: Any) -> int:
     unsigned places need no check for negative ones."""
     zero, one, width = np.uint64(0), np.uint64(1), np.uint64(bins.shape[1])
     table, flat, at = bins.reshape(-1), out.reshape(-1), columns.astype(np.uint64)
-    n_lines, size = len(columns), np.uint64(2 * out.shape[1])
+    n_lines, size = np.uint64(len(columns)), np.uint64(2 * out.shape[1])
+    straight = n_lines == width  # all columns, in their order
     seen = 0
     for start in range(0, len(order), 64):
         stop = min(start + 64, len(order))
@@ -89,6 +90,13 @@ def _add_two(bins: Any, order: Any, lanes: Any, columns: Any, out: Any) -> int:
             row = np.uint64(order[i])
             first, second = lanes[row, zero], lanes[row, one]
             base, line = row * width, zero
+            if straight:
+                for j in range(n_lines):
+                    place = line + (np.uint64(table[base + j]) << one)
+                    flat[place] += first
+                    flat[place + one] += second
+                    line += size
+                continue
             for j in range(n_lines):
                 place = line + (np.uint64(table[base + at[j]]) << one)
                 flat[place] += first

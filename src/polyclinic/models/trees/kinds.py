@@ -113,6 +113,13 @@ def boosting_spec(asked: Asked) -> Spec:
     fits = {"squared": 0, "poisson": 0, "logistic": 2}.get(loss, max(asked.classes, 3))
     if fits != asked.classes:
         raise _wrong(f"loss = {loss!r} of {asked.classes or 'no'} classes", "the loss fits")
+    if loss == "poisson" and asked.design.response_bound >= LARGEST_BOUND:
+        raise InputError(
+            f"{asked.design.response} has no range in the codebook",
+            code="WRONG_VALUE",
+            rule="curvatures are whole numbers of a size that follows from the largest count",
+            next="declare the range of the outcome in the codebook",
+        )
     stops = given.get("early_stopping_rounds")
     signs = given.get("monotone_constraints") or {}
     names = [column.name for column in asked.columns]

@@ -244,13 +244,17 @@ class Rows:
         spec, self.grown = self.spec, first_tree
         self.nodes, self.lanes = [], []
         first, second = losses.derivatives(self.margin, self.target, spec)
+        sampled = spec.bootstrap or spec.rows_share < 1.0
         for at in range(many):
-            lane = self._lane(at)
-            drawn = np.zeros(len(self.y))
-            drawn[self.used] = self.draws(first_tree + at)
+            lane, weight, used = self._lane(at), self.weight, self.used
+            if sampled:
+                drawn = self.draws(first_tree + at)
+                weight = np.zeros(len(self.y))
+                weight[used] = self.weight[used] * drawn
+                used = used[drawn > 0]
             h = second[:, min(lane.start or 0, second.shape[1] - 1)]
-            self.lanes.append(losses.whole(first[:, lane], h, self.weight * drawn, spec))
-            self.nodes.append(Nodes.of(np.flatnonzero(drawn > 0)))
+            self.lanes.append(losses.whole(first[:, lane], h, weight, spec))
+            self.nodes.append(Nodes.of(used))
 
 
 def _fits(nodes: Nodes, tree: Stack) -> bool:
