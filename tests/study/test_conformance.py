@@ -13,12 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from sklearn import linear_model
+import xgboost
+from sklearn import linear_model, tree
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import f_classif
-import xgboost
-from sklearn import linear_model, tree
 from sklearn.metrics import brier_score_loss, log_loss
 from sklearn.naive_bayes import GaussianNB
 from sklearn.svm import LinearSVC

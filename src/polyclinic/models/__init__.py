@@ -9,13 +9,9 @@ from polyclinic.models.simple import kinds as _simple_kinds
 from polyclinic.models.simple import tasks as _simple
 from polyclinic.models.svm import kinds as _svm_kinds
 from polyclinic.models.svm import tasks as _svm
-from polyclinic.models.trees import tasks as _trees
-
-kinds: list[Kind] = [*_simple_kinds, *_svm_kinds, *_effect_kinds]
 from polyclinic.models.trees import KINDS as _TREES
 from polyclinic.models.trees import tasks as _trees
 
-kinds: list[Kind] = [*_TREES]
+kinds: list[Kind] = [*_simple_kinds, *_svm_kinds, *_effect_kinds, *_TREES]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_simple, *_svm, *_effects]
-tasks = [*_glm, *_descriptive, *_trees]
+tasks = [*_glm, *_descriptive, *_simple, *_svm, *_effects, *_trees]

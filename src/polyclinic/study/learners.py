@@ -12,13 +12,6 @@ from polyclinic.study import simple
 from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.learner import Learner
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
-
-ESTIMATORS: tuple[type[Learner], ...] = (
-    *simple.ESTIMATORS,
-    LinearSVC,
-    LinearSVR,
-    SVC,
-    TreatmentEffect,
 from polyclinic.study.trees import (
     DecisionTreeClassifier,
     DecisionTreeRegressor,
@@ -29,6 +22,11 @@ from polyclinic.study.trees import (
 )
 
 ESTIMATORS: tuple[type[Learner], ...] = (
+    *simple.ESTIMATORS,
+    LinearSVC,
+    LinearSVR,
+    SVC,
+    TreatmentEffect,
     DecisionTreeClassifier,
     DecisionTreeRegressor,
     RandomForestClassifier,
