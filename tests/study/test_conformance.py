@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
-from sklearn import linear_model
+import xgboost
+from sklearn import linear_model, tree
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.feature_selection import f_classif
@@ -40,6 +41,8 @@ from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
 from polyclinic.models.survival import CoxSpec, CurveSpec
 from polyclinic.models.svm import SVMSpec
+from polyclinic.models.trees import Feature
+from polyclinic.models.trees import Spec as TreesSpec
 from polyclinic.privacy.policy import Policy
 from tests.models.effects.world import by_hand
 
@@ -207,6 +210,33 @@ def phreg(ties: str) -> Callable[[], Any]:
     return run
 
 
+EDGES = {"a": (1.5, 2.0, 2.5), "b": (-1.5, 0.0, 1.5), "c": (0.5, 1.5)}  # full bins at every site
+
+
+def trees(outcome: str, **more: Any) -> Any:
+    features = tuple(Feature(name, EDGES[name]) for name in TERMS)
+    design = spec(outcome, "gaussian").design
+    return TreesSpec(design, features, cell=5, **more).algorithm()
+
+
+def risks_of(found: Any) -> Any:
+    return found.predictor().expected({name: DATA[name].to_numpy() for name in TERMS})
+
+
+def in_bins() -> Any:
+    return np.column_stack([np.digitize(DATA[name], EDGES[name]) for name in TERMS])
+
+
+def scikit_tree(outcome: str, model: Any) -> Callable[[], Any]:
+    def run() -> Any:
+        fitted = model.fit(in_bins(), DATA[outcome])
+        if outcome == "event":
+            return fitted.predict_proba(in_bins())[:, 1]
+        return fitted.predict(in_bins())
+
+    return run
+
+
 def log_rank() -> CurveSpec:
     terms = tuple(Term(f"c = {k}", (Factor("level", "c", (float(k),)),), 1.0) for k in (1, 2))
     design = replace(survival((), strata=("place",)), terms=terms)
@@ -215,6 +245,15 @@ def log_rank() -> CurveSpec:
 
 def curve(asked: str, event: str) -> CurveSpec:
     return CurveSpec(asked, survival((), event), causes=2, edges=(1.0, 2.0, 3.0))
+
+
+def boosted() -> Any:
+    share = DATA.event.mean()
+    margin = np.full(N, np.log(share / (1 - share)))
+    rows = xgboost.DMatrix(in_bins(), DATA.event, base_margin=margin)
+    options = {"objective": "binary:logistic", "max_depth": 2, "eta": 0.3, "nthread": 1,
+               "min_child_weight": 0.0, "base_score": 0.5}  # fmt: skip
+    return xgboost.train(options, rows, 3).predict(rows)
 
 
 @dataclass(frozen=True)
@@ -337,6 +376,15 @@ ALGORITHMS = {
     "effect modifiers": Line(lambda: effect(modifiers=("a",), folds=2).algorithm(),
                              lambda m: m.modified.coef, modified_effect, 1e-9),
     "stacking": Line(stacking, lambda fitted: coefficients_and_errors([fitted]), stacked),
+    "tree": Line(lambda: trees("number", depth=2, leaf=20), risks_of,
+                 scikit_tree("number", tree.DecisionTreeRegressor(max_depth=2,
+                                                                  min_samples_leaf=20)),
+                 1e-7),
+    "forest": Line(lambda: trees("event", classes=2, depth=2, leaf=20, forest=True), risks_of,
+                   scikit_tree("event", tree.DecisionTreeClassifier(max_depth=2,
+                                                                    min_samples_leaf=20)), 1e-7),
+    "boosting": Line(lambda: trees("event", classes=2, loss="logistic", trees=3, depth=2, leaf=20,
+                                   l2=1.0, rate=0.3), risks_of, boosted, 1e-5),
     "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
                        lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
 }  # fmt: skip
@@ -351,7 +399,7 @@ def test_equals_pooling_the_rows(name, engine, partitions):
     np.testing.assert_allclose(line.numbers(result), line.reference(), rtol=line.rtol, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["logistic", "moments", "cross-table", "evaluation"])
+@pytest.mark.parametrize("name", ["logistic", "moments", "cross-table", "evaluation", "forest"])
 def test_the_order_of_sites_changes_no_byte(name):
     line = ALGORITHMS[name]
     engine = sites(1)

@@ -147,7 +147,7 @@ def _to_words(leaf: Leaf, value: Array | float | int) -> Array:
     if leaf.ring == "int64":
         if array.dtype.kind not in "iub":
             raise _mismatch(f"{leaf.name} is declared as integers")
-        return array.astype(np.int64).ravel()
+        return array.astype(np.int64, copy=False).ravel()
     return ring.encode(array.astype(np.float64), leaf.scale)
 
 

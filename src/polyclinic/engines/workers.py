@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from polyclinic.core.contribution import Sum
 from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain, lookup
@@ -43,6 +44,7 @@ class ThreadWorkers:
         cells = sum(values.size for values in rows.columns.values())
         cores = threads or len(os.sched_getaffinity(0))
         self.threads = 1 if cells < INLINE_CELLS else min(cores, max(1, len(self.parts)))
+        self.whole = rows.split(max(partitions, self.threads))
 
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added in ring form as they arrive."""
@@ -52,7 +54,7 @@ class ThreadWorkers:
         def one(partition: Partition) -> Sum:
             return Sum.of(leaves, task.local(plan, partition))
 
-        return _add(self._each(one, task.grain))
+        return _add(self._each(one, self._parts(task.grain, leaves)))
 
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""
@@ -60,10 +62,17 @@ class ThreadWorkers:
         if not isinstance(task, Exposing):
             return Exposure(members=(Members(("",), np.unique(self.rows.persons)),))
         own = summed.opened(task.leaves(plan))
-        return _add(self._each(lambda part: task.exposure(plan, part, own), task.grain))
+        parts = self._parts(task.grain, task.leaves(plan))
+        return _add(self._each(lambda part: task.exposure(plan, part, own), parts))
 
-    def _each(self, one: Callable[[Partition], T], grain: Grain) -> Iterator[T]:
-        parts = [self.rows] if grain == "site" or not self.parts else self.parts
+    def _parts(self, grain: Grain, leaves: Sequence[Leaf]) -> list[Partition]:
+        """Chunks, for additions of floating-point numbers; whole numbers need no more parts than
+        there are threads."""
+        if grain == "site" or not self.parts:
+            return [self.rows]
+        return self.whole if all(leaf.ring == "int64" for leaf in leaves) else self.parts
+
+    def _each(self, one: Callable[[Partition], T], parts: list[Partition]) -> Iterator[T]:
         if self.threads == 1 or len(parts) == 1:
             return map(one, parts)
         return _pool(self.threads, os.getpid()).map(one, parts)

@@ -13,6 +13,8 @@ from polyclinic.models.survival import kinds as _survival_kinds
 from polyclinic.models.survival import tasks as _survival
 from polyclinic.models.svm import kinds as _svm_kinds
 from polyclinic.models.svm import tasks as _svm
+from polyclinic.models.trees import KINDS as _TREES
+from polyclinic.models.trees import tasks as _trees
 
 kinds: list[Kind] = [
     *_ensemble_kinds,
@@ -20,6 +22,16 @@ kinds: list[Kind] = [
     *_svm_kinds,
     *_effect_kinds,
     *_survival_kinds,
+    *_TREES,
 ]
 register_kinds(kinds)
-tasks = [*_glm, *_descriptive, *_ensembles, *_simple, *_svm, *_effects, *_survival]
+tasks = [
+    *_glm,
+    *_descriptive,
+    *_ensembles,
+    *_simple,
+    *_svm,
+    *_effects,
+    *_survival,
+    *_trees,
+]

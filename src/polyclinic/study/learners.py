@@ -15,6 +15,14 @@ from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 from polyclinic.study.survival import CoxRegression
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
+from polyclinic.study.trees import (
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+)
 
 ESTIMATORS: tuple[type[Learner], ...] = (
     *simple.ESTIMATORS,
@@ -27,6 +35,12 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     KaplanMeier,
     CumulativeIncidence,
     LogRank,
+    DecisionTreeClassifier,
+    DecisionTreeRegressor,
+    RandomForestClassifier,
+    RandomForestRegressor,
+    GradientBoostingClassifier,
+    GradientBoostingRegressor,
 )
 
 

@@ -1,0 +1,14 @@
+"""Histogram trees: a tree, a forest, gradient boosting."""
+
+from polyclinic.core.task import Task
+from polyclinic.models.trees.cells import CellsTask
+from polyclinic.models.trees.grow import Growing
+from polyclinic.models.trees.kinds import KINDS
+from polyclinic.models.trees.predictor import TreesPredictor
+from polyclinic.models.trees.result import Fit
+from polyclinic.models.trees.spec import Feature, Spec
+from polyclinic.models.trees.tasks import LossTask, StartTask, SumsTask
+
+tasks: list[Task] = [StartTask(), SumsTask(), CellsTask(), LossTask()]
+
+__all__ = ["KINDS", "Feature", "Fit", "Growing", "Spec", "TreesPredictor", "tasks"]

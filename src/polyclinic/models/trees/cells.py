@@ -1,0 +1,200 @@
+"""Histograms of nodes as a hospital lets them out.
+
+What leaves the site: per asked node, column and bin the sums of first and of second derivatives and
+the number of rows, over none or at least `cell` patients each (groups.py). A sum of first
+derivatives of a class outcome is how many of them have it, less how many were expected to.
+
+Each hospital joins its own bins, so trees see a patient a few bins away from where they are, and
+follow the patient that way while they grow; what they predict is not touched. Where every bin has
+enough patients nothing is joined, and the trees are those of the pooled rows, bit for bit.
+
+The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
+are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import Grain
+from polyclinic.models.trees.bins import Bools
+from polyclinic.models.trees.groups import Lines, joined, lines_of
+from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, add_lines
+from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
+from polyclinic.models.trees.spec import Spec
+from polyclinic.models.trees.stack import Stack
+from polyclinic.models.trees.tasks import histogram_leaves, members
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """One node's cells: at which bin each bin is counted, and who is behind each of them."""
+
+    where: Ints
+    lines: Lines
+
+
+class GroupedRows(Rows):
+    """Rows of a hospital, of which whole cells move."""
+
+    def __init__(self, spec: Spec, partition: Partition, class_weight: NDArray[np.float64]) -> None:
+        super().__init__(spec, partition, class_weight)
+        self._members: dict[int, Members] = {}
+
+    @cached_property
+    def several(self) -> bool:
+        """Whether a patient has several rows."""
+        return bool(np.any(np.diff(self.keys) == 0))
+
+    def _begin(self, first_tree: int, many: int) -> None:
+        super()._begin(first_tree, many)
+        self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
+        self.parents: list[dict[int, int]] = [{} for _ in range(many)]
+
+    def behind(self, partition: Partition, first: int, trees: list[int]) -> tuple[Members, ...]:
+        """Patients behind the sums of some trees: of samples, those of each."""
+        if self.spec.rows_share >= 1.0:
+            trees = [0]
+        samples = sorted({(first + tree) // self.spec.at_once for tree in trees})
+        for sample in samples:
+            if sample not in self._members:
+                mask = _used(self)
+                if self.spec.rows_share < 1.0:
+                    mask[self.used] = self.draws(sample * self.spec.at_once) > 0
+                self._members[sample] = members(self.spec, partition, mask)
+        return tuple(self._members[sample] for sample in samples)
+
+    def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
+        """Bins go where the one goes that they are counted at."""
+        left = int(tree.left[node])
+        self.parents[at] |= {left: node, left + 1: node}
+        where = self.cells_of(at, node).where[int(tree.feature[node])]
+        found: Bools = super().goes_left(at, tree, node)[where]
+        return found
+
+    def cells_of(self, at: int, node: int) -> Cells:
+        """Of a node whose parents were split, made together with its sibling's."""
+        if node not in self.cells[at]:
+            if node == 0:
+                pair, before = [0], None
+            else:
+                parent = self.parents[at][node]
+                pair = sorted(k for k, above in self.parents[at].items() if above == parent)
+                before = self.cells_of(at, parent).where
+            lines = [self._lines(at, one) for one in pair]
+            where = joined(lines, before, max(self.spec.cell, 1))
+            for one, mine in zip(pair, lines, strict=True):
+                moved = self._lines(at, one, where) if len(mine.most) else mine.at(where)
+                self.cells[at][one] = Cells(where, moved)
+        return self.cells[at][node]
+
+    def _lines(self, at: int, node: int, where: Ints | None = None) -> Lines:
+        """Of the rows of a node, at their bins or at `where` these are counted."""
+        order = self.nodes[at].rows(node)
+        parts, bins = np.abs(self.lanes[at][order]), self.bins[order]
+        parts[:, -1] &= (1 << COUNT) - 1
+        if where is not None:
+            bins = where[np.arange(len(where)), bins]
+        # One more bin stands for missing values where the study keeps none.
+        return lines_of(
+            bins, parts, self.spec.widest + 1, self.keys[order] if self.several else None
+        )
+
+
+def grouped(plan: Plan, partition: Partition) -> GroupedRows:
+    """The hospital's rows at the place of the plan."""
+    return kept_rows(spec_of(plan), state_of(plan), partition, GroupedRows)
+
+
+@dataclass(frozen=True)
+class CellsTask(Unaided):
+    """Histograms of nodes over the cells of a hospital."""
+
+    name: str = "trees.cells"
+    version: int = 1
+    grain: Grain = "site"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        return histogram_leaves(plan, "cells")
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        spec, state = spec_of(plan), state_of(plan)
+        rows, first = grouped(plan, partition), state.trees.trees
+        leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
+        behind = np.zeros(leaves["n"].shape, np.int64)
+        for i, (tree, node) in enumerate(state.asked.tolist()):
+            columns = line_columns(spec, first + tree, node)
+            cells = rows.cells_of(tree, node)
+            where = cells.where[columns, : spec.bins]
+            to = (where + spec.bins * np.arange(len(columns))[:, None]).ravel()
+            for name, sums in self._sums(rows, tree, node, columns).items():
+                flat = (len(to), *sums.shape[2:])
+                np.add.at(leaves[name][i].reshape(flat), to, sums.reshape(flat))
+            behind[i] = cells.lines.count[columns, : spec.bins]
+        by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
+        evidence = {"g": by_lane, "h": behind, "n": behind}
+        patients = partition.patients(_used(rows))
+        return Contribution(leaves, Evidence(patients, evidence))
+
+    def _sums(self, rows: Rows, tree: int, node: int, columns: Ints) -> dict[str, Ints]:
+        spec, order = rows.spec, rows.nodes[tree].rows(node)
+        shape = (len(columns), spec.bins)
+        found = {
+            "g": np.zeros((*shape, spec.width), np.int64),
+            "h": np.zeros(shape, np.int64),
+            "n": np.zeros(shape, np.int64),
+        }
+        for begin in range(0, len(order), MOST_ROWS):
+            packed = np.zeros((*shape, spec.width + 1), np.int64)
+            part = order[begin : begin + MOST_ROWS]
+            add_lines(rows.bins, part, rows.lanes[tree], columns, packed)
+            found["g"] += packed[..., :-1]
+            found["h"] += packed[..., -1] & ((1 << COUNT) - 1)
+            found["n"] += packed[..., -1] >> COUNT
+        return found
+
+    def exposure(
+        self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]
+    ) -> Exposure:
+        """Shares of patients in the magnitudes that each cell adds up."""
+        spec, state = spec_of(plan), state_of(plan)
+        rows, first = grouped(plan, partition), state.trees.trees
+        parts: dict[str, list[Ints]] = {name: [] for name in ("total", "first", "second")}
+        for tree, node in state.asked.tolist():
+            columns = line_columns(spec, first + tree, node)
+            lines = rows.cells_of(tree, node).lines
+            for name, kept in parts.items():
+                kept.append(getattr(lines, name)[columns, : spec.bins])
+        shape = (0, spec.columns, spec.bins, spec.width + 1)
+        total, most, second = (
+            np.stack(kept).astype(np.float64) if kept else np.zeros(shape)
+            for kept in parts.values()
+        )
+        shares = Shares(total, most**2, most, second)
+        return Exposure(
+            cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
+            members=rows.behind(partition, first, state.asked[:, 0].tolist()),
+        )
+
+
+def _lanes(shares: Shares, lanes: Any) -> Shares:
+    return Shares(*(part[..., lanes] for part in vars(shares).values()))
+
+
+def _used(rows: Rows) -> Bools:
+    found = np.zeros(len(rows.y), dtype=bool)
+    found[rows.used] = True
+    return found

@@ -1,0 +1,280 @@
+"""The kinds of trees that a study may ask for, and their options."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.errors import InputError
+from polyclinic.core.plan import Plan
+from polyclinic.models.learner import Asked, Column, Kind, check_options
+from polyclinic.models.trees.bins import as_edges, uniform_edges
+from polyclinic.models.trees.rows import check_state
+from polyclinic.models.trees.spec import LARGEST_BOUND, MOST_BINS, Feature, Spec
+from polyclinic.models.trees.stack import checked
+
+Known = Mapping[str, Callable[[Any], bool]]
+DOMAIN_BINS, SITE_BINS = 256, 32  # of numbers, where nobody says another
+
+
+def _whole(least: int, most: int = 10**6) -> Callable[[Any], bool]:
+    return lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
+
+
+def _number(least: float, most: float = math.inf, open_: bool = False) -> Callable[[Any], bool]:
+    def good(v: Any) -> bool:
+        number = isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
+        return number and (least < v if open_ else least <= v) and v <= most
+
+    return good
+
+
+def _weights(v: Any) -> bool:
+    given = isinstance(v, (list, tuple)) and len(v) > 1 and all(map(_number(0), v))
+    return v is None or v == "balanced" or given
+
+
+def _edges(v: Any) -> bool:
+    return v is None or (isinstance(v, Mapping) and all(isinstance(name, str) for name in v))
+
+
+def _constraints(v: Any) -> bool:
+    return v is None or (isinstance(v, Mapping) and all(s in (-1, 0, 1) for s in v.values()))
+
+
+def _features(v: Any) -> bool:
+    share = isinstance(v, float) and 0 < v <= 1
+    return v is None or v in ("sqrt", "log2") or share or _whole(1)(v)
+
+
+COMMON: Known = {
+    "max_depth": _whole(0, 16),
+    "min_samples_leaf": _whole(1),
+    "max_bins": lambda v: v is None or _whole(2, MOST_BINS)(v),
+    "min_cell": _whole(1),
+    "gamma": _number(0),
+    "class_weight": _weights,
+    "edges": _edges,
+    "gaps": lambda v: isinstance(v, (list, tuple)),
+}
+FOREST: Known = {
+    "n_estimators": _whole(1, 10_000),
+    "max_features": _features,
+    "bootstrap": lambda v: isinstance(v, bool),
+}
+BOOSTING: Known = {
+    "n_estimators": _whole(0, 10_000),
+    "loss": lambda v: v in ("auto", "squared", "logistic", "softmax", "poisson"),
+    "learning_rate": _number(0, open_=True),
+    "min_child_weight": _number(0),
+    "reg_lambda": _number(0),
+    "reg_alpha": _number(0),
+    "subsample": _number(0, 1, open_=True),
+    "colsample_bytree": _number(0, 1, open_=True),
+    "monotone_constraints": _constraints,
+    "early_stopping_rounds": lambda v: v is None or _whole(1)(v),
+    "validation_fraction": _number(0, 0.9, open_=True),
+}
+RULE = "see the page on trees for what each option may be"
+
+
+def tree_spec(asked: Asked) -> Spec:
+    """One tree: squared loss from the mean, which for classes is the Gini index."""
+    check_options(asked.options, COMMON, RULE)
+    return Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+
+
+def forest_spec(asked: Asked) -> Spec:
+    """A forest of such trees."""
+    check_options(asked.options, {**COMMON, **FOREST}, RULE)
+    given, many = asked.options, len(asked.columns)
+    usual = "sqrt" if asked.classes else 1.0
+    columns = _node_columns(given.get("max_features", usual), many)
+    return Spec(
+        **_common(asked, 5),
+        forest=True,
+        trees=given.get("n_estimators", 100),
+        depth=given.get("max_depth", 8),
+        bootstrap=given.get("bootstrap", True),
+        node_columns=0 if columns >= many else columns,
+    )
+
+
+def boosting_spec(asked: Asked) -> Spec:
+    """Gradient boosting."""
+    check_options(asked.options, {**COMMON, **BOOSTING}, RULE)
+    given = asked.options
+    loss = given.get("loss", "auto")
+    by_outcome = {0: "squared", 2: "logistic"}.get(asked.classes, "softmax")
+    loss = by_outcome if loss == "auto" else loss
+    fits = {"squared": 0, "poisson": 0, "logistic": 2}.get(loss, max(asked.classes, 3))
+    if fits != asked.classes:
+        raise _wrong(f"loss = {loss!r} of {asked.classes or 'no'} classes", "the loss fits")
+    if loss == "poisson" and asked.design.response_bound >= LARGEST_BOUND:
+        raise InputError(
+            f"{asked.design.response} has no range in the codebook",
+            code="WRONG_VALUE",
+            rule="curvatures are whole numbers of a size that follows from the largest count",
+            next="declare the range of the outcome in the codebook",
+        )
+    stops = given.get("early_stopping_rounds")
+    signs = given.get("monotone_constraints") or {}
+    names = [column.name for column in asked.columns]
+    if unknown := sorted(set(signs) - set(names)):
+        raise _wrong(f"monotone_constraints of {', '.join(unknown)}", "columns of the formula")
+    if any(signs.get(c.name) and c.kind == "category" for c in asked.columns):
+        raise _wrong("monotone_constraints of a category", "only numbers and binary columns")
+    return Spec(
+        **{**_common(asked, 1), "loss": loss},
+        trees=given.get("n_estimators", 100),
+        depth=given.get("max_depth", 6),
+        rate=float(given.get("learning_rate", 0.1)),
+        hessian=float(given.get("min_child_weight", 1.0)),
+        l2=float(given.get("reg_lambda", 1.0)),
+        l1=float(given.get("reg_alpha", 0.0)),
+        rows_share=float(given.get("subsample", 1.0)),
+        columns_share=float(given.get("colsample_bytree", 1.0)),
+        monotone=tuple(int(signs.get(name, 0)) for name in names) if any(signs.values()) else (),
+        validation=float(given.get("validation_fraction", 0.2)) if stops else 0.0,
+        patience=stops or 1,
+    )
+
+
+def _common(asked: Asked, leaf: int) -> dict[str, Any]:
+    given, alone = asked.options, asked.design.is_array
+    if asked.classes == 1:
+        raise InputError(
+            "the outcome has one class",
+            code="ONE_CLASS",
+            rule="a classifier needs two classes or more",
+            next="use rows with both outcomes",
+        )
+    weight = given.get("class_weight")
+    if isinstance(weight, (list, tuple)):
+        if len(weight) != asked.classes:
+            raise _wrong(f"{len(weight)} weights of {asked.classes} classes", "one per class")
+        weight = tuple(map(float, weight))
+    if weight is not None and not asked.classes:
+        raise _wrong("class_weight of a number", "only outcomes with classes")
+    cell = 0 if alone else int(given.get("min_cell", 5))
+    return {
+        "design": asked.design,
+        "features": features_of(asked),
+        "classes": asked.classes,
+        "leaf": max(int(given.get("min_samples_leaf", leaf)), cell),
+        "gamma": float(given.get("gamma", 0.0)),
+        "class_weight": weight,
+        "seed": asked.seed,
+        "cell": cell,
+        "rows": asked.rows,
+    }
+
+
+def features_of(asked: Asked) -> tuple[Feature, ...]:
+    """The columns with their bins.
+
+    Raises
+    ------
+    InputError : WRONG_VALUE for edges of another column, or for a number without a range.
+    """
+    given: Mapping[str, Any] = asked.options.get("edges") or {}
+    if unknown := sorted(set(given) - {column.name for column in asked.columns}):
+        raise _wrong(f"edges of {', '.join(unknown)}", "columns of the formula")
+    alone = asked.design.is_array
+    bins = asked.options.get("max_bins") or (DOMAIN_BINS if alone else SITE_BINS)
+    gaps = asked.options.get("gaps", ())
+    return tuple(
+        _feature(column, given.get(column.name), bins, column.name in gaps or not alone)
+        for column in asked.columns
+    )
+
+
+def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
+    if column.kind != "number":
+        return Feature(column.name, (), len(column.levels), missing, tuple(column.levels))
+    if edges is not None:
+        return Feature(column.name, as_edges(np.asarray(edges, dtype=np.float64)), 0, missing)
+    if column.low == -column.high and column.high >= LARGEST_BOUND:
+        raise InputError(
+            f"{column.name} has no range in the codebook",
+            code="WRONG_VALUE",
+            rule="bins are agreed: they come from the range of a column, never from patients",
+            next=f"declare the range in the codebook, or give edges = {{{column.name} = [...]}}",
+        )
+    return Feature(column.name, uniform_edges(column.low, column.high, bins), 0, missing)
+
+
+def _node_columns(asked: Any, many: int) -> int:
+    if asked is None:
+        return many
+    if asked == "sqrt":
+        return max(1, math.isqrt(many))
+    if asked == "log2":
+        return max(1, int(math.log2(many)))
+    return max(1, int(asked * many)) if isinstance(asked, float) else min(int(asked), many)
+
+
+def _rounds(spec: Spec) -> int:
+    """Start, levels, losses: at most."""
+    trees = spec.trees
+    return 1 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+
+
+def _check_start(spec: Spec, plan: Plan) -> None:
+    if plan.values["state"]:
+        raise ValueError("there is nothing yet")
+
+
+def _check_state(spec: Spec, plan: Plan) -> None:
+    check_state(spec, plan)
+
+
+def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
+    if set(data) != {"kind", "design", "spec", "base", "trees"}:
+        raise ValueError("other fields")
+    wanted = spec.to_data()
+    for name in ("design", "rows"):
+        del wanted[name]
+    from polyclinic.core import codec
+
+    if codec.digest(data["spec"]) != codec.digest(wanted):
+        raise ValueError("of another model")
+    base = data["base"]
+    if not isinstance(base, np.ndarray) or base.shape != (spec.lanes,):
+        raise ValueError("not one start per outcome")
+    if not np.all(np.abs(base) <= 2.0**40):
+        raise ValueError("the start is not finite")
+    checked(data["trees"], spec, spec.trees * spec.at_once)
+
+
+def _wrong(what: str, rule: str) -> InputError:
+    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct it")
+
+
+def _kind(name: str, title: str, spec: Callable[[Asked], Spec]) -> Kind:
+    return Kind(
+        name,
+        title,
+        "any",
+        spec,
+        Spec.from_data,
+        _rounds,
+        {
+            "trees.start": _check_start,
+            "trees.cells": _check_state,
+            "trees.loss": _check_state,
+        },
+        predictor=_check_predictor,
+        predicts_as="trees",
+        gaps=True,
+    )
+
+
+KINDS = (
+    _kind("tree", "decision tree", tree_spec),
+    _kind("forest", "random forest", forest_spec),
+    _kind("boosting", "gradient boosting", boosting_spec),
+)

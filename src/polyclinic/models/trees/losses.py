@@ -1,0 +1,98 @@
+"""First and second derivatives of the losses, as whole numbers.
+
+    squared    1/2 (m - y)^2                     g = m - y         h = 1
+    logistic   log(1 + exp(m)) - y m             g = p - y         h = p (1 - p)
+    softmax    log(sum exp m_k) - m_y            g_k = p_k - y_k   h_k = 2 p_k (1 - p_k)
+    poisson    exp(m) - y m                      g = mu - y        h = exp(0.7) mu
+
+The softmax's factor 2 and the Poisson's damping are XGBoost's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.models.trees.kernels import COUNT, GRADIENT_BITS, HESSIAN_BITS
+from polyclinic.models.trees.spec import POISSON_DAMPING, Spec
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+LEAST = 1e-16  # of a second derivative, as in XGBoost
+
+
+def probabilities(margin: Floats) -> Floats:
+    """Softmax over the last axis."""
+    e = np.exp(margin - margin.max(axis=1, keepdims=True))
+    found: Floats = e / e.sum(axis=1, keepdims=True)
+    return found
+
+
+def mean(margin: Floats, loss: str) -> Floats:
+    """The expected outcome at a margin (n_rows, n_lanes)."""
+    if loss == "softmax":
+        return probabilities(margin)
+    if loss == "logistic":
+        with np.errstate(over="ignore"):
+            found: Floats = 1.0 / (1.0 + np.exp(-margin))
+        return found
+    return np.exp(np.minimum(margin, 700.0)) if loss == "poisson" else margin
+
+
+def start(sums: Floats, weight: float, loss: str) -> Floats:
+    """The margin of a model without a split, from weighted sums of the outcome per lane."""
+    average = sums / weight if weight > 0 else np.zeros_like(sums)
+    if loss == "squared":
+        return average
+    if loss == "poisson":
+        return np.log(np.maximum(average, 1e-6))
+    p = np.clip(average, 1e-6, 1 - 1e-6)
+    return np.log(p) - np.log(1 - p) if loss == "logistic" else np.log(p)
+
+
+def targets(y: Floats, spec: Spec) -> Floats:
+    """What each lane is to predict, (n_rows, n_lanes)."""
+    if spec.lanes == 1:
+        return y[:, None]
+    found: Floats = (y[:, None] == np.arange(spec.lanes)).astype(np.float64)
+    return found
+
+
+def derivatives(margin: Floats, target: Floats, spec: Spec) -> tuple[Floats, Floats]:
+    """First and second, (n_rows, n_lanes) each; the second is 1 column where all are equal."""
+    if spec.loss == "squared":
+        return margin - target, np.ones((len(margin), 1))
+    expected = mean(margin, spec.loss)
+    if spec.loss == "poisson":
+        expected = np.minimum(expected, spec.response_bound)
+        return expected - target, np.exp(POISSON_DAMPING) * expected
+    second = np.maximum(expected * (1.0 - expected), LEAST)
+    return expected - target, second * (2.0 if spec.loss == "softmax" else 1.0)
+
+
+def whole(first: Floats, second: Floats, weight: Floats, spec: Spec) -> Ints:
+    """Lanes for the kernel, (n_rows, width + 1); `first` (n_rows, width), `second` (n_rows,)."""
+    out = np.empty((len(first), first.shape[1] + 1), dtype=np.int64)
+    scale = np.ldexp(1.0, GRADIENT_BITS - spec.gradient_exponent)
+    most = np.ldexp(1.0, GRADIENT_BITS)
+    scaled = np.clip(first * (weight * scale)[:, None], -most, most)
+    out[:, :-1] = np.rint(scaled, out=scaled)
+    most = np.ldexp(1.0, HESSIAN_BITS)
+    scale = np.ldexp(1.0, HESSIAN_BITS - spec.hessian_exponent)
+    out[:, -1] = np.rint(np.clip(second * (weight * scale), 0.0, most))
+    out[:, -1] += 1 << COUNT
+    return out
+
+
+def losses(margin: Floats, target: Floats, loss: str) -> Floats:
+    """Of each row, (n_rows,)."""
+    if loss == "squared":
+        found: Floats = 0.5 * ((margin - target) ** 2).sum(axis=1)
+        return found
+    if loss == "poisson":
+        return np.exp(np.minimum(margin[:, 0], 700.0)) - target[:, 0] * margin[:, 0]
+    if loss == "logistic":
+        return np.logaddexp(0.0, margin[:, 0]) - target[:, 0] * margin[:, 0]
+    top = margin.max(axis=1)
+    sums = np.log(np.exp(margin - top[:, None]).sum(axis=1)) + top
+    return np.asarray(sums - (margin * target).sum(axis=1))

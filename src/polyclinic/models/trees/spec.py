@@ -1,0 +1,238 @@
+"""What trees are asked to be: one record, plain data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.algorithm import Algorithm
+from polyclinic.core.design import Design, exponent
+from polyclinic.core.errors import InputError
+
+LOSSES = ("squared", "logistic", "softmax", "poisson")
+MOST_LEVELS = 62  # of a category: a set of them is the bits of one whole number
+MOST_BINS = 1024
+LARGEST_BOUND = 2.0**20  # what stands for a range where the codebook gives none
+POISSON_DAMPING = 0.7  # as in XGBoost: the curvature is exp(0.7) times as large, steps at most so
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One column that trees may split on, with its agreed bins.
+
+    edges    ascending float32 numbers; bin b holds edges[b-1] <= x < edges[b]. Of a number
+    levels   of a category, whose values are 0 to levels - 1; 0: a number
+    missing  whether values may be missing: they have a bin of their own
+    names    of the levels
+    """
+
+    name: str
+    edges: tuple[float, ...] = ()
+    levels: int = 0
+    missing: bool = False
+    names: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.levels <= MOST_LEVELS:
+            raise _wrong(f"{self.name} has {self.levels} levels", f"at most {MOST_LEVELS} levels")
+        if not np.all(np.diff(self.edges) > 0):
+            raise _wrong(f"the edges of {self.name} do not ascend", "edges ascend")
+        if len(self.edges) >= MOST_BINS:
+            raise _wrong(f"{self.name} has too many edges", f"at most {MOST_BINS - 1} edges")
+
+    @cached_property
+    def bins(self) -> int:
+        """Without the one of missing values."""
+        return self.levels or len(self.edges) + 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Trees to grow.
+
+    design         outcome and weight; the terms only name the columns
+    features       the columns with their bins
+    loss           squared | logistic | softmax | poisson
+    classes        outcome classes; 0: a number. Squared loss of classes: one indicator per class
+    trees          number of rounds of boosting, or of trees of a forest
+    forest         True: trees side by side, averaged; False: each corrects the ones before
+    depth          levels of splits
+    rate           what a tree's values are multiplied by
+    leaf           patients in a leaf, at least
+    hessian        sum of second derivatives in a leaf, at least
+    l2, l1         penalties on the values of leaves
+    gamma          what a split must gain
+    rows_share     share of the patients that each tree sees; by hash of the patient's key
+    bootstrap      patients are drawn with replacement: Poisson(1) times each, by hash of the key
+    columns_share  share of the columns that each tree sees
+    node_columns   columns that each node may split on; 0: all of its tree
+    monotone       per feature: 1 the prediction may not fall with it, -1 not rise, 0 free
+    validation     share of the patients that tell when to stop; 0: none
+    patience       rounds without a better validation loss after which growing stops
+    class_weight   weight per class, "balanced", or None
+    seed           of all hashes
+    cell           patients in every number that leaves a hospital; 0: rows in one trust domain
+    """
+
+    design: Design
+    features: tuple[Feature, ...]
+    loss: str = "squared"
+    classes: int = 0
+    trees: int = 1
+    forest: bool = False
+    depth: int = 3
+    rate: float = 1.0
+    leaf: int = 1
+    hessian: float = 0.0
+    l2: float = 0.0
+    l1: float = 0.0
+    gamma: float = 0.0
+    rows_share: float = 1.0
+    bootstrap: bool = False
+    columns_share: float = 1.0
+    node_columns: int = 0
+    monotone: tuple[int, ...] = ()
+    validation: float = 0.0
+    patience: int = 10
+    class_weight: tuple[float, ...] | str | None = None
+    seed: int = 0
+    cell: int = 0
+    rows: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise _wrong(f"loss = {self.loss!r}", f"losses: {', '.join(LOSSES)}")
+        if not self.features:
+            raise _wrong("no column to split on", "at least one column")
+        if self.monotone and (len(self.monotone) != len(self.features) or self.lanes > 1):
+            raise _wrong("monotone constraints do not fit", "one per column, and one outcome")
+
+    @cached_property
+    def lanes(self) -> int:
+        """Numbers that are predicted before the link: one, or one per class."""
+        if self.loss == "softmax":
+            return self.classes
+        return self.classes if self.loss == "squared" and self.classes > 2 else 1
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers in a leaf: several only for squared loss of several classes."""
+        return 1 if self.loss == "softmax" else self.lanes
+
+    @cached_property
+    def at_once(self) -> int:
+        """Trees that are grown side by side in boosting: one per class of the softmax."""
+        return self.lanes // self.width
+
+    @cached_property
+    def columns(self) -> int:
+        """Columns in a histogram of one node."""
+        return self.node_columns or self.tree_columns
+
+    @cached_property
+    def tree_columns(self) -> int:
+        return max(1, round(self.columns_share * len(self.features)))
+
+    @cached_property
+    def bins(self) -> int:
+        """Bins of a line of a histogram; the last is that of missing values where there are any."""
+        return self.widest + int(self.has_missing)
+
+    @cached_property
+    def widest(self) -> int:
+        """Most bins of a feature, which is the number of the bin of missing values."""
+        return max(one.bins for one in self.features)
+
+    @cached_property
+    def has_missing(self) -> bool:
+        return any(one.missing for one in self.features)
+
+    @cached_property
+    def subtracts(self) -> bool:
+        """Whether of two siblings only the smaller is asked for."""
+        return self.cell == 0 and not self.node_columns
+
+    @cached_property
+    def step(self) -> float:
+        """Largest value of a leaf before `rate`; 0: any."""
+        return POISSON_DAMPING if self.loss == "poisson" else 0.0
+
+    @cached_property
+    def gradient_exponent(self) -> int:
+        """Power of two that no first derivative times a weight exceeds."""
+        bound = {"squared": 2 * self.response_bound, "poisson": self.response_bound}
+        return exponent(bound.get(self.loss, 1.0) * self.design.weight_bound * self.most_weight)
+
+    @cached_property
+    def hessian_exponent(self) -> int:
+        """The same for second derivatives."""
+        bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0}
+        most = bound.get(self.loss, 2.5 * self.response_bound)
+        return exponent(most * self.design.weight_bound * self.most_weight)
+
+    @cached_property
+    def response_bound(self) -> float:
+        return 1.0 if self.classes else self.design.response_bound
+
+    @cached_property
+    def most_weight(self) -> float:
+        """Of a class and of the draws of one patient."""
+        classes = max(self.class_weight, default=1.0) if isinstance(self.class_weight, tuple) else 1
+        balanced = 64.0 if self.class_weight == "balanced" else max(classes, 1.0)
+        return balanced * (8.0 if self.bootstrap else 1.0)
+
+    def algorithm(self) -> Algorithm:
+        from polyclinic.models.trees.grow import Growing
+
+        return Growing(self)
+
+    def to_data(self) -> dict[str, Any]:
+        data = {one.name: getattr(self, one.name) for one in fields(self)}
+        weight = self.class_weight
+        return data | {
+            "design": self.design.to_data(),
+            "features": [
+                {
+                    "name": f.name,
+                    "edges": np.array(f.edges, dtype=np.float64),
+                    "levels": f.levels,
+                    "missing": f.missing,
+                    "names": list(f.names),
+                }
+                for f in self.features
+            ],
+            "monotone": list(self.monotone),
+            "class_weight": list(weight) if isinstance(weight, tuple) else weight,
+            "rows": dict(self.rows),
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Spec:
+        weight = data["class_weight"]
+        return Spec(
+            **{
+                **{one.name: data[one.name] for one in fields(Spec) if one.name != "rows"},
+                "design": Design.from_data(data["design"]),
+                "features": tuple(
+                    Feature(
+                        f["name"],
+                        tuple(map(float, f["edges"])),
+                        f["levels"],
+                        f["missing"],
+                        tuple(f["names"]),
+                    )
+                    for f in data["features"]
+                ),
+                "monotone": tuple(data["monotone"]),
+                "class_weight": tuple(weight) if isinstance(weight, list) else weight,
+                "rows": dict(data.get("rows", {})),
+            }
+        )
+
+
+def _wrong(what: str, rule: str) -> InputError:
+    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct it")

@@ -1,0 +1,110 @@
+"""With and without a compiler: the same bits. And sums against plain counting."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from polyclinic.models.trees import kernels
+from polyclinic.models.trees.groups import joined, lines_of
+from polyclinic.models.trees.level import units
+from polyclinic.models.trees.split import Rules, scan
+from tests.models.trees import world
+
+RNG = np.random.default_rng(3)
+
+
+@pytest.mark.parametrize("lanes", [2, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_lines_are_the_sums_of_their_rows(lanes, dtype):
+    bins = RNG.integers(0, 9, (500, 5)).astype(dtype)
+    values = RNG.integers(-(2**34), 2**34, (500, lanes))
+    order = RNG.permutation(500)[:333].astype(np.int32)
+    columns = np.array([0, 3, 4])
+    found = {}
+    for fast in (True, False):
+        found[fast] = np.zeros((3, 9, lanes), np.int64)
+        kernels.add_lines(bins, order, values, columns, found[fast], fast)
+    exact = np.zeros((3, 9, lanes), np.int64)
+    for j, column in enumerate(columns):
+        np.add.at(exact[j], bins[order, column], values[order])
+    assert np.array_equal(found[True], exact) and np.array_equal(found[False], exact)
+
+
+def test_rows_are_divided_in_their_order():
+    column = RNG.integers(0, 6, 200).astype(np.uint8)
+    left = np.array([True, False, True, False, False, True])
+    for fast in (True, False):
+        order = np.arange(0, 200, 2, dtype=np.int32)
+        n_left = kernels.divide(column, order, left, fast)
+        assert np.all(left[column[order[:n_left]]]) and not np.any(left[column[order[n_left:]]])
+        assert np.all(np.diff(order[:n_left]) > 0) and np.all(np.diff(order[n_left:]) > 0)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+@pytest.mark.parametrize("lanes", [1, 3])
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_best_splits_are_the_same_bits(missing, lanes, bounded):
+    if bounded and lanes > 1:
+        return
+    shape = (6, 4, 11)
+    n = RNG.integers(0, 40, shape) * (RNG.uniform(size=shape) > 0.3)
+    h = n * 2**24
+    g = RNG.integers(-(2**34), 2**34, (*shape, lanes)) * (n[..., None] > 0)
+    last = np.full(shape[:2], shape[2] - 1)
+    last[2, 1] = 0
+    signs = RNG.integers(-1, 2, shape[:2]) if bounded else np.zeros(shape[:2], np.int64)
+    low = np.full(6, -0.5 if bounded else -np.inf)
+    asked = world.spec(world.rows(), "number")
+    rules = Rules(1.0, 0.5, 2.0, 3, 0.0)
+    found = {}
+    for fast in (True, False):
+        gains, places = np.zeros(shape[:2]), np.zeros((*shape[:2], 2), np.int64)
+        scan(g, h, n, last, missing, units(asked), rules, signs, low, -low, gains, places, fast)
+        found[fast] = gains.tobytes(), places.tobytes()
+    assert found[True] == found[False]
+    assert np.count_nonzero(gains) > 5 and gains[2, 1] == 0
+
+
+def test_groups_are_the_same_bits():
+    bins = np.clip(RNG.normal(15, 5, (400, 3)), 0, 30).astype(np.uint8)
+    parts = RNG.integers(0, 2**30, (400, 2))
+    sides = [RNG.uniform(size=400) < 0.4, None]
+    sides[1] = ~sides[0]
+    lines = {
+        fast: [lines_of(bins[side], parts[side], 31, None, fast) for side in sides]
+        for fast in (True, False)
+    }
+    for one, two in zip(lines[True], lines[False], strict=True):
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(vars(one).values(), vars(two).values(), strict=True)
+        )
+    root = lines_of(bins, parts, 31)
+    before = joined([root], None, 5, fast=False)
+    assert np.array_equal(before, joined([root], None, 5, fast=True))
+    after = joined(lines[True], before, 5, fast=False)
+    assert np.array_equal(after, joined(lines[True], before, 5, fast=True))
+    assert 1 < len(np.unique(after[0])) < len(np.unique(before[0])) < 31
+
+
+def test_shares_of_joined_bins_are_those_of_their_patients():
+    bins = RNG.integers(0, 12, (200, 2)).astype(np.uint8)
+    parts = RNG.integers(0, 50, (200, 2))
+    lines = lines_of(bins, parts, 12)
+    where = joined([lines], None, 30)
+    moved = lines.at(where)
+    exact = lines_of(np.stack([where[j][bins[:, j]] for j in range(2)], axis=1), parts, 12)
+    for one, two in zip(vars(moved).values(), vars(exact).values(), strict=True):
+        assert np.array_equal(one, two)
+
+
+def test_patients_with_several_rows_are_counted_once_and_added_up():
+    patient = np.array([0, 0, 0, 1, 1, 2])
+    bins = np.array([[1], [1], [2], [2], [2], [0]], dtype=np.uint8)
+    found = lines_of(bins, np.array([[3], [4], [9], [2], [2], [5]]), 4, patient)
+    assert found.rows.tolist() == [[1, 2, 3, 0]] and found.count.tolist() == [[1, 1, 2, 0]]
+    assert found.once.tolist() == [[1, 1, 1, 0]] and found.most.tolist() == [16]
+    assert found.total[0, :, 0].tolist() == [5, 7, 13, 0]
+    assert found.first[0, :, 0].tolist() == [5, 7, 9, 0]
+    assert found.second[0, :, 0].tolist() == [0, 0, 4, 0]

@@ -1,0 +1,200 @@
+"""Trees as estimators: scikit-learn's conventions, hospitals, files, a study with its report."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import xgboost
+from sklearn.ensemble import GradientBoostingClassifier, RandomForestClassifier
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import polyclinic as pc
+from polyclinic.core.errors import DataWarning, InputError
+from polyclinic.governance.asked import asked
+from polyclinic.governance.study_file import Study
+from polyclinic.study.formula import from_formula
+from tests.governance.test_scope import covered, recorded, scope_of
+
+FORMULA = "disease ~ age + sex + cp + trestbps + thalach + exang + oldpeak"
+DRAWN = "patients are drawn by hash of their place: rows that are left out move the others"
+WEIGHTED = "a leaf of one row of a class of weight 0.0001 still is of that class"
+ALL = [
+    pc.DecisionTreeClassifier(min_samples_leaf=1),
+    pc.DecisionTreeRegressor(min_samples_leaf=1),
+    pc.RandomForestClassifier(n_estimators=10),
+    pc.RandomForestRegressor(n_estimators=5),
+    pc.GradientBoostingClassifier(n_estimators=4),
+    pc.GradientBoostingRegressor(n_estimators=8),
+]
+
+
+def not_kept(estimator):
+    if "Forest" in type(estimator).__name__:
+        return {"check_sample_weight_equivalence_on_dense_data": DRAWN}
+    if isinstance(estimator, pc.DecisionTreeClassifier):
+        return {"check_class_weight_classifiers": WEIGHTED}
+    return {}
+
+
+@parametrize_with_checks(ALL, expected_failed_checks=not_kept)
+def test_scikit_learn_accepts_it(estimator, check):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its data are few and have no split
+        check(estimator)
+
+
+@pytest.fixture(scope="module")
+def frame():
+    rng = np.random.default_rng(0)
+    x = pd.DataFrame(rng.normal(size=(2000, 4)), columns=list("abcd"))
+    eta = x.a + x.b * (x.c > 0)
+    x.loc[rng.uniform(size=2000) < 0.1, "a"] = np.nan
+    return x, np.where(rng.uniform(size=2000) < 1 / (1 + np.exp(-eta)), "yes", "no")
+
+
+def test_boosting_predicts_as_well_as_scikit_learn(frame):
+    x, y = frame
+    ours = cross_val_score(
+        pc.GradientBoostingClassifier(n_estimators=30, max_depth=3), x, y, cv=3, scoring="roc_auc"
+    )
+    theirs = cross_val_score(
+        GradientBoostingClassifier(n_estimators=30), x.fillna(0), y, cv=3, scoring="roc_auc"
+    )
+    assert ours.mean() > theirs.mean() - 0.01 and ours.mean() > 0.7
+
+
+def test_a_forest_predicts_as_well_as_scikit_learn(frame):
+    x, y = frame
+    model = pc.RandomForestClassifier(n_estimators=20)
+    ours = cross_val_score(model, x, y, cv=3, scoring="roc_auc")
+    other = RandomForestClassifier(20, max_depth=8, min_samples_leaf=5, random_state=0)
+    theirs = cross_val_score(other, x.fillna(0), y, cv=3, scoring="roc_auc")
+    assert abs(ours.mean() - theirs.mean()) < 0.02 and ours.mean() > 0.7
+
+
+def test_a_model_comes_back_and_goes_to_xgboost(frame, tmp_path):
+    x, y = frame
+    model = pc.GradientBoostingClassifier(
+        n_estimators=30, max_depth=3, early_stopping_rounds=4, monotone_constraints={"a": 1}
+    ).fit(x, y)
+    model.save(tmp_path / "model.pcm")
+    again = pc.load(tmp_path / "model.pcm")
+    assert again.predict_proba(x).tobytes() == model.predict_proba(x).tobytes()
+    assert again.to_text() == model.to_text() and "a < " in model.to_text()
+    assert model.result_.trees.trees < 30 and len(model.result_.losses) > 4
+    model.save_xgboost(tmp_path / "model.json")
+    booster = xgboost.Booster(model_file=tmp_path / "model.json")
+    theirs = booster.predict(xgboost.DMatrix(x.to_numpy(), feature_names=list("abcd")))
+    np.testing.assert_allclose(model.predict_proba(x)[:, 1], theirs, atol=1e-6)
+    parts = model.explain(x)
+    assert parts.shape == (2000, 5)
+    np.testing.assert_allclose(1 / (1 + np.exp(-parts.sum(axis=1))), theirs, atol=1e-5)
+    assert model.feature_importances_.sum() == pytest.approx(1.0)
+    assert model.tables()["importances"]["column"][0] in "abc"
+    with pytest.raises(InputError, match="no tree 99"):
+        model.to_svg(99)
+
+
+def test_a_study_of_boosting_is_run_approved_and_reported(tmp_path, heart, monkeypatch):
+    study = Study.model_validate({
+        "format": 1,
+        "seed": 3,
+        "study": {"name": "heart", "purpose": "research"},
+        "data": {"dataset": "heart-disease"},
+        "model": {
+            "kind": "boosting",
+            "formula": "disease ~ age + cp + thalach + exang",
+            "options": {"n_estimators": 2, "max_depth": 2, "early_stopping_rounds": 3},
+        },
+        "evaluation": {"folds": 2, "alone": False},
+    })  # fmt: skip
+    sites = pc.datasets.heart_disease()
+    plans = recorded(study, sites, tmp_path / "run", monkeypatch)
+    assert {"trees.start", "trees.cells", "trees.loss"} <= {plan.task for plan in plans}
+    scope = scope_of(study, sites.codebook, sites.names)
+    covered(scope, plans)
+    for plan in (plan for plan in plans if plan.task.startswith("trees.")):
+        values = copy.deepcopy(dict(plan.values))
+        edges = values["spec"]["features"][0]["edges"]
+        edges[3] = np.nextafter(np.float32(edges[3]), np.float32(99.0))
+        assert "model" in scope.refuses(replace(plan, values=values, _derived={}))
+    measures = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert measures["evaluation"]["all"]["auroc"]["value"] > 0.65
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "Importance" in page and "Loss of held-out patients" in page
+    assert (tmp_path / "run" / "importances.csv").read_text().startswith("column,gain")
+    everyone = measures["evaluation"]["all"]["n"]
+    assert 0.7 * everyone < pc.load(tmp_path / "run").result_.n < 0.9 * everyone  # a fifth held out
+
+
+@pytest.mark.parametrize("made", [*ALL])
+def test_a_study_that_says_nothing_asks_for_the_same(made, heart):
+    """The defaults of the estimators are those of the kinds, which hospitals use."""
+    formula = "disease ~ age" if "Classifier" in type(made).__name__ else "age ~ disease"
+    plain = type(made)()
+    data = from_formula(heart, formula, pc.Embedded(), gaps=True)
+    both = [
+        plain.kind_.spec(asked(plain.kind_, data.design, data.codebook, options))
+        for options in (plain._options(), {})
+    ]
+    assert both[0] == both[1]
+
+
+def test_a_tree_over_hospitals_is_read_by_people(heart, tmp_path):
+    model = pc.DecisionTreeClassifier(max_depth=3).fit(heart, FORMULA)
+    assert "if cp in {" in model.to_text() and "probability" in str(model)
+    model.evaluate(validate="none", show_sites=False, alone=False)
+    model.report(tmp_path / "tree.html", show_sites=False)
+    page = (tmp_path / "tree.html").read_text(encoding="utf-8")
+    assert "decision tree" in page and "cp in {" in page
+
+
+def test_missing_values_are_kept_where_the_study_says_so(heart):
+    sites = heart.cohort(missing="keep")
+    model = pc.GradientBoostingClassifier(n_estimators=10, max_depth=3, random_state=1)
+    model.fit(sites, "disease ~ age + oldpeak + chol + thalach + cp")
+    assert model.result_.n == 920 and np.any(model.result_.trees.missing_left == 0)
+    gone = pd.DataFrame(
+        {"age": [50.0], "oldpeak": [np.nan], "chol": [np.nan], "thalach": [np.nan], "cp": [4]}
+    )
+    assert 0 < model.predict_proba(gone)[0, 1] < 1
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"max_depth": -1}, "WRONG_VALUE"),
+        ({"max_bins": 1}, "WRONG_VALUE"),
+        ({"edges": {"nobody": [1.0]}}, "WRONG_VALUE"),
+        ({"monotone_constraints": {"nobody": 1}}, "WRONG_VALUE"),
+        ({"monotone_constraints": {"cp": 1}}, "WRONG_VALUE"),
+        ({"min_cell": 4}, "CELL_TOO_SMALL"),
+        ({"class_weight": [1.0, 2.0, 3.0]}, "WRONG_VALUE"),
+    ],
+)
+def test_wrong_options_are_named(options, code, heart):
+    with pytest.raises(pc.PolyclinicError) as found:
+        pc.GradientBoostingClassifier(n_estimators=5, **options).fit(heart, FORMULA)
+    assert found.value.code == code
+
+
+def test_everybody_alike_is_said():
+    with pytest.warns(DataWarning, match="no tree has a split"):
+        model = pc.DecisionTreeRegressor().fit(np.zeros((30, 1)), np.arange(30.0))
+    assert np.allclose(model.predict([[0.0]]), 14.5)
+
+
+def test_weights_of_classes_move_the_risk(frame):
+    x, y = frame
+    plain = pc.GradientBoostingClassifier(n_estimators=5).fit(x, y)
+    heavy = pc.GradientBoostingClassifier(n_estimators=5, class_weight={"yes": 5.0}).fit(x, y)
+    assert heavy.predict_proba(x)[:, 1].mean() > plain.predict_proba(x)[:, 1].mean() + 0.2
+    assert roc_auc_score(y == "yes", heavy.predict_proba(x)[:, 1]) > 0.7
