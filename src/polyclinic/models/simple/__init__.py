@@ -1,6 +1,7 @@
 """Learners by sums of a few kinds: naive Bayes, components, clusters, scales, screening."""
 
 from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler, screening_tasks
+from polyclinic.models.simple import form as _form  # noqa: F401  # registers itself
 from polyclinic.models.simple.bayes import GaussianNBFit, GaussianNBPredictor, GaussianNBSpec
 from polyclinic.models.simple.kinds import kinds
 from polyclinic.models.simple.kmeans import KMeansFit, KMeansSpec

@@ -1,5 +1,6 @@
 """Support vector machines, linear or over random features, equal to the pooled fit."""
 
+from polyclinic.models.svm import form as _form  # noqa: F401  # registers itself
 from polyclinic.models.svm.features import Features
 from polyclinic.models.svm.kinds import kinds
 from polyclinic.models.svm.predictor import SVMPredictor

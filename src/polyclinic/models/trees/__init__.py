@@ -1,6 +1,7 @@
 """Histogram trees: a tree, a forest, gradient boosting."""
 
 from polyclinic.core.task import Task
+from polyclinic.models.trees import form as _form  # noqa: F401  # registers itself
 from polyclinic.models.trees.cells import CellsTask
 from polyclinic.models.trees.grow import Growing
 from polyclinic.models.trees.kinds import KINDS
