@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from polyclinic.core.design import Factor
 from polyclinic.core.plan import Plan
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec
 from polyclinic.models.simple.rows import values
@@ -56,6 +57,7 @@ def raw(total: Any, k: int) -> Any:
     return total["x"][k] * SPREAD + total["n"][k] * MEAN
 
 
+CENTRES = [[30.0, 200.0], [60.0, 240.0], [75.0, 280.0]]
 AROUND = [HERE, MEAN + 0.3 * SPREAD, MEAN - SPREAD, MEAN + SPREAD]
 
 
@@ -131,11 +133,41 @@ def test_a_cell_around_the_victim():
     [
         (value("age"), (level("sex", "male"), value("chol"))),
         (value("chol"), (value("chol"), value("chol"))),
+        (value("age"), Factor("power", "chol", (1.5,))),
+        (value("age"), Factor("affine", "chol", (2.0, 1.0))),
+        (value("age"), Factor("log", "chol")),
     ],
 )
 def test_sums_over_groups_are_of_columns_not_of_their_powers_and_products(terms):
-    plan = clusters([[0.0, 0.0], [1.0, 1.0]], group=5, what=replace(design(*terms), response=""))
-    assert refusal(lambda: ask(hospitals(), plan)) != ""
+    """One power of a column in each of five plans, over the same five: their values."""
+    what = replace(design(value("age"), value("chol")), response="")
+    made = [
+        replace(t, factors=f if isinstance(f, tuple) else (f,))
+        for t, f in zip(what.terms, terms, strict=True)
+    ]
+    for group in (1, 5):
+        plan = clusters(CENTRES, group=group, what=replace(what, terms=tuple(made)))
+        assert refusal(lambda plan=plan: ask(hospitals(), plan)) != ""
+        plain = clusters(CENTRES, group=group, what=what)
+        assert refusal(lambda plan=plain: ask(hospitals(), plan)) == ""
+
+
+def test_sums_over_groups_have_no_weights():
+    """A column weighted by itself is its square."""
+    what = replace(
+        design(value("age"), value("chol"), weight="chol", weight_bound=512.0), response=""
+    )
+    for group in (1, 5):
+        plan = clusters(CENTRES, group=group, what=what)
+        assert refusal(lambda plan=plan: ask(hospitals(), plan)) != ""
+
+
+def test_a_sample_has_no_sum_of_squares():
+    plan = clusters(AROUND, group=5, round=3)
+    sample = Plan(plan.task, {**plan.values, "spec": {**plan.values["spec"], "batch": 0.2}})
+    own = unguarded(sample)
+    assert 0 < own["n"].sum() < 120 and own["inertia"] == 0.0
+    assert unguarded(clusters(AROUND, group=5))["inertia"] > 0.0
 
 
 def test_the_size_of_groups_belongs_to_the_step():
@@ -168,3 +200,17 @@ def test_naive_bayes_of_a_rare_level_or_a_rare_product():
         assert refusal(lambda plan=plan: ask(hospitals(), plan)) == "LEVEL_TOO_SMALL"
         assert refusal(lambda plan=plan: ask(hospitals(), plan, "secure")) == "LEVEL_TOO_SMALL"
     assert len(TABLES) == 3
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+def test_naive_bayes_of_powers_within_a_class_of_six(sums):
+    """Sums of x, x^2, ... over six patients are six equations for their values."""
+    data = FRAME.copy()
+    data.loc[[VICTIM, 3, 50, 99, 120, 151], "rare"] = "yes"
+    powers = [Factor("power", "chol", (p,)) for p in (0.5, 1.0, 1.5)]
+    for factors, wanted in ((powers[:1], ""), (powers, "SITE_FAILED")):
+        spec = GaussianNBSpec(design(*factors, response="rare"), 2).to_data()
+        shape = (3, len(factors))
+        state = {"centre": np.zeros(shape), "exponent": np.full(shape, 8)}
+        plan = Plan("naive_bayes.moments", values(spec, **state), "means")
+        assert refusal(lambda plan=plan: ask(hospitals(data=data), plan, sums)) == wanted

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import polyclinic as pc
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.fit import fit
 from polyclinic.core.plan import Plan
 from polyclinic.models.descriptive import Quantiles
@@ -193,3 +194,14 @@ def test_levels_and_tables_of_one_patient(sums: str) -> None:
         assert hidden[open_counts == 1].all()
         shown = counts[hidden == 0]
         assert not ((shown > 0) & (shown < 5)).any()
+
+
+@pytest.mark.parametrize("sums", MODES)
+def test_as_many_powers_as_patients(sums: str) -> None:
+    """Sums of x, x^2, ... over few patients are as many equations for their values."""
+    ask(hospitals(), powers("chol", 0.0, 8, centred=False, highest=3), sums)
+    for highest in (0, 4, 7):
+        plan = powers("chol", 0.0, 8, centred=False, highest=highest)
+        with pytest.raises(PolyclinicError) as refused:
+            ask(hospitals(), plan, sums)
+        assert refused.value.code == "BAD_MESSAGE"

@@ -24,7 +24,7 @@ from polyclinic.models.simple import KMeansSpec, Scale
 from polyclinic.models.simple.nearest import nearest
 from polyclinic.models.simple.seeds import _lloyd, _plus_plus
 from polyclinic.privacy.policy import Policy
-from tests.models.simple.rows import DATA, ENGINES, N, X, design, domain, part, sites
+from tests.models.simple.rows import DATA, ENGINES, TERMS, N, X, design, domain, part, sites
 
 SPEC = KMeansSpec(design(), 3, group=1)
 GROUPED = replace(SPEC, group=5)
@@ -150,12 +150,14 @@ def test_rows_of_a_patient_stay_together():
     assert np.all(result.sizes % 2 == 0)
 
 
-def test_weights_count_rows_that_often():
+def test_weights_count_rows_of_arrays_that_often():
     repeated = np.repeat(X, DATA["w"].astype(int), axis=0)
     start = tuple(map(tuple, X[[3, 200, 450]].tolist()))
-    spec = KMeansSpec(design(weight="w", weight_bound=4.0), 3, group=1, init=start, tol=0.0)
+    terms = tuple(Term(name, (), 16.0) for name in TERMS)
+    asked = Design(terms, "", weight="w", weight_bound=4.0)
+    spec = KMeansSpec(asked, 3, group=1, init=start, tol=0.0)
     theirs = scikit(3, repeated, init=np.array(start), n_init=1, tol=0.0)
-    ours = found(spec, domain())
+    ours = found(spec, domain(data={"X": X, "w": DATA["w"]}))
     np.testing.assert_allclose(ours.centres, theirs.cluster_centers_, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(ours.inertia, theirs.inertia_, rtol=1e-10)
 

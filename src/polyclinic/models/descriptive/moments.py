@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Contribution, Evidence, Total
 from polyclinic.core.design import exponent
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Exposure, Shares
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
@@ -37,6 +38,7 @@ from polyclinic.models.descriptive.exposure import Counted, Known, Own
 Floats = NDArray[np.float64]
 
 MAX_ROUNDS = 5
+HIGHEST = 3  # power that is summed
 FARTHEST = 2.0**17  # standard deviations; nobody in a sum of fewer than 2**34 rows is farther away
 RESOLVED = 2.0**-10  # a scaled variance that the ring's unit of 2**-64 holds to 1e-14
 CANCELLED = 2.0**-48  # what S2 - S1^2/n leaves of S2 in float64
@@ -52,6 +54,7 @@ class MomentsTask(Counted):
     grain: Grain = "row"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        _check_powers(plan)
         shape = (rows.n_groups(plan.values["by"]), len(plan.values["columns"]))
         counts = [
             Leaf(name, shape, "count", "int64", support="cells", small="hide", closed=("groups",))
@@ -108,6 +111,16 @@ class MomentsTask(Counted):
                 for power, name in enumerate(self._powers(plan), 1):
                     leaves[name][g, c] = np.sum(z**power)
         return Contribution(leaves, Evidence(partition.n_patients, behind))
+
+
+def _check_powers(plan: Plan) -> None:
+    """As many sums of powers as there are patients in a cell are equations for their values."""
+    if plan.values["powers"] not in range(1, HIGHEST + 1):
+        raise PolyclinicError(
+            f"{plan.task} with powers up to {plan.values['powers']}",
+            code="BAD_MESSAGE",
+            rule=f"sums of powers go up to {HIGHEST}, which skewness needs",
+        )
 
 
 def beyond(shares: Shares, far: rows.Mask) -> Shares:

@@ -7,7 +7,8 @@ scikit-learn. Reference: Hastie, Tibshirani & Friedman, *The Elements of Statist
 (2009), 6.6.3.
 
 What leaves the site: numbers of rows, and sums of each term and of its square, by class
-(`moments.py`). Two rounds, a third where the codebook's bounds are far from the values.
+(`moments.py`), each number in one form. Two rounds, a third where the codebook's bounds are far
+from the values.
 """
 
 from __future__ import annotations

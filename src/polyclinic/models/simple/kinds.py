@@ -16,7 +16,7 @@ from polyclinic.models.learner import Asked, Check, Column, Kind, check_options
 from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
 from polyclinic.models.simple.bayes import GaussianNBSpec
 from polyclinic.models.simple.kmeans import KMeansSpec
-from polyclinic.models.simple.moments import MAX_ROUNDS, check_state, is_array
+from polyclinic.models.simple.moments import MAX_ROUNDS, check_forms, check_state, is_array
 from polyclinic.models.simple.pca import PCASpec
 from polyclinic.models.simple.products import check_products
 from polyclinic.models.simple.scale import SCALES, Scale
@@ -105,6 +105,7 @@ def _bayes(asked: Asked) -> GaussianNBSpec:
             )
     smoothing = float(asked.options.get("var_smoothing", 1e-9))
     design = _terms(asked, "naive Bayes", outcome=True)
+    check_forms(design)
     return GaussianNBSpec(design, asked.classes, smoothing, priors, dict(asked.rows))
 
 

@@ -1,12 +1,13 @@
 """The site's half of k-means.
 
 What leaves the site: per cell of an agreed partition of space, and per cluster of a round, the
-number of rows, their weight and the sums of the scaled terms; of a round also the sum of squared
-distances from the centres. Over hospitals the patients of a hospital are put into cells and
-clusters by whole groups of no fewer than a minimum (`units.py`), so no two sums differ in fewer.
+number of rows, their weight and the sums of the scaled terms; of a round over all rows also the sum
+of squared distances from the centres. Over hospitals the patients of a hospital are put into cells
+and clusters by whole groups of no fewer than a minimum (`units.py`), so no two sums differ in
+fewer.
 The gate refuses a part of fewer than its own minimum, or a sum that two patients nearly make up,
-and the ledger compares all parts that were ever summed. Terms are functions of one column each, and
-no two of the same: of a few patients, sums of powers would be equations for their values.
+and the ledger compares all parts that were ever summed. Terms are columns as they are, without
+weights: of a few patients, sums of functions of a column would be equations for their values.
 """
 
 from __future__ import annotations
@@ -37,8 +38,7 @@ from polyclinic.models.simple.units import groups_of, means_of, points_of
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 DEEPEST = 12  # halvings of space
-_INDICATORS = ("level", "missing")
-_FUNCTIONS = ("value", "power", "affine", "log", "log1p", "exp", "sqrt", "abs")
+_PLAIN = ("value", "level", "missing")
 
 
 @dataclass(frozen=True)
@@ -131,20 +131,29 @@ def _parts(plan: Plan, partition: Partition, table: Table) -> Floats:
 
 
 def check_terms(asked: Design) -> None:
-    """Raises InputError for terms that are no function of a column of their own."""
-    taken: set[str] = set()
+    """Raises InputError for terms that are no columns as they are, and for weights.
+
+    Over hospitals any few patients can be one part. Who asks for several functions of a column, one
+    at a time, has as many equations for their values; products with a weight are equations, too.
+    """
+    if asked.is_array:
+        return
+    if asked.weight:
+        raise InputError(
+            "clusters of patients with weights",
+            code="BAD_FORMULA",
+            rule="over hospitals every patient counts the same in a cluster",
+            next="leave weights() out",
+        )
     for term in asked.terms:
         one = term.factors[0] if len(term.factors) == 1 else None
-        if asked.is_array or (one is not None and one.kind in _INDICATORS):
-            continue
-        if one is None or one.kind not in _FUNCTIONS or one.column in taken:
+        if one is None or one.kind not in _PLAIN:
             raise InputError(
                 f"{term.name} cannot be clustered by",
                 code="BAD_FORMULA",
-                rule="clusters are found by columns, each in one form: no products, no splines",
-                next="use a column as it is, or one function of it",
+                rule="clusters are found by columns as they are: no functions, no products",
+                next="use the column itself, or keep its function as a column of the data",
             )
-        taken.add(one.column)
 
 
 @dataclass(frozen=True)
@@ -226,8 +235,10 @@ class ClustersTask(Labelled):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         units, centres = units_of(plan, partition, self.grain), plan.values["state"]["centres"]
         label = self._label(plan, partition, units)[units.unit]
-        weight, drawn = units.table.weight, label >= 0
-        inertia = spread(units.x[drawn], weight[drawn], label[drawn], centres)
+        weight = units.table.weight
+        inertia = 0.0  # of a sample it would be a sum of squares over as few as are in one part
+        if plan.values["state"]["round"] < 0:
+            inertia = spread(units.x, weight, label, centres)
         leaves, cells = _summed(units, label, self._size(plan))
         return Contribution({**leaves, "inertia": inertia}, Evidence(units.table.patients, cells))
 

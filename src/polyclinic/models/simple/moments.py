@@ -9,11 +9,13 @@ Sums are of numbers scaled by powers of two, first by the bound that the codeboo
 the spread that the round before has shown; a third round happens only where that was far off.
 
 What leaves the site: the number of rows and patients, of all and of each class; and of each term
-the weighted sums of z and z^2, of all rows and of each class.
+the weighted sums of z and z^2, of all rows and of each class. With classes every number stands in
+one term only: of a class of few patients, sums of several functions would be equations for values.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +37,7 @@ from polyclinic.models.simple.rows import Exposed, Own, Table, design, values, v
 
 Floats = NDArray[np.float64]
 
+INDICATORS = ("level", "missing", "site")
 MAX_ROUNDS = 5
 RESOLVED = 2.0**-20  # a scaled variance that the ring's unit of 2**-64 holds to 1e-13
 SMALLEST = 2.0**-26  # of a spread beside the size of the values: what rounding leaves of it
@@ -67,6 +70,8 @@ class MomentsTask(Exposed):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         rows, state = Table.of(plan, partition), plan.values["state"]
         classes = int(plan.values["spec"].get("classes", 0))
+        if classes:
+            check_forms(design(plan))
         weights, x, xx = [], [], []
         for g in range(1 + classes):
             inside = rows.y == g - 1
@@ -113,6 +118,19 @@ class MomentsTask(Exposed):
                 parts = np.zeros(len(z)) if counted else part[:, j]
                 found[_within(name, k)] = Shares.of(parts, rows.key)
         return found
+
+
+def check_forms(asked: Design) -> None:
+    """Raises InputError where a number stands in more than one term."""
+    read = [{f.column for f in term.factors if f.kind not in INDICATORS} for term in asked.terms]
+    taken = Counter(column for columns in read for column in columns)
+    if several := [column for column, times in taken.items() if times > 1]:
+        raise InputError(
+            f"{several[0]} stands in more than one term",
+            code="BAD_FORMULA",
+            rule="terms of naive Bayes count as independent: every number is in one, in one form",
+            next="leave the others out",
+        )
 
 
 def _within(name: str, label: int) -> str:
