@@ -123,3 +123,29 @@ def test_arrays_with_names_and_classes():
     assert np.allclose(model.predict_proba(frame), [[0.25, 0.75]] * 4)
     with pytest.raises(InputError, match="NO_FORMULA"):
         model.evaluate()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "one", True])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(InputError, match="random_state") as found:
+        share.ShareClassifier(random_state=seed).fit([[0.0], [1.0]], [0, 1])
+    assert found.value.code == "WRONG_VALUE"
+    share.ShareClassifier(random_state=None).fit([[0.0], [1.0]], [0, 1])
+
+
+@pytest.mark.parametrize("rule", ["mean", "keep"])
+def test_an_outcome_is_never_filled(rule, tmp_path):
+    sites = pc.datasets.heart_disease()
+    for missing in (rule, {"default": "drop", "disease": rule}):
+        cohort = sites.cohort(missing=missing, columns=["disease", "age", "sex"])
+        with pytest.raises(InputError, match="never filled") as found:
+            share.ShareClassifier().fit(cohort, FORMULA)
+        assert '"disease": "drop"' in found.value.next
+
+
+def test_a_study_that_fills_gaps_leaves_out_patients_without_an_outcome(tmp_path):
+    asked = study(formula="disease ~ age + chol").model_dump(by_alias=True)
+    asked["cohort"]["missing"], asked["evaluation"]["subgroups"] = "mean", []
+    done = pc.run(Study.model_validate(asked), tmp_path / "run", sites=pc.datasets.heart_disease())
+    assert done.model.formula_data.design.fills.keys() == {"age", "chol"}
+    assert done.model.result_.n == 920

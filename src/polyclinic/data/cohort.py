@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,14 @@ from polyclinic.data.expression import parse
 from polyclinic.data.table import Table
 
 RULES = ("drop", "mean", "error", "keep")
+
+
+def rules_of(missing: str | Mapping[str, str], complete: Iterable[str]) -> dict[str, str]:
+    """The rules of a study by column; `complete` columns take no gaps, whatever the default is."""
+    rules = {"default": missing} if isinstance(missing, str) else dict(missing)
+    if rules.get("default") in ("mean", "keep"):
+        rules = {**dict.fromkeys(complete, "drop"), **rules}
+    return rules
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,15 @@ def formula_columns(formula: str, codebook: Codebook) -> tuple[str, ...]:
     return _parse(formula, codebook).columns
 
 
+def complete_columns(formula: str, codebook: Codebook) -> tuple[str, ...]:
+    """Columns that are never filled and never kept with gaps: outcome, event, weight, offset and
+    strata."""
+    parsed = _parse(formula, codebook)
+    found = [parsed.response.column] if parsed.response else []
+    found += [one for one in (parsed.event, parsed.offset, parsed.weight, *parsed.strata) if one]
+    return tuple(dict.fromkeys(found))
+
+
 def compile_formula(
     formula: str,
     codebook: Codebook,

@@ -12,8 +12,8 @@ import numpy as np
 
 from polyclinic.core import codec
 from polyclinic.core.design import Design
-from polyclinic.data.cohort import Cohort
-from polyclinic.data.formula import compile_formula, formula_columns
+from polyclinic.data.cohort import Cohort, rules_of
+from polyclinic.data.formula import compile_formula, complete_columns, formula_columns
 from polyclinic.governance.paper import Paper
 from polyclinic.governance.scope_columns import require
 from polyclinic.governance.study_file import Study
@@ -36,10 +36,9 @@ class Agreed:
     def cohort(self) -> Cohort:
         """The patients of a study."""
         study, section = self.study, self.study.cohort
-        rules = section.missing
-        missing = {"default": rules} if isinstance(rules, str) else dict(rules)
-        columns = formula_columns(study.model.formula, self.paper.codebook)
-        return Cohort(section.where, columns, missing)
+        formula, codebook = study.model.formula, self.paper.codebook
+        missing = rules_of(section.missing, complete_columns(formula, codebook))
+        return Cohort(section.where, formula_columns(formula, codebook), missing)
 
     @cached_property
     def filled(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from polyclinic.core.fit import Round, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
-from polyclinic.data.formula import compile_formula, formula_columns
+from polyclinic.data.formula import compile_formula, complete_columns, formula_columns
 from polyclinic.data.read import table_from_frame
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.models.glm.means import ColumnMeans
@@ -135,6 +135,16 @@ def from_formula(
             code="COLUMN_NOT_IN_COHORT",
             rule="a cohort is fixed once and is complete in its columns",
             next=f"add it: sites.cohort(..., columns=[..., {outside[0]!r}])",
+        )
+    gaps_in = [
+        c for c in complete_columns(formula, sites.codebook) if cohort.rule(c) in ("mean", "keep")
+    ]
+    if gaps_in:
+        raise InputError(
+            f"{', '.join(gaps_in)}: missing values are not left out",
+            code="WRONG_VALUE",
+            rule="an outcome, event, weight, offset or stratum is never filled or kept with gaps",
+            next=f'missing = {{"default": "{cohort.rule(gaps_in[0])}", "{gaps_in[0]}": "drop"}}',
         )
     federation = sites.federation(engine, cohort, sums=sums, about=about)
     filled = tuple(c for c in cohort.with_rule("mean") if c in columns)

@@ -47,7 +47,7 @@ class Learner(ShownLearner):
     _arrays: Arrays | None
     _data: FormulaData | None
     _evaluated: Evaluated | None
-    random_state: int = 0
+    random_state: int | None = 0
 
     def fit(
         self,
@@ -101,6 +101,23 @@ class Learner(ShownLearner):
         given = self.get_params(deep=False)
         return {name: value for name, value in given.items() if name != "random_state"}
 
+    @property
+    def _seed(self) -> int:
+        """Seed of all draws; None is 0, so that a fit is the same again. Raises WRONG_VALUE."""
+        seed: Any = 0 if self.random_state is None else self.random_state
+        if (
+            isinstance(seed, bool)
+            or not isinstance(seed, (int, np.integer))
+            or not 0 <= seed < 2**63
+        ):
+            raise InputError(
+                f"random_state = {seed!r}",
+                code="WRONG_VALUE",
+                rule="a whole number of 0 or more",
+                next="correct it",
+            )
+        return int(seed)
+
     def _fit_data(
         self,
         data: FormulaData,
@@ -124,13 +141,13 @@ class Learner(ShownLearner):
             data.codebook,
             self._options(),
             sites=sites,
-            seed=self.random_state,
+            seed=self._seed,
         )
         spec: Spec = self.kind_.spec(question)
         run = fit(
             spec.algorithm(),
             data.federation,
-            seed=self.random_state,
+            seed=self._seed,
             callbacks=callbacks,
             store=store,
         )
@@ -172,13 +189,11 @@ class Learner(ShownLearner):
             self._options(),
             classes,
             columns_of(x, names, self.kind_.gaps),
-            seed=self.random_state,
+            seed=self._seed,
         )
         spec: Spec = self.kind_.spec(question)
         engine_ = self._domain(arrays, engine)
-        run = fit(
-            spec.algorithm(), engine_, seed=self.random_state, callbacks=callbacks, store=store
-        )
+        run = fit(spec.algorithm(), engine_, seed=self._seed, callbacks=callbacks, store=store)
         self._arrays, self._data = arrays, None
         return self._finish(run, spec, engine)
 

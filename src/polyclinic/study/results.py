@@ -69,7 +69,7 @@ def assemble(
             "formula": data.formula,
             "cohort": data.cohort.where or "everyone",
             "missing": {c: data.cohort.rule(c) for c in data.cohort.columns},
-            "seed": int(about.get("seed", model.random_state)),
+            "seed": int(about.get("seed", 0)),
             "engine": about.get("engine", "embedded"),
             "guarantee": _guarantee(model, least, secure, seen_alone(lines)),
         },

@@ -13,7 +13,8 @@ from typing import Any
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Round, fit
-from polyclinic.data.formula import formula_columns
+from polyclinic.data.cohort import rules_of
+from polyclinic.data.formula import complete_columns, formula_columns
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.governance.study_file import Study, load_study
 from polyclinic.privacy.policy import Policy
@@ -110,9 +111,10 @@ class _Steps:
         self.study, self.folder, self.tell = study, folder, tell
         sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)
+        complete = complete_columns(study.model.formula, sites.codebook)
         self.sites = sites.cohort(
             study.cohort.where,
-            missing=study.cohort.missing,
+            missing=rules_of(study.cohort.missing, complete),
             columns=columns,
             empty_site=study.cohort.empty_site,
         )

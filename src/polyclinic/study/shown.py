@@ -116,7 +116,7 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
             subgroups=subgroups,
             show_sites=show_sites,
             alone=alone,
-            seed=self.random_state,
+            seed=self._seed,
         )
         if elsewhere:
             found.measures["how"] = "other hospitals"
@@ -157,7 +157,7 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
             "title": title
             or f"{self.kind_.title[:1].upper()}{self.kind_.title[1:]} of {data.formula}",
             "purpose": purpose,
-            "seed": self.random_state,
+            "seed": self._seed,
         }
         return assemble(
             self,

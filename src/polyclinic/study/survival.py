@@ -163,7 +163,7 @@ class CoxRegression(SurvivalLearner):
         run = fit(
             spec.algorithm(),
             self._rows(arrays, spec, engine),
-            seed=self.random_state,
+            seed=self._seed,
             callbacks=callbacks,
             store=store,
         )

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from sklearn.naive_bayes import GaussianNB
 
-from polyclinic.core.errors import InputError, Refused
+from polyclinic.core.design import Design, Factor, Term
+from polyclinic.core.errors import InputError, PolyclinicError, Refused
 from polyclinic.core.fit import fit
+from polyclinic.core.partition import Partition
 from polyclinic.models.predictor import predictor_from
 from polyclinic.models.simple import GaussianNBSpec
 from tests.models.simple.rows import DATA, ENGINES, N, X, design, domain, part, sites
@@ -111,3 +113,34 @@ def test_few_patients_of_a_class_or_one_that_is_nearly_all_of_it():
     alone = {**DATA, "b": b}
     with pytest.raises(Refused, match="EFFECTIVE_SIZE"):
         fit(GaussianNBSpec(design("kind"), 3).algorithm(), sites(data=alone, sums="clear"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"priors": np.array([np.nan, 1.0])},
+        {"priors": np.array([-3.0, 4.0])},
+        {"priors": np.array([0.5, 0.4])},
+        {"mean": np.zeros((2, 2))},
+        {"variance": -np.ones((2, 1))},
+        {"variance": np.full((2, 1), np.inf)},
+    ],
+)
+def test_numbers_that_are_no_model(change):
+    one = Design((Term("a", (Factor("value", "a"),), 8.0),), "y")
+    given = {"priors": np.array([0.5, 0.5]), "mean": np.zeros((2, 1)), "variance": np.ones((2, 1))}
+    data = {"kind": "gaussian-nb", "design": one.to_data(), **given}
+    predictor_from(data)
+    with pytest.raises(PolyclinicError) as found:
+        predictor_from({**data, **change})
+    assert found.value.code == "BAD_MESSAGE"
+
+
+def test_a_predictor_that_tells_a_few_apart_by_rounding_is_refused():
+    """Beyond a radius squared distances overflow, and what is left are the priors."""
+    one = Design((Term("a", (Factor("value", "a"),), 8.0),), "y")
+    tiny = {"mean": np.full((2, 1), 600.0), "variance": np.full((2, 1), 1e-304)}
+    data = {"kind": "gaussian-nb", "design": one.to_data(), "priors": np.array([0.55, 0.45])}
+    rows = Partition({"a": np.linspace(100.0, 550.0, 40), "y": np.zeros(40)})
+    with pytest.raises(PolyclinicError, match="standard deviations"):
+        predictor_from({**data, **tiny}).predict(rows)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Total
 from polyclinic.core.design import Design
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import register_predictor
@@ -30,6 +31,7 @@ from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsT
 
 Floats = NDArray[np.float64]
 TASK = MomentsTask("naive_bayes.moments")
+FARTHEST = 1e12  # squared distance from a class in units of its variance
 
 
 @dataclass(frozen=True)
@@ -225,7 +227,13 @@ class GaussianNBPredictor:
         return np.asarray(np.where(total > 0, e / np.where(total > 0, total, 1.0), self.priors))
 
     def predict(self, partition: Partition) -> Floats:
-        p = self.probabilities(self.design.matrix(partition.columns, partition.site))
+        """Raises BAD_MESSAGE for variances so small that the rows lie nowhere near a class: there
+        the probabilities are those of rounding, and could be made to tell one patient apart."""
+        x = self.design.matrix(partition.columns, partition.site)
+        for mean, variance in zip(self.mean, self.variance, strict=True):
+            if np.any((x - mean) ** 2 > FARTHEST * variance):
+                raise too_far()
+        p = self.probabilities(x)
         return p[:, 1] if p.shape[1] == 2 else p
 
     def outcome(self, partition: Partition) -> Floats:
@@ -245,12 +253,31 @@ class GaussianNBPredictor:
 
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> GaussianNBPredictor:
-        return GaussianNBPredictor(
-            Design.from_data(data["design"]),
-            np.asarray(data["priors"], dtype=np.float64),
-            np.asarray(data["mean"], dtype=np.float64),
-            np.asarray(data["variance"], dtype=np.float64),
+        """Raises BAD_MESSAGE for numbers that are no fitted model."""
+        design = Design.from_data(data["design"])
+        priors, mean, variance = (
+            np.asarray(data[name], dtype=np.float64) for name in ("priors", "mean", "variance")
         )
+        shape = (len(priors), len(design.terms))
+        fits = priors.ndim == 1 and mean.shape == variance.shape == shape
+        finite = fits and all(np.isfinite(part).all() for part in (priors, mean, variance))
+        if not finite or np.any(priors < 0) or abs(priors.sum() - 1) > 1e-9 or np.any(variance < 0):
+            raise PolyclinicError(
+                "a naive Bayes of numbers that are none",
+                code="BAD_MESSAGE",
+                rule="priors add up to 1, variances are 0 or more, one mean per class and term",
+            )
+        return GaussianNBPredictor(design, priors, mean, variance)
+
+
+def too_far() -> PolyclinicError:
+    """The error of rows that no class of a model comes near."""
+    return PolyclinicError(
+        "rows lie too many standard deviations from every class",
+        code="BAD_MESSAGE",
+        rule=f"at most {FARTHEST**0.5:.0e} standard deviations",
+        next="use a larger var_smoothing, or leave out columns that are the same in a whole class",
+    )
 
 
 register_predictor("gaussian-nb", GaussianNBPredictor.from_data)

@@ -94,15 +94,16 @@ def _bayes(asked: Asked) -> GaussianNBSpec:
     check_options(asked.options, known, rule)
     priors = asked.options.get("priors")
     if priors is not None:
-        priors = tuple(float(one) for one in np.ravel(priors))
-        right = len(priors) == asked.classes and all(one >= 0 for one in priors)
-        if not right or not np.isclose(sum(priors), 1.0):
+        given = list(np.ravel(priors))
+        numbers = all(isinstance(one, (int, float, np.number)) and one >= 0 for one in given)
+        if not numbers or len(given) != asked.classes or not np.isclose(sum(given), 1.0):
             raise InputError(
-                f"{len(priors)} priors for {asked.classes} classes",
+                f"{len(given)} priors for {asked.classes} classes",
                 code="WRONG_VALUE",
                 rule="priors are a probability per class, 0 or more, and add up to 1",
                 next="correct them",
             )
+        priors = tuple(float(one) / float(sum(given)) for one in given)
     smoothing = float(asked.options.get("var_smoothing", 1e-9))
     design = _terms(asked, "naive Bayes", outcome=True)
     check_forms(design)
