@@ -1,0 +1,64 @@
+"""A plan of each task of the learners by sums of a few kinds, for any model matrix."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.design import Design
+from polyclinic.core.plan import Plan
+from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec
+from polyclinic.models.simple.rows import values
+
+GROUP = 2  # patients who stay together: fewer than any hospital's minimum
+
+
+def by_sums(task: str, made: Design, apart: float | None = None) -> Plan:
+    """Of the rows of a design.
+
+    apart  where the first term is cut in two parts; None: all rows are one
+    """
+    size = len(made.terms)
+    if task == "naive_bayes.moments":
+        return Plan(task, values(GaussianNBSpec(made, 2).to_data(), **_scaled(made, 3)), task)
+    made = replace(made, response="")
+    if task.startswith(("pca", "scaler")):
+        spec: Any = PCASpec(made) if task.startswith("pca") else ScalerSpec(made)
+    else:
+        spec = KMeansSpec(made, 1 if apart is None else 2, group=GROUP if "grouped" in task else 1)
+    if task.endswith("moments"):
+        state = _scaled(made, 1)
+    elif task.endswith("products"):
+        state = {name: array[0] for name, array in _scaled(made, 1).items()}
+    else:
+        state = {"centre": np.zeros(size), "scale": np.ones(size)} | _parts(task, size, apart)
+    return Plan(task, values(spec.to_data(), **state), task)
+
+
+def _scaled(made: Design, groups: int) -> dict[str, Any]:
+    shape = (groups, len(made.terms))
+    return {"centre": np.zeros(shape), "exponent": np.broadcast_to(made.exponents, shape).copy()}
+
+
+def _parts(task: str, size: int, apart: float | None) -> dict[str, Any]:
+    cut = [] if apart is None else [apart]
+    if task.endswith("clusters"):
+        centres = np.zeros((1 + len(cut), size))
+        centres[1:, 0] = 2.0 * np.array(cut)
+        return {"centres": centres, "round": -1}
+    node, axis = np.ones(len(cut), np.int64), np.zeros(len(cut), np.int64)
+    split = {"node": node, "axis": axis, "at": np.array(cut)}
+    return {"axes": np.eye(size), "split": split, "ask": np.arange(1, 2 + 2 * len(cut))}
+
+
+def tables(kind: str, **asked: Any) -> Plan:
+    """One table beside an outcome."""
+    part = {"task": f"descriptive.{kind}", "version": 1, "values": asked}
+    spec = {"design": Design((), "age").to_data()}
+    return Plan(
+        "screening.tables",
+        {"spec": spec, "rows": {}, "state": {"parts": {kind: part}, "cuts": np.zeros(0)}},
+        kind,
+    )
