@@ -1,4 +1,4 @@
-"""A plan of each task of the learners by sums of a few kinds, for any model matrix."""
+"""Plans of the tasks of several families, for any model matrix."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import numpy as np
 
 from polyclinic.core.design import Design
 from polyclinic.core.plan import Plan
+from polyclinic.models import learner
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec
 from polyclinic.models.simple.rows import values
+from polyclinic.models.survival import CoxSpec, CurveSpec
+from polyclinic.models.svm import SVMSpec
 
 GROUP = 2  # patients who stay together: fewer than any hospital's minimum
 
@@ -62,3 +65,42 @@ def tables(kind: str, **asked: Any) -> Plan:
         {"spec": spec, "rows": {}, "state": {"parts": {kind: part}, "cuts": np.zeros(0)}},
         kind,
     )
+
+
+def machine(task: str, made: Design) -> Plan:
+    """Of a support vector machine at coefficients of zero."""
+    spec, one = SVMSpec(made, "squared_hinge"), np.zeros((1, 1 + len(made.terms)))
+    state: dict[str, Any] = {}
+    if task != "svm.moments":
+        state = {"machine": np.zeros(1, np.int64), "shift": np.zeros(len(made.terms))}
+    if task == "svm.machines":
+        state |= {"theta": one, "past": one, "order": 2, "class_weight": np.zeros(0)}
+        state |= {"sharpness": np.zeros(1), "past_sharpness": np.zeros(1)}
+        state["machine"] = np.ones(1, np.int64)
+    if task == "svm.platt":
+        state |= {"coef": one, "theta": np.zeros((1, 2)), "target": np.array([[0.1, 0.9]])}
+    return Plan(task, learner.values(spec, **state), task)
+
+
+EDGES = (256.0, 512.0)
+
+
+def survival(task: str, made: Design) -> Plan:
+    """Of a survival model; on a grid where times leave."""
+    if task == "survival.steps":
+        spec: Any = CurveSpec("kaplan-meier", replace(made, terms=()), edges=EDGES)
+        return Plan(task, learner.values(spec), task)
+    if task == "survival.log_rank":
+        by = made.terms[0].factors[0].column
+        spec = CurveSpec("log-rank", made, by=by, groups=("no", "yes"))
+        return Plan(task, learner.values(spec), task)
+    on_grid = task == "survival.risk_sets"
+    spec = CoxSpec(made, by_site=False, edges=EDGES) if on_grid else CoxSpec(made)
+    state: dict[str, Any] = {} if task == "survival.counts" else {"theta": _theta(made)}
+    state |= {"order": 2} if task in ("survival.derivatives", "survival.risk_sets") else {}
+    state |= {"by": "row"} if task == "survival.scores" else {}
+    return Plan(task, learner.values(spec, **state), task)
+
+
+def _theta(made: Design) -> Any:
+    return np.zeros((1, len(made.terms)))

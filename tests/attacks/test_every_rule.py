@@ -30,7 +30,7 @@ from polyclinic.models.ensembles import spec as ensembles
 from polyclinic.models.glm import Spec
 from polyclinic.models.learner import values
 from polyclinic.privacy.policy import Policy, open_policy
-from tests.attacks.plans import by_sums, tables
+from tests.attacks.plans import by_sums, machine, survival, tables
 from tests.attacks.world import (
     BOOK,
     FRAME,
@@ -133,6 +133,10 @@ ENSEMBLES = {
 }
 MOMENTS = ("scaler.moments", "pca.moments", "pca.products", "kmeans.moments", "kmeans.products")
 PARTS = tuple(f"kmeans.{one}" for one in ("cells", "clusters", "grouped_cells", "grouped_clusters"))
+MACHINES = ("svm.moments", "svm.machines", "svm.platt")
+SURVIVAL = ("counts", "derivatives", "scores", "concordance", "schoenfeld", "risk_sets", "steps")
+LIVES = replace(design(value("age"), response="chol", intercept=False), event="rare")
+GROUPS = replace(design(level("drug", "yes"), response="chol", intercept=False), event="rare")
 BY_SUMS = ("naive_bayes.moments", *MOMENTS, *PARTS)
 
 
@@ -167,6 +171,9 @@ PLANS: dict[str, Plan] = {
     ),
     **ENSEMBLES,
     **{name: by_sums(name, UNSEEN) for name in BY_SUMS},
+    **{name: machine(name, UNSEEN) for name in MACHINES},
+    **{f"survival.{name}": survival(f"survival.{name}", LIVES) for name in SURVIVAL},
+    "survival.log_rank": survival("survival.log_rank", GROUPS),
     "screening.tables": tables("histogram", **DESCRIPTIVE["descriptive.histogram"].values),
 }
 GLM = [name for name in PLANS if name.startswith("glm.") and name != "glm.present"]
