@@ -14,6 +14,9 @@ from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, Scaler
 from polyclinic.models.simple.rows import values
 from polyclinic.models.survival import CoxSpec, CurveSpec
 from polyclinic.models.svm import SVMSpec
+from polyclinic.models.trees import Feature
+from polyclinic.models.trees import Spec as Trees
+from polyclinic.models.trees.stack import Stack
 
 GROUP = 2  # patients who stay together: fewer than any hospital's minimum
 
@@ -104,3 +107,18 @@ def survival(task: str, made: Design) -> Plan:
 
 def _theta(made: Design) -> Any:
     return np.zeros((1, len(made.terms)))
+
+
+def tree(task: str, made: Design) -> Plan:
+    """Of a tree without a split, in cells of two patients; of its loss all rows are held out."""
+    feature = Feature(made.terms[0].factors[0].column, (64.0,))
+    held = 1.0 if task == "trees.loss" else 0.0
+    spec = Trees(made, (feature,), classes=0, cell=GROUP, validation=held)
+    state: dict[str, Any] = {}
+    if task != "trees.start":
+        none, one = np.zeros(1, np.int64), np.ones(1, np.int64)
+        root = Stack(np.array([0, 1]), none, -one, none, none, -one, np.zeros((1, 1)))
+        asked = np.zeros((int(task == "trees.cells"), 2), np.int64)
+        state = {"base": np.zeros(1), "class_weight": np.zeros(0), "asked": asked}
+        state |= {"trees": Stack.none(1).to_data(), "grow": root.to_data()}
+    return Plan(task, learner.values(spec, **state), task)
