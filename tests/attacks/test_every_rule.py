@@ -322,7 +322,7 @@ def test_patients_per_coefficient(name: str, k: int) -> None:
 
 
 @pytest.mark.parametrize("k", KS)
-@pytest.mark.parametrize("name", [*GLM, *BY_SUMS])
+@pytest.mark.parametrize("name", [*GLM, "naive_bayes.moments", *MOMENTS])
 def test_patients_who_carry_the_weights(name: str, k: int) -> None:
     policy = replace(open_policy(), min_effective=float(k))
     plan = rebuilt(name, design(value("age"), weight="few"))
