@@ -45,6 +45,7 @@ def rows(site: int) -> dict[str, Any]:
     once = np.zeros(n)
     once[VICTIM] = died[VICTIM]
     columns = {"age": age, "lab": lab, "days": days, "died": died, "arm": arm}
+    columns["rank"] = np.where(few == 1, 2.0, arm)
     return {**columns, "few": few, "weight": weight, "once": once, "like_days": days}
 
 
@@ -257,3 +258,15 @@ def test_groups_beside_all_patients_are_never_a_few() -> None:
     asked = CurveSpec("kaplan-meier", few, by="few", groups=("0", "1"), edges=EDGES)
     found = engine.total(Plan("survival.steps", values(asked), "x"))
     assert found["left_out"] == 3 and not found["late"].any()
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+def test_groups_that_the_design_does_not_name(sums: str) -> None:
+    """Groups of a few, and all groups but one of a few, under a design without terms."""
+    for by, groups in (("few", 2), ("few", 7), ("rank", 2), ("rank", 3)):
+        spec = CurveSpec("log-rank", design(), by=by, groups=tuple("abcdefg"[:groups]))
+        plan = Plan("survival.log_rank", values(spec), "log-rank")
+        assert code(plan, sums) == "LEVEL_TOO_SMALL"
+        assert ask(plan, open_policy(), sums)["patients"] > 0
+    by_arm = CurveSpec("log-rank", design(), by="arm", groups=("0", "1"))
+    assert code(Plan("survival.log_rank", values(by_arm), "log-rank"), sums) == ""

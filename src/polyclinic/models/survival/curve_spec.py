@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from polyclinic.core.algorithm import Algorithm
-from polyclinic.core.design import Design
+from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import InputError
 from polyclinic.models.survival.spec import CoxSpec, check_edges
 
@@ -72,8 +72,13 @@ class CurveSpec:
 
     @property
     def cox(self) -> CoxSpec:
-        """The Cox regression on the groups."""
-        return CoxSpec(self.design, self.rows, self.cause, self.levels, "breslow")
+        """The Cox regression on the groups, whatever the terms of the design are."""
+        terms = tuple(
+            Term(f"{self.by} = {k}", (Factor("level", self.by, (float(k),)),), 1.0)
+            for k in range(1, len(self.groups))
+        )
+        design = replace(self.design, terms=terms)
+        return CoxSpec(design, self.rows, self.cause, self.levels, "breslow")
 
     def to_data(self) -> dict[str, Any]:
         return {

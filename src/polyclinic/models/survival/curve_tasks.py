@@ -11,7 +11,7 @@ the expected events, and their covariances.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -242,9 +242,19 @@ class LogRankTask:
         return Contribution(values, Evidence(inside))
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """That of the Cox regression."""
-        spec = spec_of(plan)
-        return exposure_of(spec.cox, partition, own, self._asked(spec))
+        """That of the Cox regression; and who is in no group is in none of the sums."""
+        spec, found = spec_of(plan), left(plan, partition)
+        cox = exposure_of(spec.cox, partition, own, self._asked(spec))
+        inside = Members(spec.cox.design.columns, np.unique(partition.persons[found.allowed]))
+        return replace(
+            cox,
+            slots={
+                **cox.slots,
+                NOT_ALLOWED: patients(~found.allowed, partition.key),
+                ALLOWED: patients(found.allowed, partition.key),
+            },
+            members=(inside,),
+        )
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Levels, events and strata."""
@@ -254,10 +264,10 @@ class LogRankTask:
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """The groups."""
         spec = spec_of(plan)
-        return judged(spec.design, self._asked(spec)), 1
+        return judged(spec.cox.design, self._asked(spec)), 1
 
     def _asked(self, spec: CurveSpec) -> Asked:
-        return Asked(np.zeros((1, len(spec.design.terms))), 2)
+        return Asked(np.zeros((1, len(spec.groups) - 1)), 2)
 
 
 def _by(stratum: Ints | None, used: Bools) -> list[Ints]:
