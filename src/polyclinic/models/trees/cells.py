@@ -8,6 +8,9 @@ Each hospital joins its own bins, so trees see a patient a few bins away from wh
 follow the patient that way while they grow; what they predict is not touched. Where every bin has
 enough patients nothing is joined, and the trees are those of the pooled rows, bit for bit.
 
+Bins of a column are joined once for all patients of the cohort, before any tree: their cells move
+as a whole whatever the margins are, and are compared like cohorts with those of other edges.
+
 The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
 are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
 """
@@ -22,6 +25,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
 from polyclinic.core.leaf import Leaf
@@ -53,6 +57,29 @@ class GroupedRows(Rows):
     def __init__(self, spec: Spec, partition: Partition, class_weight: NDArray[np.float64]) -> None:
         super().__init__(spec, partition, class_weight)
         self._members: dict[int, Members] = {}
+        self._cuts: tuple[Members, ...] | None = None
+        self.whole = self._whole_cells(partition)
+
+    def _whole_cells(self, partition: Partition) -> Ints:
+        """Bins joined until each has enough of the cohort's patients: what moves together in every
+        tree, whatever its margins are."""
+        nothing = np.zeros((partition.n_rows, 0), np.int64)
+        lines = lines_of(
+            self.bins, nothing, self.spec.widest + 1, self.keys if self.several else None
+        )
+        return joined([lines], None, max(self.spec.cell, 1))
+
+    def cuts(self, partition: Partition, cohort: Any) -> tuple[Members, ...]:
+        """The cohort's patients by cell of each column, each patient once: other edges that differ
+        by a few are refused like a cohort."""
+        if self._cuts is None:
+            first = np.flatnonzero(np.diff(self.keys, prepend=-1))
+            about, persons, found = codec.digest(cohort or {}), partition.persons[first], []
+            for j, feature in enumerate(self.spec.features):
+                cell, column = self.whole[j][self.bins[first, j]], (f"{feature.name} in {about}",)
+                found += [Members(column, np.unique(persons[cell == b])) for b in np.unique(cell)]
+            self._cuts = tuple(found)
+        return self._cuts
 
     @cached_property
     def several(self) -> bool:
@@ -89,7 +116,7 @@ class GroupedRows(Rows):
         """Of a node whose parents were split, made together with its sibling's."""
         if node not in self.cells[at]:
             if node == 0:
-                pair, before = [0], None
+                pair, before = [0], self.whole
             else:
                 parent = self.parents[at][node]
                 pair = sorted(k for k, above in self.parents[at].items() if above == parent)
@@ -186,7 +213,10 @@ class CellsTask(Unaided):
         shares = Shares(total, most**2, most, second)
         return Exposure(
             cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
-            members=rows.behind(partition, first, state.asked[:, 0].tolist()),
+            members=(
+                *rows.behind(partition, first, state.asked[:, 0].tolist()),
+                *rows.cuts(partition, plan.cohort),
+            ),
         )
 
 
