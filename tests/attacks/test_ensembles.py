@@ -195,7 +195,11 @@ def test_stacking_over_two_planes_around_one_patient(slope, mode):
     pair = [plan(beside) for beside in (2000.0, -2000.0)]
     sites = hospitals()
     codes = [refusal(lambda one=one: ask(sites, one, mode)) for one in pair]
-    found = [ask(sites, one, mode)["gradient"][0, 1] for one, no in zip(pair, codes) if not no]
+    found = [
+        ask(sites, one, mode)["gradient"][0, 1]
+        for one, no in zip(pair, codes, strict=True)
+        if not no
+    ]
     alone = 1 / (1 + np.exp(-0.3)) - 1
     assert len(found) < 2 or abs(found[0] - found[1]) < 0.6 * abs(alone)
 

@@ -308,3 +308,18 @@ def test_few_events_after_the_end_of_the_grid() -> None:
         return every - round(float(found["deaths"][:-1].sum()))
 
     assert [seen(after) for after in (0, 1, 4, 5)] == [0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+def test_pairs_of_single_patients(sums: str) -> None:
+    """Ranks of single patients change one pair at a time as coefficients move."""
+
+    def plan(least: int) -> Plan:
+        made = cox(design("age", "lab"), [0.01, 0.02], task="concordance", least=least)
+        return made
+
+    assert [code(plan(least), sums) for least in (1, 4, 5)] == [
+        "LEVEL_TOO_SMALL",
+        "LEVEL_TOO_SMALL",
+        "",
+    ]
