@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution
 from polyclinic.core.exposure import Exposure, Members
+from polyclinic.core.groups import group_size, groups_of, means
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.evaluation.groups import group_size, groups_of, means
 from polyclinic.evaluation.rows import together
 from polyclinic.models.ensembles.bases import RegressionBase, holds_rows
 from polyclinic.models.ensembles.kinds import check_derivatives, check_moments

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.groups import SMALLEST, behind_bins, groups_of, means
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.evaluation.groups import SMALLEST, behind_bins, groups_of, means
 from polyclinic.models.effects.exposure import Judged, Rates, by_column, padded
 from polyclinic.models.effects.rows import Rows, rows_of, spec_of, weights
 
