@@ -250,13 +250,31 @@ def test_too_few_events_in_an_arm(sums):
 
 @pytest.mark.parametrize("k", [5, 10])
 def test_few_patients_in_a_part_of_the_propensity_are_hidden(k):
+    """Five neighbours count at their mean; a policy that wants more patients shows no part."""
     spec, data = effect(COST), FRAME[FRAME.site == "a"]
     men = np.sort(data.chol[data.sex == "male"])
-    for number, hidden in ((k - 1, True), (k, False)):
+    for number in (1, 4, 5, 9):
         cut = (men[-number] + men[-number - 1]) / 2 - np.log(19) / 0.05  # beyond it, e > 0.95
         coef = wire(spec, [-0.05 * cut, 0.05, 0.0, 0.0])
         plan = question(spec, "effects.overlap", {"propensity": coef}, "overlap")
         total = ask(hospitals(open_policy(k), data), plan)
-        flags = total.hidden["scores"].reshape(2, -1)
-        assert bool(flags[1, -1]) == hidden
-        assert total["scores"][1, -1] == (0 if hidden else number)
+        assert not np.isin(total["scores"], np.arange(1, k)).any()
+        assert total.hidden["scores"].any() == (k > 5)
+
+
+def test_an_edge_of_the_histogram_on_either_side_of_one_patient():
+    """She alone would cross it, and show her arm."""
+    spec, sites = effect(COST), hospitals()
+    names = ["chol", "age", "lab"]
+    columns, victim = FRAME[names].to_numpy(dtype=float), np.array([SECRET[n] for n in names])
+    coef = np.array([-0.0013, 0.01, 0.00177])
+    along = columns @ coef
+    coef[2] += (np.median(along) - along[VICTIM]) / (victim[2] - np.median(columns[:, 2]))
+
+    def histogram(beside):
+        at = wire(spec, [beside - coef @ victim, *coef])
+        plan = question(spec, "effects.overlap", {"propensity": at}, "overlap")
+        return ask(sites, plan)["scores"]
+
+    one, two = histogram(1e-9), histogram(-1e-9)
+    assert one.sum() > 600 and np.array_equal(one, two)

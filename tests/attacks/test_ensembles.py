@@ -174,6 +174,36 @@ def test_stacking_over_a_model_that_singles_one_out(mode):
     assert refusal(lambda: ask(hospitals(), moments, mode)) != ""
 
 
+@pytest.mark.parametrize("mode", ["clear", "secure"])
+@pytest.mark.parametrize("slope", [1e9, 1e12])
+def test_stacking_over_two_planes_around_one_patient(slope, mode):
+    """Risks of 0 and 1 on either side of a plane through the victim, and a little beside it."""
+    names = ["age", "chol", "lab"]
+    columns = FRAME[names].to_numpy(dtype=np.float64)
+    victim = np.array([SECRET[name] for name in names])
+    toward = np.array([0.1, -0.013, 0.0177])
+    along = columns @ toward
+    toward[2] += (np.median(along) - along[VICTIM]) / (victim[2] - np.median(columns[:, 2]))
+    spec = asked(design(*map(value, names)), LOGISTIC, "stacking")
+
+    def plan(beside):
+        coef = slope * np.r_[-(toward @ victim), toward] + np.r_[beside, 0.0, 0.0, 0.0]
+        state = {"models": {"z": {"coef": coef}}, "order": 1, "shift": np.zeros(1)}
+        about = values(spec, theta=np.array([[0.1, 0.2]]), **state)
+        return Plan("ensemble.derivatives", about, "stacking")
+
+    pair = [plan(beside) for beside in (2000.0, -2000.0)]
+    sites = hospitals()
+    codes = [refusal(lambda one=one: ask(sites, one, mode)) for one in pair]
+    found = [
+        ask(sites, one, mode)["gradient"][0, 1]
+        for one, no in zip(pair, codes, strict=True)
+        if not no
+    ]
+    alone = 1 / (1 + np.exp(-0.3)) - 1
+    assert len(found) < 2 or abs(found[0] - found[1]) < 0.6 * abs(alone)
+
+
 def test_scores_of_a_model_that_singles_one_out():
     what, model = single_out("lab")
     plan = Plan(

@@ -142,6 +142,21 @@ def test_a_corner_so_sharp_that_one_patient_is_on_it(loss: str, sums: str) -> No
 
 
 @pytest.mark.parametrize("sums", MODES)
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("sharpness", [1e6, 1e9, 1e14])
+def test_corners_so_sharp_that_nobody_is_on_them(sharpness: float, loss: str, sums: str) -> None:
+    """Rounded they leave nobody out, but all slopes are 0 or 1: two sums differ by one record."""
+    pair = [
+        machines(theta, loss, 1, sharpness=np.full(1, sharpness)) for theta in (ZERO, ALL_BUT_ONE)
+    ]
+    if loss == "hinge":
+        whole, less = (gradient(ask(exposed(), plan), MADE) for plan in pair)
+        assert close((less - whole)[1:], [SECRET[name] for name in NAMES])
+    sites = hospitals()
+    assert not any(shown(plan, sums, sites)[0] for plan in pair)
+
+
+@pytest.mark.parametrize("sums", MODES)
 def test_steps_before_that_leave_one_patient_on_the_corner(sums: str) -> None:
     past = np.ldexp(np.array([[0.0, 1e9 / AT, 0.0, 0.0]]), np.concatenate([[0], MADE.exponents]))
     more = {"past": past, "past_sharpness": np.full(1, 1e9)}

@@ -13,8 +13,8 @@ from polyclinic.core import codec
 from polyclinic.core.contribution import Total
 from polyclinic.core.design import Factor
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.groups import group_size
 from polyclinic.core.plan import Plan
-from polyclinic.evaluation.groups import group_size
 from polyclinic.evaluation.scores import ScoresTask
 from polyclinic.models.glm import Spec
 from polyclinic.privacy.policy import Policy

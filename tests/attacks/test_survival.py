@@ -270,3 +270,56 @@ def test_groups_that_the_design_does_not_name(sums: str) -> None:
         assert ask(plan, open_policy(), sums)["patients"] > 0
     by_arm = CurveSpec("log-rank", design(), by="arm", groups=("0", "1"))
     assert code(Plan("survival.log_rank", values(by_arm), "log-rank"), sums) == ""
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+@pytest.mark.parametrize("least", [1, 5])
+def test_two_grids_of_one_run_whose_ends_differ_by_one_event(least: int, sums: str) -> None:
+    """All patients are one run under either; the sums over events differ by one record."""
+    what = design("age", "lab")
+    days, died = ROWS[0]["days"], ROWS[0]["died"] == 1
+    early = np.sort(days[died])[5:7]
+    (who,) = np.flatnonzero((days == early[1]) & died)
+
+    def plan(end: float) -> Plan:
+        spec = CoxSpec(what, by_site=False, edges=(float(end),), least=least)
+        return Plan("survival.risk_sets", values(spec, theta=np.zeros((1, 2)), order=0), "x")
+
+    free = hospitals(open_policy())
+    one, two = (free.total(replace(plan(e), to=("s0",), _derived={}))["observed"] for e in early)
+    assert np.allclose(np.ldexp(two - one, what.exponents), [AGE[who], LAB[who]])
+    engine = hospitals(None, sums)
+    codes = [code(plan(end), engine=engine) for end in early]
+    assert codes[1] in {"COHORT_TOO_CLOSE", "CELL_TOO_SMALL"}
+    assert least == 1 or codes[0] == ""
+
+
+def test_few_events_after_the_end_of_the_grid() -> None:
+    """Other sums are over all events: less those of the grid they are a few patients'."""
+    days, died = ROWS[0]["days"], ROWS[0]["died"] == 1
+    every = int(died.sum())
+
+    def seen(after: int) -> int:
+        end = float(np.sort(days[died])[-1 - after])
+        spec = CoxSpec(design("age", "lab"), by_site=False, edges=(150.0, end))
+        plan = Plan("survival.risk_sets", values(spec, theta=np.zeros((1, 2)), order=0), "x")
+        found = hospitals().total(replace(plan, to=("s0",), _derived={}))
+        assert found["left_out"] == 0
+        return every - round(float(found["deaths"][:-1].sum()))
+
+    assert [seen(after) for after in (0, 1, 4, 5)] == [0, 0, 0, 5]
+
+
+@pytest.mark.parametrize("sums", ["clear", "secure"])
+def test_pairs_of_single_patients(sums: str) -> None:
+    """Ranks of single patients change one pair at a time as coefficients move."""
+
+    def plan(least: int) -> Plan:
+        made = cox(design("age", "lab"), [0.01, 0.02], task="concordance", least=least)
+        return made
+
+    assert [code(plan(least), sums) for least in (1, 4, 5)] == [
+        "LEVEL_TOO_SMALL",
+        "LEVEL_TOO_SMALL",
+        "",
+    ]

@@ -24,9 +24,9 @@ from sklearn.metrics import (
 import polyclinic as pc
 from polyclinic.core.codec import decode, encode
 from polyclinic.core.fit import fit
+from polyclinic.core.groups import behind_bins, behind_thresholds, groups_of, means
 from polyclinic.core.plan import Plan
 from polyclinic.evaluation import Evaluation
-from polyclinic.evaluation.groups import behind_bins, behind_thresholds, groups_of, means
 from polyclinic.privacy.policy import open_policy
 from polyclinic.report import tables, words
 from polyclinic.study.results import plain

@@ -21,6 +21,7 @@ from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Exposure
+from polyclinic.core.groups import group_size
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -28,7 +29,6 @@ from polyclinic.core.task import Grain
 from polyclinic.evaluation import exposure as judged
 from polyclinic.evaluation import metrics
 from polyclinic.evaluation.exposure import FLOOR
-from polyclinic.evaluation.groups import group_size
 from polyclinic.evaluation.rows import effects, merged, predictors_of, scored
 from polyclinic.models import learner
 from polyclinic.models.glm.alone import fit_alone

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.groups import group_size, groups_of, means, patients_by
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.evaluation.groups import group_size, groups_of, means, patients_by
 from polyclinic.models.glm.predictor import GLMPredictor
 from polyclinic.models.predictor import Predictor, predictor_from
 

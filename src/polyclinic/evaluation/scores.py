@@ -23,19 +23,19 @@ from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.exposure import Exposure
-from polyclinic.core.leaf import Leaf
-from polyclinic.core.partition import Partition
-from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
-from polyclinic.evaluation import exposure as judged
-from polyclinic.evaluation.exposure import FLOOR
-from polyclinic.evaluation.groups import (
+from polyclinic.core.groups import (
     behind_bins,
     behind_thresholds,
     group_size,
     groups_of,
     means,
 )
+from polyclinic.core.leaf import Leaf
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+from polyclinic.core.task import Grain
+from polyclinic.evaluation import exposure as judged
+from polyclinic.evaluation.exposure import FLOOR
 from polyclinic.evaluation.metrics import BINS, bin_of
 from polyclinic.evaluation.rows import Scored, chosen, scored
 

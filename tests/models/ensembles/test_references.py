@@ -278,7 +278,7 @@ def best_by_hand(rule, p, y):
 @pytest.mark.parametrize("rule", ["f1", "youden", (1.0, 4.0)])
 def test_the_threshold_is_the_best_over_all_sites(rule):
     """Of the risks that histograms hold: means over groups of five patients of a site."""
-    from polyclinic.evaluation.groups import groups_of, means
+    from polyclinic.core.groups import groups_of, means
 
     given = rule if isinstance(rule, str) else {"cost": list(rule)}
     model = pc.Voting(threshold=given).fit(X, Y, sites=LABELS)

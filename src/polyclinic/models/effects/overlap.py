@@ -2,7 +2,7 @@
 
 What leaves the site: for each arm, plain and weighted, sums of the weights, of the covariates, of
 the outcome and of their squares; and the number of patients per arm in each of 20 parts of the
-propensity, where enough of them are in it. No row leaves.
+propensity, where enough of them are in it, five neighbours at their mean. No row leaves.
 Reference: Austin & Stuart, Statistics in Medicine 34 (2015).
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.groups import SMALLEST, behind_bins, groups_of, means
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -22,6 +23,7 @@ from polyclinic.models.effects.exposure import Judged, Rates, by_column, padded
 from polyclinic.models.effects.rows import Rows, rows_of, spec_of, weights
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 BINS = 20
 SQUARE, OUTCOME, OUTCOME_SQUARE = "(square of)", "(outcome)", "(square of the outcome)"
 WEIGHT_SQUARE = "(square of a weight)"
@@ -36,7 +38,7 @@ class OverlapTask(Judged):
 
     name: str = "effects.overlap"
     version: int = 1
-    grain: Grain = "row"
+    grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         p = len(spec_of(plan).covariates)
@@ -65,12 +67,8 @@ class OverlapTask(Judged):
         rates = _weighted(plan, rows)
         x = rows.x[:, 1:]
         counts, behind = np.zeros((2, 2, BINS), np.int64)
-        place = np.minimum((rows.score * BINS).astype(np.int64), BINS - 1)
         for arm in (0, 1):
-            for k in range(BINS):
-                inside = (rows.a == arm) & (place == k)
-                counts[arm, k] = np.count_nonzero(inside)
-                behind[arm, k] = partition.patients(inside)
+            counts[arm], behind[arm] = _histogram(rows.score, partition.keys, rows.a == arm)
         sums = {
             "rows": np.array([np.count_nonzero(rows.a == arm) for arm in (0, 1)]),
             "patients": partition.n_patients,
@@ -102,6 +100,19 @@ class OverlapTask(Judged):
         columns |= {OUTCOME: factors * y, OUTCOME_SQUARE: factors * y * y}
         columns[WEIGHT_SQUARE] = padded(arms * arms, factors.shape[1])
         return Rates(factors, columns)
+
+
+def _histogram(score: Floats, keys: Ints, inside: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Rows per part of the propensity, and patients behind them, (BINS,) each.
+
+    Neighbours in an arm count at their mean: who crosses an edge as coefficients move a little
+    would show the arm that he is in.
+    """
+    score, keys = score[inside], keys[inside]
+    group = groups_of(score, keys, SMALLEST)
+    place = np.minimum((means(score, group) * BINS).astype(np.int64), BINS - 1)
+    behind = behind_bins(place, group, keys, BINS) if len(score) else np.zeros(BINS, np.int64)
+    return np.bincount(place, minlength=BINS).astype(np.int64), behind
 
 
 def _weighted(plan: Plan, rows: Rows) -> Floats:

@@ -6,8 +6,9 @@ the risk sets of all patients together. Intervals are taken together into runs t
 the coefficients, and a run's sums are shared out evenly to its intervals. A run holds ten patients
 per coefficient and at least twenty; none or enough with the event and without; none or enough with
 and without every column that says yes or no, and of every pair of those. So no sum is that of a
-few, and none can be solved for single patients. A site that cannot make such a run is left out, and
-says so.
+few, and none can be solved for single patients. Those who have the event within the grid are behind
+sums of their own, so another grid has none or enough of them more or less; a few after its end are
+counted with the last of them. A site that cannot make such a run is left out, and says so.
 """
 
 from __future__ import annotations
@@ -72,6 +73,9 @@ def _grid(spec: CoxSpec, partition: Partition) -> Grid:
     edges = np.asarray(spec.edges)
     interval = interval_of(rows.time[used], edges)
     event = rows.event[used] & (interval < len(edges))
+    late = rows.event[used] & ~event
+    if 0 < partition.patients(_mask(partition, used[late])) < spec.least:
+        event = event | late  # events of all less those of the grid would be these few
     if spec.least <= 1:  # one trust domain
         return Grid(used, event, np.stack([interval] * 2), False)
     fewest = rows_for(spec.least, partition.key)
@@ -137,10 +141,11 @@ class RiskSetsTask(Exposed):
         deaths, behind = np.zeros(steps), np.zeros(steps, np.int64)
         parts = [] if grid.out else grid.runs()
         for run in parts:
-            here, width = _place(grid, run)
-            deaths[here] += weight[run].sum() / width
+            here, _ = _place(grid, run)
+            inside = slice(here.start, min(here.stop, steps - 1))  # after the grid none is counted
+            deaths[inside] += weight[run].sum() / max(inside.stop - inside.start, 1)
             died = grid.rows[run[grid.event[run]]]
-            behind[here] += partition.patients(_mask(partition, died))
+            behind[inside] += partition.patients(_mask(partition, died))
         x = rows.x[grid.rows]
         values: dict[str, Any] = {
             "too_large": lost.astype(np.int64),
@@ -171,8 +176,10 @@ class RiskSetsTask(Exposed):
         for j, name in enumerate(spec.design.names if asked.order else ()):
             part = x[:, j, None] ** asked.order * risk
             shares[name] = _worst([Shares.of(part[run], keys[run]) for run in parts])
+        happened = (grid.event, *(run[grid.event[run]] for run in parts))
         members = tuple(
-            Members(columns, np.unique(partition.persons[grid.rows[run]])) for run in parts
+            Members(columns, np.unique(partition.persons[grid.rows[some]]))
+            for some in (*parts, *happened)
         )
         return Exposure(
             coefficients=min(p * n // smallest, n) if asked.order else 0,

@@ -8,7 +8,7 @@ pairs, and sums of Schoenfeld residuals times functions of time. No row and no e
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.survival.concordance import grouped, pairs
-from polyclinic.models.survival.exposure import Asked, Exposed, scores_of
+from polyclinic.models.survival.exposure import Asked, Exposed, Own, scores_of
 from polyclinic.models.survival.kernel import Stratum, derivatives, hazards
 from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 
@@ -158,6 +159,11 @@ class ConcordanceTask(Exposed):
 
     def asked(self, plan: Plan) -> Asked:
         return Asked(theta_of(plan)[:1], 0)
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """That of the regression, and the fewest patients whose risks count as one."""
+        found, least = super().exposure(plan, partition, own), max(spec_of(plan).least, 1)
+        return replace(found, slots={**found.slots, "of one risk": least})
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         kinds = ("concordant", "discordant", "tied_risk")

@@ -39,6 +39,8 @@ Bools = NDArray[np.bool_]
 Own = Mapping[str, NDArray[Any]]
 LOSS, SLOPE, INSIDE, OUTSIDE = "(loss)", "(slope of)", "(in the class)", "(not in the class)"
 
+FEWEST = 10  # patients on a rounded corner
+ON_IT = 2.0**-10  # of a (1 - a): how far a slope is between both of its ends
 DECISION = "(decision)"
 _CURVE = (LOSS, SLOPE, f"{SLOPE} decision", "(curvature)", DECISION)
 _SUMS = plain_exposure.Asked(None, 1, False, False)
@@ -57,7 +59,7 @@ class Exposed:
         rates = _rates(plan, rows)
         person = partition.persons[inside]
         order = int(plan.values["state"]["order"])
-        weights = rates["edge"]
+        weights = _undecided(plan, rates, used, person)
         return replace(
             base,
             coefficients=spec_of(plan).width if order else 0,
@@ -97,13 +99,28 @@ def _rates(plan: Plan, rows: Rows) -> dict[str, Floats]:
     asked, shift = question(plan), shift_of(plan)
     with np.errstate(over="ignore", invalid="ignore"):
         each = asked.rows(rows.x if shift is None else rows.x - shift, rows.y)
+        bare = each.edge
         each = each.times(asked.weights(rows.y, rows.weight))
     side = asked.side(rows.y) if asked.classes else np.zeros_like(each.first)
     names = ("loss", "first", "curvature", "edge")
     return {name: np.abs(getattr(each, name)) for name in names} | {
         "side": side,
         "signed": each.first,
+        "bare": bare,
     }
+
+
+def _undecided(plan: Plan, rates: Mapping[str, Floats], used: Bools, person: Any) -> Floats:
+    """The edges; one stands for all at candidates whose rounded corner hardly anybody is on.
+
+    There the sums are over those on one side of a plane, as without any rounding, and less those of
+    a plane a little beside it they are one patient's.
+    """
+    sharpness, edge = question(plan).sharpness, rates["edge"]
+    on_it = (rates["bare"] >= ON_IT * sharpness) & used[:, None]
+    few = [len(np.unique(person[on])) < FEWEST for on in on_it.T]
+    alone = np.where(np.arange(len(edge)) == np.argmax(used), 2.0**100, 0.0)
+    return np.where((sharpness > 0) & few, alone[:, None], edge)
 
 
 def _columns(
