@@ -56,6 +56,12 @@ class Cohort:
         """The cohort's columns that have `rule`."""
         return tuple(column for column in self.columns if self.rule(column) == rule)
 
+    @property
+    def described(self) -> tuple[str, ...]:
+        """The columns of Table 1. Where gaps are kept, each column has other patients: a few that
+        are missing would show theirs, and the gate would refuse."""
+        return tuple(column for column in self.columns if self.rule(column) != "keep")
+
     def to_data(self) -> dict[str, Any]:
         return {"where": self.where, "columns": list(self.columns), "missing": dict(self.missing)}
 

@@ -117,7 +117,7 @@ def tcga_brca() -> Dataset:
 
 
 def eicu_demo() -> Dataset:
-    """eICU demo: five regions, 2,179 stays in intensive care, 196 deaths in hospital.
+    """eICU demo: the first stays of 1,772 patients in intensive care, 167 deaths, in five regions.
 
     Raises
     ------
@@ -128,7 +128,7 @@ def eicu_demo() -> Dataset:
 
 
 def eicu_hospitals() -> Dataset:
-    """The same stays in their 186 hospitals, of which most have few patients. Raises likewise."""
+    """First stays in each of the 186 hospitals, of which most have few. Raises likewise."""
     codebook = packaged_codebook("eicu_demo")
     return _dataset("eicu_hospitals", eicu_tables(codebook, "hospitalid"), codebook)
 
@@ -252,13 +252,13 @@ _FACTS: dict[str, tuple[int, int, str, str]] = {
     ),
     "eicu_demo": (
         5,
-        2179,
+        1772,
         "eICU Collaborative Research Database Demo 2.0 (Johnson et al., PhysioNet 2021)",
         "ODbL 1.0",
     ),
     "eicu_hospitals": (
         186,
-        2179,
+        1783,
         "eICU Collaborative Research Database Demo 2.0 (Johnson et al., PhysioNet 2021)",
         "ODbL 1.0",
     ),

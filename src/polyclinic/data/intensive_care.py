@@ -1,8 +1,8 @@
 """Two published sets of intensive care: many small hospitals, and the units of one hospital.
 
-``eicu_demo``: 2,179 stays with the APACHE variables of the first day, in five regions or in the 186
-hospitals themselves. ``physionet_2012``: 4,000 stays in four kinds of unit, each measurement of 48
-hours as its mean and its last value. Both have many gaps.
+``eicu_demo``: patients' first stays, with the APACHE variables of the first day, in five regions or
+in the 186 hospitals themselves. ``physionet_2012``: 4,000 stays in four kinds of unit, each
+measurement of 48 hours as its mean and its last value. Both have many gaps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ UNITS = ("coronary_care", "cardiac_surgery", "medical", "surgical")  # ICUType 1
 
 
 def eicu_tables(codebook: Codebook, by: str) -> Mapping[str, Table]:
-    """Tables of the eICU demo by "region" or "hospitalid"; stays with an unknown end are left out.
+    """Tables of the eICU demo by "region" or "hospitalid": each patient's first stay there.
+
+    Stays with an unknown end are left out.
 
     Raises
     ------
@@ -64,7 +66,10 @@ def eicu_tables(codebook: Codebook, by: str) -> Mapping[str, Table]:
         died=ended,
         region=stays["region"].fillna("unknown").str.lower(),
     )
-    frame = stays.loc[ended.notna()]
+    # The ids are in no order of time: the first stay is that of the lowest year and visit.
+    order = ["hospitaldischargeyear", "patienthealthsystemstayid", "unitvisitnumber"]
+    frame = stays.loc[ended.notna()].sort_values(order, kind="stable")
+    frame = frame.drop_duplicates([by, "person"])
     named = frame[by] if by == "region" else "hospital_" + frame[by]
     return _by(frame[[*codebook.columns]], named, codebook)
 

@@ -28,9 +28,11 @@ from polyclinic.models.glm.support import (
     filled_slots,
     product_counts,
 )
+from polyclinic.models.learner import kind_of
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+STEPS = ("trees",)  # kinds of predictors that are no sum over terms
 FLOOR = 1e-15  # of a probability inside a logarithm
 SEEN = 0.01  # part of the largest weight from which on a patient counts among those in a sum
 SUMS = {
@@ -68,11 +70,10 @@ def parts_of(plan: Plan) -> list[Part]:
 
 def _parts(plan: Plan) -> Iterator[Part]:
     taken: set[str] = set()
-    if "spec" in plan.values:
-        designs = [Design.from_data(plan.values["spec"]["design"])]
-    else:
-        designs = [predictor.design for predictor in predictors_of(plan)]
-    for k, design in enumerate(designs):
+    for k, (design, by_terms) in enumerate(_judged(plan)):
+        if not by_terms:
+            yield Part(design, replace(design, terms=()), k)
+            continue
         terms = []
         for term in _terms(design):
             name = f"{term.name} [{k}]" if k else term.name
@@ -81,6 +82,18 @@ def _parts(plan: Plan) -> Iterator[Part]:
             taken.add(name)
             terms.append(replace(term, name=name))
         yield Part(design, replace(design, terms=tuple(terms)), k)
+
+
+def _judged(plan: Plan) -> list[tuple[Design, bool]]:
+    """The designs, and whether their terms are judged: steps of trees are of no single term, and
+    what they predict is averaged over groups of patients."""
+    if "spec" not in plan.values:
+        made = zip(predictors_of(plan), plan.values["predictors"], strict=False)
+        return [(one.design, data["kind"] not in STEPS) for one, data in made]
+    spec = plan.values["spec"]
+    kind = kind_of(spec["learner"]) if "learner" in spec else None
+    by_terms = kind is None or (kind.predicts_as or kind.name) not in STEPS
+    return [(Design.from_data(spec["design"]), by_terms)]
 
 
 def _terms(design: Design) -> Iterator[Term]:
@@ -280,10 +293,11 @@ def _fewer(one: int, two: int) -> int:
 
 
 def _designs(plan: Plan) -> list[Design]:
-    """The different designs of the plan; folds share theirs."""
+    """The different designs of the plan whose terms are judged; folds share theirs."""
     found: list[Design] = []
     for part in parts_of(plan):
-        if part.design not in found:
+        judged = part.wide.terms or not part.design.terms
+        if judged and part.design not in found:
             found.append(part.design)
     return found
 

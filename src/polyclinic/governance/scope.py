@@ -211,7 +211,7 @@ class Scope:
         if values is None:
             return
         codebook, outcome = self.paper.codebook, self.agreed.design.response
-        names = [name for name in self.cohort.columns if name != outcome]
+        names = [name for name in self.cohort.described if name != outcome]
         coded = [self._coded(name) for name in names if codebook.level_names(name)]
         numbers = [name for name in names if not codebook.level_names(name)]
         by = self._coded(outcome) if outcome and codebook.level_names(outcome) else None

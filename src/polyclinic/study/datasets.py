@@ -39,12 +39,12 @@ def tcga_brca() -> Sites:
 
 
 def eicu_demo() -> Sites:
-    """eICU demo (ODbL 1.0): 2,179 stays in intensive care in five regions, 196 deaths."""
+    """eICU demo (ODbL 1.0): 1,772 patients in intensive care in five regions, 167 deaths."""
     return load("eicu_demo")
 
 
 def eicu_hospitals() -> Sites:
-    """The same stays in their 186 hospitals, most of them with few patients."""
+    """The same in their 186 hospitals, most of them with few patients."""
     return load("eicu_hospitals")
 
 

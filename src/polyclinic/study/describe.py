@@ -52,7 +52,7 @@ def describe_column(codebook: Codebook, name: str) -> Column:
 def table_one_algorithm(data: FormulaData, by_site: bool = True) -> TableOne:
     """Table 1 of the formula's columns, by the outcome where it has levels."""
     outcome = data.design.response
-    names = [name for name in data.cohort.columns if name != outcome]
+    names = [name for name in data.cohort.described if name != outcome]
     grouped = bool(outcome) and bool(data.codebook.level_names(outcome))
     by = describe_column(data.codebook, outcome) if grouped else None
     return TableOne(describe_columns(data.codebook, names), by, by_site)
