@@ -98,7 +98,8 @@ def survival(task: str, made: Design) -> Plan:
         spec = CurveSpec("log-rank", made, by=by, groups=("no", "yes"))
         return Plan(task, learner.values(spec), task)
     on_grid = task == "survival.risk_sets"
-    spec = CoxSpec(made, by_site=False, edges=EDGES) if on_grid else CoxSpec(made)
+    grid: dict[str, Any] = {"by_site": False, "edges": EDGES} if on_grid else {}
+    spec = CoxSpec(made, least=10, **grid)  # groups of risks, as large as the largest minimum here
     state: dict[str, Any] = {} if task == "survival.counts" else {"theta": _theta(made)}
     state |= {"order": 2} if task in ("survival.derivatives", "survival.risk_sets") else {}
     state |= {"by": "row"} if task == "survival.scores" else {}

@@ -248,6 +248,39 @@ class Domain:
         return Total({}, by_site={"": total}) if plan.combine == "collect" else total
 
 
+class Domains(Domain):
+    """One trust domain of several sites, each of which can answer by itself."""
+
+    def __init__(
+        self,
+        sites: Mapping[str, Workers],
+        session: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        super().__init__(_Together(tuple(sites.values())), session)
+        self._sites = sites
+
+    def total(self, plan: Plan) -> Total:
+        if plan.combine != "collect":
+            return super().total(plan)
+        leaves = lookup(plan.task, plan.version).leaves(plan)
+        sums = {site: workers.sum(plan) for site, workers in self._sites.items()}
+        by_site = {site: open_total(leaves, one.words) for site, one in sums.items()}
+        return Total({}, tuple(sums), by_site=by_site)
+
+
+@dataclass(frozen=True)
+class _Together:
+    """Workers of several sites, added up."""
+
+    parts: tuple[Workers, ...]
+
+    def sum(self, plan: Plan) -> Sum:
+        first, *others = (workers.sum(plan) for workers in self.parts)
+        for more in others:
+            first = first + more
+        return first
+
+
 Opened = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 

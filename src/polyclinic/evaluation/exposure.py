@@ -88,8 +88,7 @@ def _judged(plan: Plan) -> list[tuple[Design, bool]]:
     """The designs, and whether their terms are judged: steps of trees are of no single term, and
     what they predict is averaged over groups of patients."""
     if "spec" not in plan.values:
-        made = zip(predictors_of(plan), plan.values["predictors"], strict=False)
-        return [(one.design, data["kind"] not in STEPS) for one, data in made]
+        return [(one.design, getattr(one, "by_terms", True)) for one in predictors_of(plan)]
     spec = plan.values["spec"]
     kind = kind_of(spec["learner"]) if "learner" in spec else None
     by_terms = kind is None or (kind.predicts_as or kind.name) not in STEPS

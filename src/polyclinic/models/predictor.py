@@ -22,6 +22,7 @@ class Predictor(Protocol):
 
     design   the columns that are read, and the outcome
     explains "binary", "classes" or "number"
+    by_terms where there is one and it is false: no sum over terms, which are then not judged
     predict  expected outcome per row: (n_rows,) probability of the event or mean of a number, or
              (n_rows, n_classes) class probabilities
     outcome  the observed outcome per row, (n_rows,): 0/1, a number, or the class index

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,10 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.utils.multiclass import check_classification_targets
 
-from polyclinic.core.contribution import Sum, Total, open_total
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import InputError
-from polyclinic.core.federation import Domain, Inline
+from polyclinic.core.federation import Domain, Domains, Inline
 from polyclinic.core.partition import CHUNK_ROWS, Partition
-from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.workers import single_threaded_blas
 from polyclinic.models.learner import Column
@@ -49,7 +45,12 @@ class Arrays:
                 rule="fit(X, y, sites=labels) names the sites",
                 next="fit again with sites=",
             )
-        return Domain(_Labelled(self.parts()))
+        return Domains({part.site: Inline(part) for part in self.parts()})
+
+    def each_site(self, engine: Embedded) -> Domains:
+        """One trust domain in which every label is a site that can answer by itself."""
+        workers = {part.site: engine.workers(part) for part in self.parts()}
+        return Domains(workers, single_threaded_blas)
 
     def parts(self) -> list[Partition]:
         """The rows of every label; all of them without labels."""
@@ -62,47 +63,6 @@ class Arrays:
             )
             for label in np.unique(self.labels)
         ]
-
-
-class _Labelled:
-    """Workers with one partition per label."""
-
-    def __init__(self, parts: Sequence[Partition]) -> None:
-        self.parts = parts
-
-    def sum(self, plan: Plan) -> Sum:
-        first, *others = (Inline(part).sum(plan) for part in self.parts)
-        for more in others:
-            first = first + more
-        return first
-
-
-class EachSite:
-    """One trust domain in which every label is a site that can answer by itself."""
-
-    def __init__(self, arrays: Arrays, engine: Embedded) -> None:
-        self._workers = {part.site: engine.workers(part) for part in arrays.parts()}
-
-    def session(self) -> AbstractContextManager[None]:
-        return single_threaded_blas()
-
-    def memory(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def recall(self, memory: Mapping[str, Any]) -> None:
-        """Nothing."""
-
-    def total(self, plan: Plan) -> Total:
-        leaves = lookup(plan.task, plan.version).leaves(plan)
-        sums = {site: workers.sum(plan) for site, workers in self._workers.items()}
-        if plan.combine == "collect":
-            by_site = {site: open_total(leaves, one.words) for site, one in sums.items()}
-            return Total({}, tuple(sums), by_site=by_site)
-        first, *others = sums.values()
-        for more in others:
-            first = first + more
-        return open_total(leaves, first.words)
 
 
 def from_arrays(

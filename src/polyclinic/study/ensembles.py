@@ -19,7 +19,7 @@ from polyclinic.core.federation import Engine
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.ensembles.bases import explains
 from polyclinic.models.ensembles.result import EnsembleResult
-from polyclinic.study.arrays import Arrays, EachSite
+from polyclinic.study.arrays import Arrays
 from polyclinic.study.learner import Learner
 
 Floats = NDArray[np.float64]
@@ -96,7 +96,7 @@ class Ensemble(Learner):
                 rule="at least one row has a weight above 0",
                 next="look at the weights",
             )
-        return EachSite(arrays, engine)
+        return arrays.each_site(engine)
 
     def _set(self) -> None:
         result = self.result_

@@ -22,7 +22,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.sampling import uniform
 from polyclinic.models.ensembles.threshold import threshold
 from polyclinic.models.ensembles.train import FOLDS, SAMPLE
-from polyclinic.study.arrays import EachSite, from_arrays
+from polyclinic.study.arrays import from_arrays
 
 SITES, N = ("a", "b", "c"), 630
 EXACT = {"C": np.inf, "solver": "newton-cholesky", "tol": 1e-13, "max_iter": 200}
@@ -192,7 +192,7 @@ def test_a_fold_that_is_left_out_is_in_nothing():
     """Neither in the models, nor in the matrix, nor in the regression; nothing is decided."""
     kept = keys() % 4 != 1
     arrays = from_arrays(X, Y.astype(float), ["a", "b", "c"], labels=LABELS)
-    engine = EachSite(arrays, pc.Embedded())
+    engine = arrays.each_site(pc.Embedded())
 
     def without(model):
         spec = replace(model.fit(X, Y, sites=LABELS).spec_, rows={"folds": 4, "without": 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class TreesPredictor:
     spec: Spec
     base: Floats
     trees: Stack
+    by_terms: ClassVar[bool] = False  # steps are of no single term
 
     def margin(self, columns: Mapping[str, Floats]) -> Floats:
         """Before the link, (n_rows, n_lanes)."""
