@@ -158,7 +158,7 @@ def test_a_tree_over_hospitals_is_read_by_people(heart, tmp_path):
 
 
 def test_missing_values_are_kept_where_the_study_says_so(heart):
-    sites = heart.cohort(missing="keep")
+    sites = heart.cohort(missing={"default": "keep", "disease": "drop"})
     model = pc.GradientBoostingClassifier(n_estimators=10, max_depth=3, random_state=1)
     model.fit(sites, "disease ~ age + oldpeak + chol + thalach + cp")
     assert model.result_.n == 920 and np.any(model.result_.trees.missing_left == 0)

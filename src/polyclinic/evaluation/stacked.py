@@ -135,7 +135,7 @@ def _steep(risks: Floats) -> bool:
     """
     spread = risks * (1.0 - risks)
     squares = np.maximum((spread * spread).sum(axis=0), 1e-300)
-    few = spread.sum(axis=0) ** 2 / squares < FEWEST
+    few = spread.sum(axis=0) ** 2 / squares < min(FEWEST, len(risks) / 2)
     return bool(np.any(few | (np.mean(spread >= CERTAIN, axis=0) < 0.5)))
 
 

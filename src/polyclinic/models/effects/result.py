@@ -125,9 +125,13 @@ class Effect:
 
     @property
     def alone(self) -> float:
-        """Share of the rows with a propensity that no patient of the other arm has."""
+        """Share of the rows with a propensity that no patient of the other arm has.
+
+        Five patients count in one bin, so the bins beside are looked at, too.
+        """
         counts, hidden = self.scores
-        nobody = (counts == 0) & (hidden == 0)
+        none = np.pad((counts == 0) & (hidden == 0), ((0, 0), (1, 1)), constant_values=True)
+        nobody = none[:, :-2] & none[:, 1:-1] & none[:, 2:]
         return float(counts[nobody[::-1]].sum() / max(int(self.sizes.sum()), 1))
 
     @cached_property
