@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from polyclinic.models.effects.result import Effect
 
 MUCH_OUTSIDE = 0.02  # share of the rows with an extreme propensity
-ALONE = 0.01  # share of the rows with a propensity that the other arm has not
+ALONE = 0.02  # share of the rows with a propensity that the other arm has not
 FEW_EFFECTIVE, SMALL_PART = 50.0, 0.4  # effective rows of an arm, and as a part of its rows
 UNBALANCED = 0.1  # standardised difference
 METHODS = {
