@@ -34,11 +34,6 @@ class _Curves(SurvivalLearner):
     least: int
     cause: int
 
-    def _options(self) -> dict[str, Any]:
-        found = super()._options()
-        grid = found["grid"]
-        return {**found, "grid": None if grid is None else [float(edge) for edge in grid]}
-
     def fit(
         self,
         X: Any,

@@ -40,6 +40,11 @@ class SurvivalLearner(Learner):
         tags.target_tags.positive_only = True
         return tags
 
+    def _options(self) -> dict[str, Any]:
+        found = super()._options()
+        grid = found["grid"]
+        return {**found, "grid": None if grid is None else [float(edge) for edge in grid]}
+
 
 class CoxRegression(SurvivalLearner):
     """Cox regression: hazard ratios of proportional hazards.
@@ -103,11 +108,6 @@ class CoxRegression(SurvivalLearner):
         self.max_rounds = max_rounds
         self.tolerance = tolerance
         self.random_state = random_state
-
-    def _options(self) -> dict[str, Any]:
-        found = super()._options()
-        grid = found["grid"]
-        return {**found, "grid": None if grid is None else [float(edge) for edge in grid]}
 
     def fit(
         self,

@@ -15,19 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import State
-from polyclinic.core.contribution import Total
 from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
-from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import register_predictor
-from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsTask
+from polyclinic.models.simple.moments import Counted, Moments, MomentsTask, OfMoments
 
 Floats = NDArray[np.float64]
 TASK = MomentsTask("naive_bayes.moments")
@@ -74,50 +72,23 @@ class GaussianNBSpec:
 
 
 @dataclass(frozen=True)
-class NaiveBayes:
+class NaiveBayes(OfMoments):
     """The rounds of the moments; model: `GaussianNBFit`."""
 
+    task: ClassVar[str] = TASK.name
     spec: GaussianNBSpec
 
-    @property
-    def _moments(self) -> MomentsAlgorithm:
-        return MomentsAlgorithm(TASK.name, self.spec.to_data())
-
-    def init(self, seed: int) -> State:
-        return self._moments.init(seed)
-
-    def plan(self, state: State) -> Plan | None:
-        return self._moments.plan(state)
-
-    def update(self, state: State, plan: Plan, total: Total) -> State:
-        return self._moments.update(state, plan, total)
-
-    def progress(self, state: State) -> Mapping[str, float]:
-        return {}
-
     def model(self, state: State) -> GaussianNBFit:
-        return GaussianNBFit(self.spec, self._moments.model(state))
+        return GaussianNBFit(self.spec, self.moments(state))
 
 
 @dataclass(frozen=True)
-class GaussianNBFit:
+class GaussianNBFit(Counted):
     """Means and variances of each class."""
 
     spec: GaussianNBSpec
     moments: Moments
     converged: bool = True
-
-    @property
-    def rounds(self) -> int:
-        return self.moments.rounds
-
-    @property
-    def n(self) -> int:
-        return self.moments.n
-
-    @property
-    def patients(self) -> int:
-        return self.moments.patients
 
     @property
     def epsilon(self) -> float:

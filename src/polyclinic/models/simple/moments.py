@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -293,3 +293,51 @@ def _check(spec: Mapping[str, Any], sums: Mapping[str, Any]) -> None:
             rule="every class of the outcome has rows",
             next="merge or remove the level in the codebook",
         )
+
+
+class OfMoments:
+    """Base of an algorithm whose rounds are those of the moments.
+
+    task  name of the `MomentsTask`
+    """
+
+    task: ClassVar[str]
+    spec: Any
+
+    @property
+    def _rounds(self) -> MomentsAlgorithm:
+        return MomentsAlgorithm(self.task, self.spec.to_data())
+
+    def init(self, seed: int) -> State:
+        return self._rounds.init(seed)
+
+    def plan(self, state: State) -> Plan | None:
+        return self._rounds.plan(state)
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        return self._rounds.update(state, plan, total)
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return {}
+
+    def moments(self, state: State) -> Moments:
+        """What the rounds found."""
+        return self._rounds.model(state)
+
+
+class Counted:
+    """Base of a result that follows from moments."""
+
+    moments: Moments
+
+    @property
+    def rounds(self) -> int:
+        return self.moments.rounds
+
+    @property
+    def n(self) -> int:
+        return self.moments.n
+
+    @property
+    def patients(self) -> int:
+        return self.moments.patients

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import State
-from polyclinic.core.contribution import Total
 from polyclinic.core.design import Design
-from polyclinic.core.plan import Plan
-from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsTask
+from polyclinic.models.simple.moments import Counted, Moments, MomentsTask, OfMoments
 
 Floats = NDArray[np.float64]
 TASK = MomentsTask("scaler.moments")
@@ -49,50 +47,23 @@ class ScalerSpec:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class Scaling(OfMoments):
     """The rounds of the moments; model: `ScalerFit`."""
 
+    task: ClassVar[str] = TASK.name
     spec: ScalerSpec
 
-    @property
-    def _moments(self) -> MomentsAlgorithm:
-        return MomentsAlgorithm(TASK.name, self.spec.to_data())
-
-    def init(self, seed: int) -> State:
-        return self._moments.init(seed)
-
-    def plan(self, state: State) -> Plan | None:
-        return self._moments.plan(state)
-
-    def update(self, state: State, plan: Plan, total: Total) -> State:
-        return self._moments.update(state, plan, total)
-
-    def progress(self, state: State) -> Mapping[str, float]:
-        return {}
-
     def model(self, state: State) -> ScalerFit:
-        return ScalerFit(self.spec, self._moments.model(state))
+        return ScalerFit(self.spec, self.moments(state))
 
 
 @dataclass(frozen=True)
-class ScalerFit:
+class ScalerFit(Counted):
     """Mean and variance of each term; the divisor is the number of rows."""
 
     spec: ScalerSpec
     moments: Moments
     converged: bool = True
-
-    @property
-    def rounds(self) -> int:
-        return self.moments.rounds
-
-    @property
-    def n(self) -> int:
-        return self.moments.n
-
-    @property
-    def patients(self) -> int:
-        return self.moments.patients
 
     @property
     def mean(self) -> Floats:
