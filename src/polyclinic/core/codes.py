@@ -30,6 +30,9 @@ RULES = {
     "ALGORITHM_NOT_ALLOWED": "the hospital's policy lists the algorithms that may run",
     "COLUMN_NOT_ALLOWED": "the hospital's policy lists the columns that may be read for a purpose",
     "ALONE_NOT_ALLOWED": "the hospital's policy: its own sums are not seen alone, only the total",
+    "UPDATE_ALONE": "the hospital's policy: what training changed in a network is not seen by "
+    "itself, as it can show an image or a patient that it was trained on; a total does not",
+    "LOSS_EXPLODED": "only finite numbers leave a hospital: its loss or its weights ran away",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
     "needs three with enough patients",
     "SEEN_ALONE": "a hospital's own sum is seen by itself or in a total, not both: the total less "
@@ -115,6 +118,9 @@ NEXT = {
     "ALONE_NOT_ALLOWED": 'use secure sums: secure_sums = "auto"; results per hospital: '
     "show_sites = false",
     "TOO_FEW_SITES": "let more hospitals take part",
+    "UPDATE_ALONE": 'three or more hospitals: secure_sums = "auto"; fewer: ask them to allow '
+    "updates_alone in their policy, or ask with differential privacy",
+    "LOSS_EXPLODED": "lower the learning rate, or scale the columns",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
     "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "
     "a clustering: a larger group_size",

@@ -99,6 +99,7 @@ class Design:
     fills     value that stands in for a missing one, by column (pooled means, agreed beforehand)
     event     where the response is a duration: the column that says how it ended
     strata    columns whose levels have a baseline each
+    media     columns of images or series, which only some models read
     """
 
     terms: tuple[Term, ...]
@@ -111,6 +112,7 @@ class Design:
     weight_bound: float = 1.0
     event: str | None = None
     strata: tuple[str, ...] = ()
+    media: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -128,7 +130,8 @@ class Design:
             for factor in term.factors:
                 if factor.kind != "site":
                     found[factor.column] = None
-        for extra in (self.offset, self.weight, *self.strata, self.event, self.response):
+        extras = (self.offset, self.weight, *self.strata, self.event, self.response)
+        for extra in (*self.media, *extras):
             if extra:
                 found[extra] = None
         return tuple(found)
@@ -154,8 +157,9 @@ class Design:
         return np.array([exponent(term.bound) for term in self.terms], dtype=np.int64)
 
     def to_data(self) -> dict[str, Any]:
-        """Plain data; without an event it reads as before there were any."""
+        """Plain data; without an event or media it reads as before there were any."""
         survival = {"event": self.event, "strata": list(self.strata)} if self.event else {}
+        media = {"media": list(self.media)} if self.media else {}
         return {
             "terms": [
                 {
@@ -176,6 +180,7 @@ class Design:
             "response_bound": float(self.response_bound),
             "weight_bound": float(self.weight_bound),
             **survival,
+            **media,
         }
 
     @staticmethod
@@ -207,6 +212,7 @@ class Design:
             weight_bound=data["weight_bound"],
             event=data.get("event"),
             strata=tuple(data.get("strata", ())),
+            media=tuple(data.get("media", ())),
         )
 
 

@@ -90,6 +90,8 @@ class Exposure:
     levels        largest number of levels of a column
     alone         a sum that holds this site only, whoever adds it up
     members       the patients behind the sums
+    updates       numbers of a model that was trained on the patients' rows: its changes may show
+                  what it was trained on, whatever their number
     """
 
     coefficients: int = 0
@@ -103,6 +105,7 @@ class Exposure:
     levels: int = 0
     alone: bool = False
     members: tuple[Members, ...] = ()
+    updates: int = 0
 
     def __add__(self, other: Exposure) -> Exposure:
         return Exposure(
@@ -117,6 +120,7 @@ class Exposure:
             max(self.levels, other.levels),
             self.alone or other.alone,
             _joined(self.members, other.members),
+            max(self.updates, other.updates),
         )
 
 

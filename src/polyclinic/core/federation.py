@@ -11,16 +11,17 @@ import numpy as np
 
 from polyclinic.core import codec
 from polyclinic.core.codes import NEXT, RULES
-from polyclinic.core.compress import Answers, known_after
+from polyclinic.core.compress import HELD, Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
 from polyclinic.core.errors import Refused
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup
+from polyclinic.core.task import Remembering, goes_on_from, lookup
 
 Cohort = Mapping[str, Any]
+Memory = Mapping[str, Any]  # what a site keeps for a later round
 HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
 MAY = "MAY"  # the kind of message that asks whether a site would release its answer alone
 Ask = Callable[[Mapping[str, bytes]], Mapping[str, codec.Bytes]]
@@ -30,6 +31,7 @@ class Workers(Protocol):
     """Partitions inside one trust domain, before the gate."""
 
     def sum(self, plan: Plan) -> Sum: ...
+    def remember(self, plan: Plan, memory: Memory) -> tuple[Sum, Memory]: ...
 
 
 class Transport(Protocol):
@@ -213,6 +215,15 @@ class Federation:
         )
 
 
+def remembered(plan: Plan, rows: Partition, memory: Memory) -> tuple[Sum, Memory]:
+    """The sum over all rows of a site by a task that goes on from `memory`."""
+    task = lookup(plan.task, plan.version)
+    if not isinstance(task, Remembering):
+        raise TypeError(f"{plan.task} remembers nothing")
+    contribution, after = task.remember(plan, rows, memory)
+    return Sum.of(task.leaves(plan), contribution), after
+
+
 class Inline:
     """Workers of one partition, computed where they are called."""
 
@@ -223,6 +234,10 @@ class Inline:
         task = lookup(plan.task, plan.version)
         return Sum.of(task.leaves(plan), task.local(plan, self.rows))
 
+    def remember(self, plan: Plan, memory: Memory) -> tuple[Sum, Memory]:
+        """See `remembered`."""
+        return remembered(plan, self.rows, memory)
+
 
 class Domain:
     """One trust domain: workers add up, nothing crosses a border, so there is no gate."""
@@ -230,22 +245,41 @@ class Domain:
     def __init__(
         self, workers: Workers, session: Callable[[], AbstractContextManager[None]] = nullcontext
     ) -> None:
-        self.workers, self._session = workers, session
+        self._parts, self._session = {"": workers}, session
+        self._kept: dict[str, dict[str, Memory]] = {}
 
     def session(self) -> AbstractContextManager[None]:
         return self._session()
 
     def memory(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
+        """What sites keep for later rounds."""
+        return {"kept": [list(one) for one in self._kept.items()]}
 
     def recall(self, memory: Mapping[str, Any]) -> None:
-        """Nothing."""
+        """Go on as before."""
+        self._kept = {after: dict(kept) for after, kept in memory.get("kept", ())}
 
     def total(self, plan: Plan) -> Total:
         leaves = lookup(plan.task, plan.version).leaves(plan)
-        total = open_total(leaves, self.workers.sum(plan).words)
-        return Total({}, by_site={"": total}) if plan.combine == "collect" else total
+        sums = self._sums(plan)
+        if plan.combine == "collect":
+            by_site = {site: open_total(leaves, one.words) for site, one in sums.items()}
+            return Total({}, tuple(sums) if "" not in sums else (), by_site=by_site)
+        first, *others = sums.values()
+        for more in others:
+            first = first + more
+        return open_total(leaves, first.words)
+
+    def _sums(self, plan: Plan) -> dict[str, Sum]:
+        """The sum of each site, which may go on from what it kept."""
+        if not isinstance(lookup(plan.task, plan.version), Remembering):
+            return {site: workers.sum(plan) for site, workers in self._parts.items()}
+        before, sums, kept = self._kept.get(goes_on_from(plan), {}), {}, {}
+        for site, workers in self._parts.items():
+            sums[site], kept[site] = workers.remember(plan, before.get(site, {}))
+        if any(kept.values()):
+            self._kept = dict([*self._kept.items(), (plan.bare_hash, kept)][-HELD:])
+        return sums
 
 
 class Domains(Domain):
@@ -256,29 +290,9 @@ class Domains(Domain):
         sites: Mapping[str, Workers],
         session: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        super().__init__(_Together(tuple(sites.values())), session)
-        self._sites = sites
-
-    def total(self, plan: Plan) -> Total:
-        if plan.combine != "collect":
-            return super().total(plan)
-        leaves = lookup(plan.task, plan.version).leaves(plan)
-        sums = {site: workers.sum(plan) for site, workers in self._sites.items()}
-        by_site = {site: open_total(leaves, one.words) for site, one in sums.items()}
-        return Total({}, tuple(sums), by_site=by_site)
-
-
-@dataclass(frozen=True)
-class _Together:
-    """Workers of several sites, added up."""
-
-    parts: tuple[Workers, ...]
-
-    def sum(self, plan: Plan) -> Sum:
-        first, *others = (workers.sum(plan) for workers in self.parts)
-        for more in others:
-            first = first + more
-        return first
+        first, *_ = sites.values()
+        super().__init__(first, session)
+        self._parts = dict(sites)
 
 
 Opened = tuple[Mapping[str, Any], Mapping[str, Any]]

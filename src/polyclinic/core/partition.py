@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.media import Media
+
 CHUNK_ROWS = 65_536
 
 
@@ -26,6 +28,7 @@ class Partition:
              the cohort; None: the same as `keys`
     outside  the site's patients that the cohort's condition leaves out
     population   the site's patients in all; 0: those of these rows
+    media    images or series by name of the column that holds their positions
     cache    pure function of (plan, rows); may vanish at any time
     """
 
@@ -36,6 +39,7 @@ class Partition:
     person: NDArray[np.int64] | None = None
     outside: int = 0
     population: int = 0
+    media: Mapping[str, Media] = field(default_factory=dict, compare=False)
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +88,7 @@ class Partition:
             None if self.person is None else self.person[start:stop],
             self.outside,
             self.population,
+            self.media,
         )
 
     def split(self, parts: int) -> list[Partition]:

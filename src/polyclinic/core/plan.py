@@ -82,6 +82,11 @@ class Plan:
         return self.once("content_hash", lambda: codec.digest(self.content()))
 
     @property
+    def bare_hash(self) -> str:
+        """Of what is asked, over whatever cohort: what an algorithm knows of its own plan."""
+        return self.once("bare_hash", lambda: codec.digest({**self._sums(), "cohort": None}))
+
+    @property
     def question(self) -> str:
         """The sums whatever becomes of them: rounded or not, added up or one answer per site."""
         return self.once("question", lambda: codec.digest({**self._sums(), "combine": "any"}))

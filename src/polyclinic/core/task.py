@@ -6,9 +6,9 @@ entry point in the group ``polyclinic.tasks`` that names a list of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from polyclinic.core.contribution import Contribution
 from polyclinic.core.errors import PolyclinicError
@@ -41,6 +41,28 @@ class Task(Protocol):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         """The contribution of one partition. Pure."""
         ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A task of grain "site" whose site goes on from what it kept at an earlier round.
+
+    What is kept stands in the site's ledger beside the release of that round, and never leaves. The
+    plan's state names that round: "after" is the `bare_hash` of its plan, "" for none.
+    """
+
+    def remember(
+        self, plan: Plan, partition: Partition, memory: Mapping[str, Any]
+    ) -> tuple[Contribution, Mapping[str, Any]]:
+        """The contribution, and what is kept for a later round. Pure."""
+        ...
+
+
+def goes_on_from(plan: Plan) -> str:
+    """`bare_hash` of the plan from whose round a site goes on; "": from nothing."""
+    state = plan.values.get("state")
+    after = state.get("after", "") if isinstance(state, Mapping) else ""
+    return after if isinstance(after, str) else ""
 
 
 _installed: dict[tuple[str, int], Task] = {}

@@ -17,7 +17,8 @@ from polyclinic.data.toml import load_toml, validate
 from polyclinic.data.units import conversion
 
 UNBOUNDED = 2.0**20
-Kind = Literal["number", "integer", "binary", "category", "date", "text"]
+Kind = Literal["number", "integer", "binary", "category", "date", "text", "image", "series"]
+MEDIA = ("image", "series")
 Range = Annotated[tuple[float, float], Field()]
 
 
@@ -63,7 +64,10 @@ class Patient(_Part):
 
 
 class Column(_Part):
-    """One column. Outside `range` is an error; outside `usual` a finding, the value is kept."""
+    """One column. Outside `range` is an error; outside `usual` a finding, the value is kept.
+
+    shape  of an image or series, which only some models read; see `polyclinic.core.media`
+    """
 
     type: Kind
     unit: str | None = None
@@ -73,9 +77,12 @@ class Column(_Part):
     missing: list[str | int | float] = []
     label: str = ""
     molar_mass: Annotated[float | None, Field(gt=0)] = None
+    shape: tuple[Annotated[int, Field(gt=0)], ...] | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Column:
+        if (self.type in MEDIA) != (self.shape is not None):
+            raise ValueError("images and series have a shape, and no others")
         if (self.type in ("binary", "category")) != (self.levels is not None):
             raise ValueError("binary and category columns have levels, and no others")
         if self.type == "binary" and len(self.levels or {}) != 2:
@@ -240,6 +247,11 @@ class Codebook(_Part):
                 next=f'did you mean "{close[0]}"?' if close else "correct the name",
             )
         return found
+
+    @property
+    def media(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the columns of images and series."""
+        return {name: one.shape for name, one in self.columns.items() if one.shape is not None}
 
     def level_names(self, name: str) -> tuple[str, ...]:
         """The level codes of a column as terms show them, in order; empty without levels."""

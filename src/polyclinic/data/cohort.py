@@ -128,4 +128,5 @@ def rows_of(table: Table, cohort: Cohort | None) -> Partition:
         person=patient,
         outside=0 if cohort is None else cohort.left_out(table)["condition"],
         population=table.n_patients,
+        media=table.media,
     )

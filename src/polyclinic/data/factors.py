@@ -10,7 +10,7 @@ from enum import Enum
 
 from polyclinic.core.design import Factor, Term
 from polyclinic.core.errors import InputError
-from polyclinic.data.codebook import UNBOUNDED, Codebook
+from polyclinic.data.codebook import MEDIA, UNBOUNDED, Codebook
 
 _MATH: dict[str, Callable[[float], float]] = {
     "log": math.log,
@@ -32,6 +32,7 @@ class Role(Enum):
     OFFSET = "offset"
     WEIGHT = "weights"
     STRATA = "strata"
+    MEDIA = "media"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,8 @@ def compile_factor(text: str, codebook: Codebook) -> Compiled:
 
 def _plain(text: str, column: str, codebook: Codebook) -> Compiled:
     spec = codebook.spec(column)
+    if spec.type in MEDIA:
+        return Compiled(text, column, Role.MEDIA)
     if spec.type == "category":
         return Compiled(text, column, Role.CATEGORY, levels=codebook.level_names(column))
     return Compiled(
@@ -107,8 +110,8 @@ def _call(text: str, node: ast.Call, codebook: Codebook) -> Compiled:
         raise _bad(text, "a column is needed")
     if name == "I":
         return _arithmetic(text, node.args[0], codebook)
-    if not isinstance(node.args[0], ast.Name):
-        raise _bad(text, "its first argument is a column")
+    if not isinstance(node.args[0], ast.Name) or node.args[0].id in codebook.media:
+        raise _bad(text, "its first argument is a column of numbers or levels")
     if len(node.args) > (2 if name == "C" else 1):
         raise _bad(text, "too many arguments; options are named, as in df=4")
     column = node.args[0].id

@@ -40,11 +40,13 @@ class _Parsed:
     offset: str | None
     weight: str | None
     strata: tuple[str, ...]
+    media: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         found = [self.response.column] if self.response else []
         found += [self.event] if self.event else []
+        found += self.media
         found += [factor.column for term in self.terms for factor in term]
         found += [extra for extra in (self.offset, self.weight, *self.strata) if extra]
         return tuple(dict.fromkeys(found))
@@ -111,6 +113,7 @@ def compile_formula(
         codebook.bound(parsed.weight) if parsed.weight else 1.0,
         parsed.event,
         parsed.strata,
+        parsed.media,
     )
 
 
@@ -150,6 +153,7 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         )
     response, event = _response(left[0].factors[0].expr, codebook) if left else (None, None)
     terms, extras, strata, intercept = _right(right, codebook)
+    media, terms = _media(terms)
     if strata and not event:
         raise InputError(
             f"strata({strata[0]}) has no duration beside it",
@@ -166,7 +170,24 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
         extras.get(Role.OFFSET),
         extras.get(Role.WEIGHT),
         tuple(dict.fromkeys(strata)),
+        media,
     )
+
+
+def _media(
+    terms: list[tuple[Compiled, ...]],
+) -> tuple[tuple[str, ...], list[tuple[Compiled, ...]]]:
+    """Columns of images and series, and the terms without them. Raises BAD_FORMULA."""
+    found = [term for term in terms if any(factor.role is Role.MEDIA for factor in term)]
+    for term in found:
+        if len(term) > 1:
+            raise InputError(
+                f"{':'.join(factor.text for factor in term)}: images and series stand alone",
+                code="BAD_FORMULA",
+                rule="a column of images or series is in no product",
+                next="correct the formula",
+            )
+    return tuple(term[0].column for term in found), [term for term in terms if term not in found]
 
 
 def _right(

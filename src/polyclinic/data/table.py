@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.media import Media
 from polyclinic.data.codebook import Codebook
 
 
@@ -18,7 +19,8 @@ class Table:
     """Columns in the codebook's units; stays at its site.
 
     columns  float64, (n_rows,), NaN = missing. Numbers in the agreed unit; binary 0/1; a category
-             the position of its level; dates as days since 1970-01-01. No text, no id.
+             the position of its level; dates as days since 1970-01-01; of images and series their
+             position in `media`. No text, no id.
     patient  int64, (n_rows,): number of the row's patient in order of first appearance
     """
 
@@ -26,6 +28,7 @@ class Table:
     columns: Mapping[str, NDArray[np.float64]]
     patient: NDArray[np.int64]
     codebook: Codebook
+    media: Mapping[str, Media] = field(default_factory=dict)
 
     @property
     def n_rows(self) -> int:
@@ -43,4 +46,6 @@ class Table:
             hash.update(name.encode() + b"\0")
             hash.update(np.ascontiguousarray(self.columns[name]).data)
         hash.update(np.ascontiguousarray(self.patient).data)
+        for name in sorted(self.media):
+            hash.update(f"{name}:{self.media[name].fingerprint}".encode() + b"\0")
         return hash.hexdigest()[:16]

@@ -14,6 +14,7 @@ from polyclinic.core.compress import Known
 from polyclinic.core.contribution import Release
 from polyclinic.core.exposure import Members
 from polyclinic.core.plan import Plan
+from polyclinic.core.task import Remembering, lookup
 from polyclinic.privacy.ledger import Asked, Ledger, Mask
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Identity, MemoryJournal
@@ -63,17 +64,31 @@ class Books:
 
     def base(self, plan: Plan, kind: str = "values") -> str:
         """Under what a plan's content is kept: the same question about other data is another."""
+        if isinstance(lookup(plan.task, plan.version), Remembering):
+            return self.kept_over(plan.bare_hash, plan.cohort, kind)
         return self.kept_as(plan.content_hash, kind)
 
     def kept_as(self, content_hash: str, kind: str = "values") -> str:
         """The same, from the content's hash."""
         return codec.digest([kind, content_hash, self.dataset])
 
+    def kept_over(self, bare_hash: str, cohort: Any, kind: str = "values") -> str:
+        """The same of a plan whose site goes on from it, by what later plans know of it."""
+        return codec.digest([kind, bare_hash, cohort, self.dataset])
+
     def known(self, key: str) -> Known | None:
         """What was sent of rounded leaves up to the release under this key, if there is one."""
         found = self.ledger.holds(key)
         known: Known | None = None if found is None else codec.decode(found).get("known")
         return known
+
+    def memory(self, key: str) -> dict[str, Any] | None:
+        """What was kept for later rounds beside the release under this key, if there is one."""
+        found = self.ledger.holds(key)
+        memory: dict[str, Any] | None = None
+        if found is not None:
+            memory = codec.decode(found).get("memory")
+        return memory
 
     def before(self, key: str) -> Kept | None:
         """Words and hidden entries that were released under this key, if any."""
@@ -92,8 +107,10 @@ class Books:
         spend: Mapping[str, Any] | None,
         entry: Mapping[str, Any],
         known: Known | None = None,
+        memory: Mapping[str, Any] | None = None,
     ) -> Kept:
-        """Store a release before it leaves; what may leave. `known` is stored with it.
+        """Store a release before it leaves; what may leave. `known` and `memory` are stored with
+        it.
 
         Raises
         ------
@@ -103,6 +120,7 @@ class Books:
         compared = () if spend and policy.budget else members
         cohorts = self._cohorts(compared, population)
         beside = {"known": known} if known else {}
+        beside |= {} if memory is None else {"memory": memory}
         data = codec.encode({"words": release.words, "hidden": release.hidden, **beside})
         kept = self.ledger.commit(
             key,

@@ -22,7 +22,7 @@ from polyclinic.core.federation import HEADS, MAY, Cohort
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup
+from polyclinic.core.task import Remembering, goes_on_from, lookup
 from polyclinic.engines import candidates
 from polyclinic.engines.books import Books, Kept
 from polyclinic.engines.workers import ThreadWorkers
@@ -49,7 +49,8 @@ class Pinned:
 
 @dataclass(frozen=True)
 class _Computed:
-    """A site's own answer, before the gate; `left_out` are candidates that do not pass it."""
+    """A site's own answer, before the gate; `left_out` are candidates that do not pass it, and
+    `memory` is what the site keeps for a later round."""
 
     plan: Plan
     leaves: tuple[Leaf, ...]
@@ -57,6 +58,7 @@ class _Computed:
     exposure: Exposure
     rows: Partition
     left_out: NDArray[np.bool_] | None = None
+    memory: Mapping[str, Any] | None = None
 
     def shown(self, release: Release) -> list[Members]:
         """The patients behind what leaves."""
@@ -261,6 +263,7 @@ class Site:
                 **size,
             },
             known=known,
+            memory=found.memory if kind == "values" else None,
         )
         seen = _seen_as(audience)
         self.books.record("released", plan=plan.content_hash, step=plan.step, seen_as=seen)
@@ -333,7 +336,7 @@ class Site:
             task = lookup(plan.task, plan.version)
             if not isinstance(task, Exposing) and noise_of(plan) is None:
                 raise self.gate.refuse(plan, "NOT_JUDGED")
-            summed = workers.sum(plan)
+            summed, memory = self._sum(plan, workers)
             exposure, rows = workers.exposure(plan, summed), workers.rows
             policy, population = self.gate.policy, _population(rows)
 
@@ -343,9 +346,25 @@ class Site:
             out = None
             if isinstance(policy, Policy):
                 out = candidates.left_out(exposure, population, policy, check)
-            last = _Computed(plan, task.leaves(plan), summed, exposure, rows, out)
+            last = _Computed(plan, task.leaves(plan), summed, exposure, rows, out, memory)
             self._last = last
         return last
+
+    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Mapping[str, Any] | None]:
+        """The site's sum, and what it keeps for a later round. Raises Refused (LEFTOVER_LOST)."""
+        if not isinstance(lookup(plan.task, plan.version), Remembering):
+            return workers.sum(plan), None
+        before = self._kept(plan) if goes_on_from(plan) else {}
+        if before is None:
+            raise self.gate.refuse(plan, "LEFTOVER_LOST")
+        return workers.remember(plan, before)
+
+    def _kept(self, plan: Plan) -> Mapping[str, Any] | None:
+        """What was kept at the round from which `plan` goes on, however that was seen."""
+        base = self.books.kept_over(goes_on_from(plan), plan.cohort)
+        every = {"", codec.digest(list(self._pinned.roster.sites)) if self._pinned else ""}
+        found = (self.books.memory(f"{base}+{members}") for members in sorted(every))
+        return next((one for one in found if one is not None), None)
 
     def _heads(self, value: Mapping[str, Any]) -> bytes:
         """Take the signed heads of the other sites' logs, and show this one's."""

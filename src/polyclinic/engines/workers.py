@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -19,6 +19,7 @@ from threadpoolctl import threadpool_limits
 
 from polyclinic.core.contribution import Sum
 from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.federation import remembered
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -55,6 +56,10 @@ class ThreadWorkers:
             return Sum.of(leaves, task.local(plan, partition))
 
         return _add(self._each(one, self._parts(task.grain, leaves)))
+
+    def remember(self, plan: Plan, memory: Mapping[str, Any]) -> tuple[Sum, Mapping[str, Any]]:
+        """The sum of a task that goes on from `memory`, and what it keeps for later."""
+        return remembered(plan, self.rows, memory)
 
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""

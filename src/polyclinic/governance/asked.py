@@ -35,7 +35,7 @@ def asked(
             rule='its formula reads "outcome ~ term + term"',
             next="name the outcome",
         )
-    check_duration(kind, design)
+    check_fits(kind, design)
     classes = len(codebook.level_names(outcome)) if outcome else 0
     if outcome:
         check_outcome(kind, classes, outcome)
@@ -44,8 +44,17 @@ def asked(
     return Asked(design, dict(options), classes, columns, sites, seed)
 
 
-def check_duration(kind: Kind | None, design: Design) -> None:
-    """Raises BAD_FORMULA for Surv( ) in a model of no survival (None: a regression)."""
+def check_fits(kind: Kind | None, design: Design) -> None:
+    """Raises BAD_FORMULA for Surv( ) in a model of no survival (None: a regression), and for
+    images or series in a model that reads none."""
+    if design.media and not (kind and kind.media):
+        raise InputError(
+            f"{', '.join(design.media)}: a {kind.title if kind else 'regression'} reads no images "
+            "or series",
+            code="BAD_FORMULA",
+            rule="columns of images and series are read by neural networks",
+            next="use a neural network, or leave the column out",
+        )
     if design.event is not None and (kind is None or kind.explains != "survival"):
         title = kind.title if kind else "regression"
         raise InputError(
@@ -82,6 +91,9 @@ def check_outcome(kind: Kind, classes: int, outcome: str) -> None:
 
 def _column(codebook: Codebook, name: str) -> Column:
     spec, label = codebook.spec(name), codebook.label(name)
+    if name in codebook.media:
+        kind: Literal["image", "series"] = "image" if spec.type == "image" else "series"
+        return Column(name, kind, label=label, shape=codebook.media[name])
     if levels := codebook.level_names(name):
         coded: Literal["binary", "category"] = "binary" if spec.type == "binary" else "category"
         return Column(name, coded, levels, 0.0, float(len(levels) - 1), label)

@@ -7,6 +7,8 @@ from polyclinic.models.ensembles import kinds as _ensemble_kinds
 from polyclinic.models.ensembles import tasks as _ensembles
 from polyclinic.models.glm import tasks as _glm
 from polyclinic.models.learner import Kind, register_kinds
+from polyclinic.models.neural import kinds as _neural_kinds
+from polyclinic.models.neural import tasks as _neural
 from polyclinic.models.simple import kinds as _simple_kinds
 from polyclinic.models.simple import tasks as _simple
 from polyclinic.models.survival import kinds as _survival_kinds
@@ -23,6 +25,7 @@ kinds: list[Kind] = [
     *_effect_kinds,
     *_survival_kinds,
     *_TREES,
+    *_neural_kinds,
 ]
 register_kinds(kinds)
 tasks = [
@@ -34,4 +37,5 @@ tasks = [
     *_effects,
     *_survival,
     *_trees,
+    *_neural,
 ]

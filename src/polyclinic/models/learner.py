@@ -85,14 +85,16 @@ class Column:
     levels     names of the levels of a category or binary column, in the order of their codes
     low, high  ends of the range that the codebook declares (or of arrays: that they have)
     label      as people read it
+    shape      of one image or series
     """
 
     name: str
-    kind: Literal["number", "category", "binary"]
+    kind: Literal["number", "category", "binary", "image", "series"]
     levels: tuple[str, ...] = ()
     low: float = 0.0
     high: float = 1.0
     label: str = ""
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Kind:
     predictor  a check of the data of a predictor beyond its design. Raises ValueError
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
+    media      whether it reads images and series
     collected  steps that every hospital answers by itself, with what of it leaves, in words
     """
 
@@ -145,6 +148,7 @@ class Kind:
     predictor: Callable[[Any, Mapping[str, Any]], None] | None = None
     predicts_as: str = ""
     gaps: bool = False
+    media: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
 
     @property

@@ -40,7 +40,7 @@ SHARED = frozenset(
     )
 )  # rules that under secure sums count all sites
 # What only a sum that is seen alone can break.
-ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED", "SEEN_TOGETHER"}
+ALONE = SHARED | {"LEVERAGE", "ALONE_NOT_ALLOWED", "SEEN_TOGETHER", "UPDATE_ALONE"}
 
 
 @dataclass(frozen=True)

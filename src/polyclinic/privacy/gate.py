@@ -245,6 +245,7 @@ class Gate:
         if exposure.alone and not policy.release_alone:
             raise self.refuse(plan, "ALONE_NOT_ALLOWED", "a term of the model is this site alone")
         self._check_outside(plan, selection)
+        self._check_update(plan, exposure, audience)
         found = disclosure.judge(
             policy,
             exposure,
@@ -260,6 +261,15 @@ class Gate:
         if 0 < selection.outside < self.policy.min_subset:
             note = f"the condition leaves out {selection.outside} patients; ask for all or fewer"
             raise self.refuse(plan, "SUBSET_TOO_SMALL", note)
+
+    def _check_update(self, plan: Plan, exposure: Exposure, audience: Audience) -> None:
+        """An update of a model is seen in a total with those of two more sites, of patients too."""
+        if not exposure.updates or self.policy.updates_alone:
+            return
+        if not audience.secure:
+            raise self.refuse(plan, "UPDATE_ALONE", f"{exposure.updates} numbers of a network")
+        if audience.others is None or audience.others.sites < MIN_SECURE:
+            raise self.refuse(plan, "TOO_FEW_SITES", "an update needs two more hospitals' patients")
 
     def _check_schema(self, plan: Plan, leaves: Sequence[Leaf], sum: Sum) -> None:
         fits = set(sum.words) == {leaf.name for leaf in leaves} and all(

@@ -39,6 +39,8 @@ class Policy:
     columns          columns that may be read, by the purpose that the study states
     collect          steps that may answer for this site alone, by name
     release_alone    False: no sum of this site may be seen on its own, only secure sums
+    updates_alone    True: what training changed in a network may be seen on its own, from which an
+                     image it was trained on can be found
     min_sites        sites that must take part
     min_patients     patients behind every number, cell and level
     min_subset       patients in a cohort and, when it has one, in its complement
@@ -69,6 +71,7 @@ class Policy:
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: {"*": EVERYTHING})
     collect: tuple[str, ...] = EVERYTHING
     release_alone: bool = True
+    updates_alone: bool = False
     min_sites: int = 1
     min_patients: int = 5
     min_subset: int = 10
@@ -135,6 +138,7 @@ class Closed(Policy):
 def open_policy(min_patients: int = 1) -> Policy:
     """No rule but a minimum of patients: for data that are free, and for tests of sums."""
     return Policy(
+        updates_alone=True,
         min_patients=min_patients,
         min_subset=0,
         min_difference=0,

@@ -39,9 +39,9 @@ def describe_column(codebook: Codebook, name: str) -> Column:
     """What the statistics need to know of one column."""
     spec = codebook.spec(name)
     lower, upper = spec.range or (None, None)
-    if spec.type == "text":
+    if spec.type == "text" or spec.type == "image" or spec.type == "series":  # mypy narrows this
         raise InputError(
-            f"{name} is text",
+            f"{name} is {spec.type}",
             code="UNKNOWN_COLUMN",
             rule="statistics are of numbers, dates and levels",
             next="leave it out",
@@ -52,7 +52,8 @@ def describe_column(codebook: Codebook, name: str) -> Column:
 def table_one_algorithm(data: FormulaData, by_site: bool = True) -> TableOne:
     """Table 1 of the formula's columns, by the outcome where it has levels."""
     outcome = data.design.response
-    names = [name for name in data.cohort.described if name != outcome]
+    left_out = {outcome, *data.codebook.media}
+    names = [name for name in data.cohort.described if name not in left_out]
     grouped = bool(outcome) and bool(data.codebook.level_names(outcome))
     by = describe_column(data.codebook, outcome) if grouped else None
     return TableOne(describe_columns(data.codebook, names), by, by_site)

@@ -21,7 +21,7 @@ from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.fit import Callback, Run, Store, ask, fit
 from polyclinic.core.ring import RingError
 from polyclinic.engines.embedded import About, Embedded, Sums
-from polyclinic.governance.asked import check_duration
+from polyclinic.governance.asked import check_fits
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
@@ -158,7 +158,7 @@ class Regression(Shown):
                 rule='the formula of a regression reads "outcome ~ term + term"',
                 next="name the outcome",
             )
-        check_duration(None, data.design)
+        check_fits(None, data.design)
         family, classes = self._outcome_of_column(data)
         spec = self._spec(data.design, family, classes)
         algorithm: Algorithm = glm(spec)

@@ -13,6 +13,7 @@ from polyclinic.study.curves import CumulativeIncidence, KaplanMeier, LogRank
 from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
+from polyclinic.study.neural import NeuralNetwork
 from polyclinic.study.survival import CoxRegression
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 from polyclinic.study.trees import (
@@ -41,6 +42,7 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     RandomForestRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
+    NeuralNetwork,
 )
 
 

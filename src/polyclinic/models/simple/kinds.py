@@ -226,6 +226,8 @@ def _screening(asked: Asked) -> ScreeningSpec:
 
 def _described(column: Column, bound: float | None) -> Described:
     bound = bound or max(abs(column.low), abs(column.high), 1.0)
+    if column.kind == "image" or column.kind == "series":  # mypy narrows this
+        raise ValueError("a statistic of images or series")
     if column.kind == "number":
         return Described(column.name, "number", (), float(column.low), float(column.high), bound)
     return Described(column.name, column.kind, column.levels, bound=float(bound))

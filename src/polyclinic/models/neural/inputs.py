@@ -1,0 +1,91 @@
+"""The rows of a partition as a network reads them: scaled tables, and media read batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.media import Media
+from polyclinic.core.partition import Partition
+from polyclinic.models.neural.architectures import torch
+from polyclinic.models.neural.spec import NeuralSpec
+
+TABLE = "table"
+ITEMS = "items"  # images or series in memory, of arrays in one trust domain
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a network reads of some rows.
+
+    table    scaled terms, (n_rows, n_terms) float32; None where there are none
+    media    by column, the items and their positions (n_rows,); or, of arrays in one trust domain,
+             `arrays`, (n_rows, *shape)
+    target   outcome, (n_rows,) float32; None of new rows
+    weight   (n_rows,) float32
+    keys     of the rows' patients, (n_rows,)
+    """
+
+    table: NDArray[np.float32] | None
+    media: Mapping[str, tuple[Media, NDArray[np.int64]]]
+    arrays: NDArray[Any] | None
+    target: NDArray[np.float32] | None
+    weight: NDArray[np.float32]
+    keys: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def batch(self, rows: NDArray[np.int64]) -> dict[str, Any]:
+        """Tensors by name, as `Architecture.build` says."""
+        make = torch().from_numpy
+        found: dict[str, Any] = {}
+        if self.table is not None:
+            found[TABLE] = make(self.table[rows])
+        if self.arrays is not None:
+            found[ITEMS] = make(np.ascontiguousarray(self.arrays[rows], dtype=np.float32))
+        for name, (items, positions) in self.media.items():
+            found[name] = make(items.read(positions[rows]))
+        return found
+
+    def targets(self, rows: NDArray[np.int64]) -> Any:
+        """The outcome of rows as a tensor."""
+        if self.target is None:
+            raise ValueError("these rows have no outcome")
+        return torch().from_numpy(self.target[rows])
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What is taken off each term, and by what it is divided, (n_terms,)."""
+
+    centre: NDArray[np.float64]
+    spread: NDArray[np.float64]
+
+    def to_data(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def inputs_of(
+    spec: NeuralSpec, scaling: Scaling, partition: Partition, outcome: bool = True
+) -> Inputs:
+    """The rows of `partition`; without `outcome` they need none."""
+    design, n = spec.design, partition.n_rows
+    table: NDArray[np.float32] | None = None
+    arrays: NDArray[Any] | None = None
+    if ITEMS in spec.shapes:
+        arrays = partition.columns[ITEMS]
+    elif spec.table:
+        x = design.matrix(partition.columns, partition.site)
+        table = ((x - scaling.centre) / scaling.spread).astype(np.float32)
+    media = {
+        name: (partition.media[name], partition.columns[name].astype(np.int64))
+        for name in design.media
+    }
+    weight = partition.columns[design.weight] if design.weight else np.ones(n)
+    target = partition.columns[design.response].astype(np.float32) if outcome else None
+    return Inputs(table, media, arrays, target, weight.astype(np.float32), partition.keys)

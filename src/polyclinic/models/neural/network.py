@@ -1,0 +1,137 @@
+"""A torch module as two vectors: its weights, which are trained, and its buffers, which are not."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core import codec
+from polyclinic.models.neural.architectures import architecture_of, options_of, torch
+from polyclinic.models.neural.inputs import Inputs
+from polyclinic.models.neural.losses import LOSSES
+from polyclinic.models.neural.spec import NeuralSpec
+
+Floats = NDArray[np.float32]
+EVALUATED = 512  # rows that are scored at once
+_lock = threading.RLock()  # torch's random numbers and its mode are the process's
+
+
+class Network:
+    """A network of a spec, with first weights drawn from the spec's seed."""
+
+    def __init__(self, spec: NeuralSpec) -> None:
+        one = architecture_of(spec.architecture)
+        whole = replace(spec, options=options_of(one, spec.options))
+        with seeded(spec.seed):
+            self.module = one.build(whole)
+        self.spec, self.loss = spec, LOSSES[spec.loss]
+
+    @property
+    def parameters(self) -> list[Any]:
+        """What is trained, in the module's order."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    @property
+    def buffers(self) -> list[Any]:
+        """Numbers beside them, running means for one; counters are left out."""
+        return [b for b in self.module.buffers() if b.is_floating_point()]
+
+    def weights(self) -> Floats:
+        """All that is trained, (n_weights,)."""
+        return _flat(self.parameters)
+
+    def beside(self) -> Floats:
+        """All buffers, (n_buffers,)."""
+        return _flat(self.buffers)
+
+    def load(self, weights: Floats, beside: Floats) -> Network:
+        """Set all numbers. Raises ValueError for another number of them."""
+        _fill(self.parameters, weights)
+        _fill(self.buffers, beside)
+        return self
+
+    def rows(self, inputs: Inputs, rows: NDArray[np.int64]) -> tuple[Any, Any]:
+        """Outputs (n, outputs) and losses (n,) of rows, with their gradient's graph."""
+        outputs = self.module(inputs.batch(rows))
+        return outputs, self.loss.rows(outputs, inputs.targets(rows), self.spec.loss_options)
+
+    def outputs(self, inputs: Inputs) -> NDArray[np.float64]:
+        """Outputs of all rows in evaluation mode, (n_rows, outputs)."""
+        found = []
+        with _lock, evaluating(self.module), torch().no_grad():
+            for start in range(0, len(inputs), EVALUATED):
+                rows = np.arange(start, min(start + EVALUATED, len(inputs)))
+                found.append(self.module(inputs.batch(rows)).double().numpy())
+        return np.concatenate(found) if found else np.zeros((0, self.spec.outputs))
+
+    def losses(self, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Loss of each of `rows` in evaluation mode, (n,)."""
+        found = []
+        with _lock, evaluating(self.module), torch().no_grad():
+            for start in range(0, len(rows), EVALUATED):
+                _, losses = self.rows(inputs, rows[start : start + EVALUATED])
+                found.append(losses.double().numpy())
+        return np.concatenate(found) if found else np.zeros(0)
+
+
+def network_of(spec: NeuralSpec) -> Network:
+    """A network of this form; its numbers are whatever they were, so load them first."""
+    fixed = spec.to_data()
+    del fixed["rows"]
+    return _made(codec.encode(fixed), threading.get_ident())
+
+
+@lru_cache(maxsize=8)
+def _made(spec: bytes, thread: int) -> Network:
+    return Network(NeuralSpec.from_data({**codec.decode(spec), "rows": {}}))
+
+
+def sizes(spec: NeuralSpec) -> tuple[int, int]:
+    """Number of weights and of buffers."""
+    made = network_of(spec)
+    return sum(p.numel() for p in made.parameters), sum(b.numel() for b in made.buffers)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torch's random numbers from `seed`, and as they were afterwards; one user at a time."""
+    library = torch()
+    with _lock, library.random.fork_rng(devices=[]):
+        library.manual_seed(seed % 2**63)
+        yield
+
+
+@contextmanager
+def evaluating(module: Any) -> Iterator[None]:
+    """The module without dropout and with its running statistics."""
+    was = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was)
+
+
+def _flat(tensors: list[Any]) -> Floats:
+    if not tensors:
+        return np.zeros(0, dtype=np.float32)
+    found: Floats = torch().cat([t.detach().reshape(-1) for t in tensors]).float().numpy()
+    return found
+
+
+def _fill(tensors: list[Any], values: Floats) -> None:
+    library, at = torch(), 0
+    if sum(t.numel() for t in tensors) != len(values):
+        raise ValueError("another number of weights")
+    whole = library.from_numpy(np.array(values, dtype=np.float32))
+    with library.no_grad():
+        for tensor in tensors:
+            tensor.copy_(whole[at : at + tensor.numel()].reshape(tensor.shape))
+            at += tensor.numel()

@@ -1,0 +1,77 @@
+"""A trained network as data that a site can score its own rows with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.design import Design
+from polyclinic.core.partition import Partition
+from polyclinic.models.neural.inputs import Scaling, inputs_of
+from polyclinic.models.neural.losses import LOSSES
+from polyclinic.models.neural.network import network_of
+from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.models.predictor import register_predictor
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class NeuralPredictor:
+    """A network with its numbers, and what is done to the table's columns first."""
+
+    spec: NeuralSpec
+    scaling: Scaling
+    weights: NDArray[np.float32]
+    beside: NDArray[np.float32]
+    by_terms: ClassVar[bool] = False  # no sum over terms
+
+    def outputs(self, partition: Partition) -> Floats:
+        """Logits or numbers, (n_rows, outputs)."""
+        rows = inputs_of(self.spec, self.scaling, partition, outcome=False)
+        return network_of(self.spec).load(self.weights, self.beside).outputs(rows)
+
+    def predict(self, partition: Partition) -> Floats:
+        return LOSSES[self.spec.loss].predict(self.outputs(partition))
+
+    @property
+    def design(self) -> Design:
+        return self.spec.design
+
+    @property
+    def explains(self) -> str:
+        """What the outcome is."""
+        return {0: "number", 2: "binary"}.get(self.spec.classes, "classes")
+
+    def outcome(self, partition: Partition) -> Floats:
+        return partition.columns[self.spec.design.response]
+
+    def weight(self, partition: Partition) -> Floats | None:
+        name = self.spec.design.weight
+        return partition.columns[name] if name else None
+
+    def to_data(self) -> dict[str, Any]:
+        spec = self.spec.to_data()
+        design, _ = spec.pop("design"), spec.pop("rows")
+        return {
+            "kind": "neural",
+            "design": design,
+            "spec": spec,
+            "scaling": self.scaling.to_data(),
+            "weights": self.weights,
+            "beside": self.beside,
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> NeuralPredictor:
+        spec = NeuralSpec.from_data({**data["spec"], "design": data["design"], "rows": {}})
+        scaling = Scaling(**{k: np.asarray(v) for k, v in data["scaling"].items()})
+        weights, beside = (np.asarray(data[k], np.float32) for k in ("weights", "beside"))
+        return NeuralPredictor(spec, scaling, weights, beside)
+
+
+register_predictor("neural", NeuralPredictor.from_data)

@@ -1,0 +1,90 @@
+"""A trained network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.models.neural.inputs import Scaling
+from polyclinic.models.neural.predictor import NeuralPredictor
+from polyclinic.models.neural.spec import NeuralSpec
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class NeuralFit:
+    """What was found.
+
+    n, patients       rows, and patients behind them
+    weights, beside   numbers of the network
+    history           of each round the mean training loss, and the watched one, if any
+    end               "rounds", or "stopped_early"
+    """
+
+    spec: NeuralSpec
+    n: int
+    patients: int
+    scaling: Scaling
+    weights: Floats
+    beside: Floats
+    history: tuple[Mapping[str, float], ...]
+    end: str
+
+    @property
+    def rounds(self) -> int:
+        return len(self.history)
+
+    @property
+    def converged(self) -> bool:
+        """Whether it ended by itself; a number of rounds is no sign of an optimum."""
+        return self.end == "stopped_early" or not self.spec.strategy.stop_after
+
+    def predictor(self) -> NeuralPredictor:
+        """What predicts with it."""
+        return NeuralPredictor(self.spec, self.scaling, self.weights, self.beside)
+
+    def warnings(self) -> list[str]:
+        """What a reader of the result should know."""
+        found = []
+        if self.end == "rounds" and self.spec.strategy.stop_after:
+            found.append(
+                f"the validation loss was still falling within {self.spec.strategy.stop_after} "
+                f"rounds of the last one; more rounds may give a better network"
+            )
+        return found
+
+    def blocks(self) -> list[dict[str, Any]]:
+        """For the report: what it is, and the loss by round."""
+        spec, strategy = self.spec, self.spec.strategy
+        rows = [
+            ["architecture", f"{spec.architecture}, version {spec.version}"],
+            ["numbers trained", len(self.weights)],
+            ["strategy", f"{strategy.name}, {len(self.history)} rounds"],
+            ["loss", spec.loss],
+        ]
+        curves = []
+        for name, label in (("loss", "training"), ("validation_loss", "validation")):
+            found = [line.get(name) for line in self.history]
+            if found and all(value is not None for value in found):
+                curves.append({"name": label, "x": [*range(1, len(found) + 1)], "y": found})
+        head = ["", ""]
+        return [
+            {"title": "Network", "kind": "table", "head": head, "rows": rows, "note": ""},
+            {
+                "title": "Loss by round",
+                "kind": "curves",
+                "x_label": "round",
+                "y_label": "mean loss",
+                "curves": curves,
+                "step": False,
+            },
+        ]
+
+    def tables(self) -> dict[str, list[dict[str, Any]]]:
+        """The loss by round."""
+        return {"history": [{"round": i, **line} for i, line in enumerate(self.history, 1)]}

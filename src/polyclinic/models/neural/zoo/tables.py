@@ -1,0 +1,72 @@
+"""Networks of tables: a linear one, and layers with ReLU between them."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from polyclinic.models.neural.architectures import Architecture, torch
+
+if TYPE_CHECKING:
+    from polyclinic.models.neural.spec import NeuralSpec
+
+
+def flat(spec: NeuralSpec) -> int:
+    """Numbers of a row when everything is laid side by side."""
+    size = spec.table
+    for shape in spec.shapes.values():
+        part = 1
+        for length in shape:
+            part *= length
+        size += part
+    return size
+
+
+def _layers(v: Any) -> bool:
+    whole = [isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 65_536 for n in v]
+    return isinstance(v, (list, tuple)) and len(v) <= 20 and all(whole)
+
+
+def _share(v: Any) -> bool:
+    return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < 1
+
+
+def dense(spec: NeuralSpec, hidden: tuple[int, ...], dropout: float) -> Any:
+    """Fully connected layers over all of a row."""
+    nn = torch().nn
+
+    class Dense(nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [flat(spec), *hidden]
+            layers: list[Any] = []
+            for a, b in pairwise(widths):
+                layers += [nn.Linear(a, b), nn.ReLU()]
+                if dropout:
+                    layers.append(nn.Dropout(dropout))
+            self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], spec.outputs))
+
+        def forward(self, inputs: dict[str, Any]) -> Any:
+            parts = [inputs[name].flatten(1) for name in inputs]
+            return self.layers(parts[0] if len(parts) == 1 else torch().cat(parts, dim=1))
+
+    return Dense()
+
+
+def _linear(spec: NeuralSpec) -> Any:
+    return dense(spec, (), 0.0)
+
+
+def _mlp(spec: NeuralSpec) -> Any:
+    return dense(spec, tuple(spec.options["hidden"]), float(spec.options["dropout"]))
+
+
+ARCHITECTURES = [
+    Architecture("linear", _linear, reads=("image", "series")),
+    Architecture(
+        "mlp",
+        _mlp,
+        options={"hidden": ((64, 32), _layers), "dropout": (0.0, _share)},
+        reads=("image", "series"),
+    ),
+]
