@@ -18,6 +18,7 @@ NAMES = [
     "GaussianNB",
     "GradientBoostingClassifier",
     "GradientBoostingRegressor",
+    "GradientBoostingSurvival",
     "InputError",
     "KMeans",
     "KaplanMeier",

@@ -22,7 +22,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import About, Embedded
 from polyclinic.engines.secure import SecureSums
 from polyclinic.governance.asked import asked, check_outcome
-from polyclinic.models.learner import Asked, Kind, Result, Spec, kind_of, last
+from polyclinic.models.learner import Asked, Column, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
 from polyclinic.study.arrays import Arrays, coded, columns_of, from_arrays, native
 from polyclinic.study.evaluate import Evaluated
@@ -188,7 +188,7 @@ class Learner(ShownLearner):
             self._array_design(arrays.design),
             self._options(),
             classes,
-            columns_of(x, names, self.kind_.gaps),
+            (*columns_of(x, names, self.kind_.gaps), *self._more_columns(sites)),
             seed=self._seed,
         )
         spec: Spec = self.kind_.spec(question)
@@ -204,6 +204,10 @@ class Learner(ShownLearner):
     def _array_design(self, design: Design) -> Design:
         """The design of arrays, as the learner needs it."""
         return design
+
+    def _more_columns(self, sites: Any) -> tuple[Column, ...]:
+        """Columns of arrays beside the matrix that a learner's spec is to know."""
+        return ()
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
         """Outcome as float64 and its number of classes, for arrays."""

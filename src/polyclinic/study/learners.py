@@ -14,6 +14,7 @@ from polyclinic.study.effects import TreatmentEffect
 from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 from polyclinic.study.survival import CoxRegression
+from polyclinic.study.survival_trees import GradientBoostingSurvival
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 from polyclinic.study.trees import (
     DecisionTreeClassifier,
@@ -41,6 +42,7 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     RandomForestRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
+    GradientBoostingSurvival,
 )
 
 

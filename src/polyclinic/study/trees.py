@@ -274,6 +274,8 @@ class GradientBoostingClassifier(Trees, Classifier):
 
     Parameters
     ----------
+    loss : "auto" for these, or "focal" of two classes: rows that are well predicted count less.
+    focal_gamma : how much less, 0 to 10; 0 is the logistic loss. Probabilities are not calibrated.
     n_estimators : rounds.
     learning_rate : what a tree's values are multiplied by.
     max_depth : levels of splits.
@@ -293,6 +295,8 @@ class GradientBoostingClassifier(Trees, Classifier):
     def __init__(
         self,
         *,
+        loss: str = "auto",
+        focal_gamma: float = 2.0,
         n_estimators: int = 100,
         learning_rate: float = 0.1,
         max_depth: int = 6,
@@ -312,6 +316,7 @@ class GradientBoostingClassifier(Trees, Classifier):
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
+        self.loss, self.focal_gamma = loss, focal_gamma
         self.n_estimators, self.learning_rate, self.max_depth = (
             n_estimators,
             learning_rate,

@@ -76,7 +76,8 @@ def edges_of(asked: Asked, bins: int) -> tuple[float, ...]:
     return tuple(np.linspace(0.0, asked.design.response_bound, bins + 1)[1:].tolist())
 
 
-def _survival(asked: Asked, kind: str) -> None:
+def check_survival(asked: Asked, kind: str) -> None:
+    """Raises BAD_FORMULA for an outcome that is no duration."""
     if asked.design.event is None:
         raise InputError(
             f"a {kind} needs a duration and how it ended",
@@ -86,14 +87,15 @@ def _survival(asked: Asked, kind: str) -> None:
         )
 
 
-def _levels(asked: Asked) -> tuple[int, ...]:
+def levels_of(asked: Asked) -> tuple[int, ...]:
+    """How many levels each of the strata has."""
     known = {column.name: len(column.levels) for column in asked.columns}
     return tuple(known.get(name, 1) for name in asked.design.strata)
 
 
 def cox_spec(asked: Asked) -> CoxSpec:
     """From what is asked for. Raises BAD_FORMULA, UNKNOWN_OPTION, WRONG_VALUE, GRID_NEEDED."""
-    _survival(asked, "Cox regression")
+    check_survival(asked, "Cox regression")
     given = asked.options
     check_options(given, _COX, _RULES["cox"])
     by_site = bool(given.get("stratify", True))
@@ -102,7 +104,7 @@ def cox_spec(asked: Asked) -> CoxSpec:
         asked.design,
         dict(asked.rows),
         given.get("cause", 1),
-        _levels(asked),
+        levels_of(asked),
         given.get("ties", "efron"),
         by_site,
         edges_of(asked, 0),
@@ -116,7 +118,7 @@ def cox_spec(asked: Asked) -> CoxSpec:
 
 
 def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: Asked) -> CurveSpec:
-    _survival(asked, asked_for)
+    check_survival(asked, asked_for)
     given, design = asked.options, asked.design
     check_options(given, options, _RULES[rule])
     levels = {column.name: column.levels for column in asked.columns}
@@ -138,7 +140,7 @@ def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: A
         max(len(levels.get(str(design.event), ())) - 1, 1),
         by,
         levels[by] if by else ("all",),
-        _levels(asked),
+        levels_of(asked),
         edges_of(asked, 40) if asked_for != "log-rank" or not given.get("stratify", True) else (),
         given.get("least", 5),
         0.0 if horizon is None else float(horizon),

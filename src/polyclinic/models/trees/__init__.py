@@ -8,8 +8,18 @@ from polyclinic.models.trees.kinds import KINDS
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.spec import Feature, Spec
+from polyclinic.models.trees.survival import ConcordanceTask, EventsTask, HeldTask
 from polyclinic.models.trees.tasks import LossTask, StartTask, SumsTask
 
-tasks: list[Task] = [StartTask(), SumsTask(), CellsTask(), LossTask()]
+tasks: list[Task] = [
+    StartTask(),
+    SumsTask(),
+    SumsTask("trees.risk_sums", 1, "site"),
+    CellsTask(),
+    LossTask(),
+    EventsTask(),
+    HeldTask(),
+    ConcordanceTask(),
+]
 
 __all__ = ["KINDS", "Feature", "Fit", "Growing", "Spec", "TreesPredictor", "tasks"]

@@ -13,10 +13,12 @@ from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design, exponent
 from polyclinic.core.errors import InputError
 
-LOSSES = ("squared", "logistic", "softmax", "poisson")
+LOSSES = ("squared", "logistic", "softmax", "poisson", "focal", "cox")
 MOST_LEVELS = 62  # of a category: a set of them is the bits of one whole number
 MOST_BINS = 1024
 LARGEST_BOUND = 2.0**20  # what stands for a range where the codebook gives none
+MOST_FOCUS = 10.0
+COX_BOUND = 64.0  # of derivatives of the Cox loss: those beyond count as this
 POISSON_DAMPING = 0.7  # as in XGBoost: the curvature is exp(0.7) times as large, steps at most so
 
 
@@ -56,7 +58,10 @@ class Spec:
 
     design         outcome and weight; the terms only name the columns
     features       the columns with their bins
-    loss           squared | logistic | softmax | poisson
+    loss           squared | logistic | softmax | poisson | focal | cox
+    focus          of the focal loss: its gamma
+    cause, levels  of the Cox loss: the event column's level that is the event, and the number of
+                   levels of each of the design's strata
     classes        outcome classes; 0: a number. Squared loss of classes: one indicator per class
     trees          number of rounds of boosting, or of trees of a forest
     forest         True: trees side by side, averaged; False: each corrects the ones before
@@ -81,6 +86,9 @@ class Spec:
     design: Design
     features: tuple[Feature, ...]
     loss: str = "squared"
+    focus: float = 0.0
+    cause: int = 1
+    levels: tuple[int, ...] = ()
     classes: int = 0
     trees: int = 1
     forest: bool = False
@@ -110,6 +118,30 @@ class Spec:
             raise _wrong("no column to split on", "at least one column")
         if self.monotone and (len(self.monotone) != len(self.features) or self.lanes > 1):
             raise _wrong("monotone constraints do not fit", "one per column, and one outcome")
+        if not 0 <= self.focus <= MOST_FOCUS:
+            raise _wrong(f"focus = {self.focus!r}", f"a number from 0 to {MOST_FOCUS:.0f}")
+        self._check_survival()
+
+    def _check_survival(self) -> None:
+        design = self.design
+        if self.survival != (design.event is not None):
+            raise _wrong(f"loss = {self.loss!r} of this outcome", "Surv(duration, event): cox")
+        if not self.survival:
+            return
+        if self.forest or self.bootstrap or self.classes or self.class_weight is not None:
+            raise _wrong("a Cox loss of classes or of a forest", "boosting of durations")
+        own = {design.response, design.event, *design.strata}
+        read = {f.column for term in design.terms for f in term.factors}
+        read |= set() if design.is_array else {one.name for one in self.features}
+        if own & read:
+            raise _wrong("the outcome is among the columns", "columns known before the outcome")
+        if len(self.levels) != len(design.strata):
+            raise _wrong("strata without their levels", "a number of levels per column of strata")
+
+    @cached_property
+    def survival(self) -> bool:
+        """Whether the outcome is a duration and how it ended."""
+        return self.loss == "cox"
 
     @cached_property
     def lanes(self) -> int:
@@ -164,13 +196,20 @@ class Spec:
     @cached_property
     def gradient_exponent(self) -> int:
         """Power of two that no first derivative times a weight exceeds."""
-        bound = {"squared": 2 * self.response_bound, "poisson": self.response_bound}
+        bound = {
+            "squared": 2 * self.response_bound,
+            "poisson": self.response_bound,
+            "focal": 1.0 + self.focus,
+            "cox": COX_BOUND,
+        }
         return exponent(bound.get(self.loss, 1.0) * self.design.weight_bound * self.most_weight)
 
     @cached_property
     def hessian_exponent(self) -> int:
         """The same for second derivatives."""
-        bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0}
+        focal = (1 + self.focus) ** 2 / (2 + self.focus)
+        focal *= ((1 + self.focus) / (2 + self.focus)) ** (1 + self.focus)
+        bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0, "focal": focal, "cox": COX_BOUND}
         most = bound.get(self.loss, 2.5 * self.response_bound)
         return exponent(most * self.design.weight_bound * self.most_weight)
 
@@ -206,6 +245,7 @@ class Spec:
                 for f in self.features
             ],
             "monotone": list(self.monotone),
+            "levels": list(self.levels),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
             "rows": dict(self.rows),
         }
@@ -228,6 +268,7 @@ class Spec:
                     for f in data["features"]
                 ),
                 "monotone": tuple(data["monotone"]),
+                "levels": tuple(data["levels"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
                 "rows": dict(data.get("rows", {})),
             }
