@@ -179,8 +179,10 @@ class Rows:
         if not self.spec.survival:
             raise PolyclinicError("these trees are not of survival", code="BAD_MESSAGE")
         stratum = None if self.stratum is None else self.stratum[rows]
-        parts = (self.time[rows], self.y[rows] > 0, self.weight[rows], self.keys[rows])
-        return RiskSets(*parts, stratum)
+        keys = self.keys[rows]
+        several = int(np.unique(keys, return_counts=True)[1].max(initial=1))
+        order = (self.time[rows], self.y[rows] > 0, self.weight[rows], keys, stratum)
+        return RiskSets(*order, parts=max(self.spec.cell, 1) * several)
 
     @cached_property
     def risks(self) -> RiskSets:

@@ -8,16 +8,16 @@ What leaves a site:
   `cell` patients next to each other count as one.
 - `trees.risk_sums` never crosses a border, like `trees.sums`.
 
-No time leaves. But derivatives follow the order of times, and whoever chooses margins chooses who
-makes up the risk sets: if a few patients do, a sum tells when the last of them left. Such margins
-leave hardly any curvature to all others, so a patient's share in it is their weight for the gate,
-as in Cox regression, and patients with the event are counted like a level, also in each stratum.
+No time leaves. How sums that follow the order of times are kept from telling one patient's place in
+it is said in cox.py; the gate counts that `cell` is large enough for it. A patient's share in the
+curvature is their weight for the gate, as in Cox regression, and patients with the event are
+counted like a level, also in each stratum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,8 +69,11 @@ def exposed(rows: Rows, partition: Partition, chosen: Ints, weights: Floats) -> 
 def exposed_at(
     rows: Rows, partition: Partition, chosen: Ints, risks: RiskSets, margin: Floats
 ) -> Exposure:
-    """The same with the rows' shares in the curvature at margins of the chosen rows."""
-    return exposed(rows, partition, chosen, risks.derivatives(margin)[1] * rows.weight[chosen])
+    """The same with the rows' shares in the curvature at margins of the chosen rows, and the
+    fewest patients that make up a risk set, or that a risk is taken of."""
+    weights = risks.derivatives(margin)[1] * rows.weight[chosen]
+    found = exposed(rows, partition, chosen, weights)
+    return found + Exposure(slots={"of one risk": max(rows.spec.cell, 1)})
 
 
 class Survival:
@@ -150,11 +153,8 @@ class HeldTask(Survival):
         margin = rows.margin[rows.held, 0]
         found = exposed_at(rows, partition, rows.held, rows.held_risks, margin)
         key = None if partition.key is None else partition.key[rows.held]
-        return Exposure(
-            columns={"(loss)": Shares.of(np.abs(parts), key)},
-            weights=found.weights,
-            members=found.members,
-        )
+        slots = {"of one risk": found.slots["of one risk"]}  # few events add nothing
+        return replace(found, columns={"(loss)": Shares.of(np.abs(parts), key)}, slots=slots)
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         return ()
@@ -183,10 +183,9 @@ class ConcordanceTask(Survival):
         return Contribution({**values, "squares": squares}, Evidence(patients))
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """Shares in the curvature, and the fewest patients whose risks count as one."""
+        """Shares in the curvature."""
         rows, chosen, risks, margin = _ranked(plan, partition)
-        found = exposed_at(rows, partition, chosen, risks, margin)
-        return found + Exposure(slots={"of one risk": max(rows.spec.cell, 1)})
+        return exposed_at(rows, partition, chosen, risks, margin)
 
 
 def _whole(parts: Floats) -> int:
