@@ -34,6 +34,8 @@ ALL = [
     pc.GradientBoostingClassifier(n_estimators=4),
     pc.GradientBoostingRegressor(n_estimators=8),
 ]
+SURVIVAL = "Surv(T, E) ~ age_at_index + race_white"
+DEPTHS = (-1, 17, 2.5, True, None, "3")
 
 
 def not_kept(estimator):
@@ -44,7 +46,9 @@ def not_kept(estimator):
     return {}
 
 
-@parametrize_with_checks(ALL, expected_failed_checks=not_kept)
+@parametrize_with_checks(
+    [*ALL, pc.GradientBoostingSurvival(n_estimators=4)], expected_failed_checks=not_kept
+)
 def test_scikit_learn_accepts_it(estimator, check):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its data are few and have no split
@@ -198,3 +202,113 @@ def test_weights_of_classes_move_the_risk(frame):
     heavy = pc.GradientBoostingClassifier(n_estimators=5, class_weight={"yes": 5.0}).fit(x, y)
     assert heavy.predict_proba(x)[:, 1].mean() > plain.predict_proba(x)[:, 1].mean() + 0.2
     assert roc_auc_score(y == "yes", heavy.predict_proba(x)[:, 1]) > 0.7
+
+
+@pytest.mark.parametrize("depth", DEPTHS)
+@pytest.mark.parametrize("made", [*ALL[::2], pc.GradientBoostingSurvival()])
+def test_wrong_depths_say_the_rule_and_what_to_do(made, depth):
+    with pytest.raises(InputError) as found:
+        type(made)(max_depth=depth).fit(np.arange(20.0)[:, None], np.arange(20) % 2 + 1)
+    error = found.value
+    assert error.code == "WRONG_VALUE" and f"max_depth = {depth!r} of a" in str(error)
+    assert "from 0 (no split) to 16" in error.rule and "max_depth = 6" in error.next
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        ({"learning_rate": 0}, "a number above 0"),
+        ({"subsample": 1.5}, "a number above 0, 1 at most"),
+        ({"loss": "hinge"}, "'focal'"),
+        ({"focal_gamma": -1.0}, "a number of 0 or more, 10 at most"),
+        ({"class_weight": "heavy"}, '"balanced"'),
+        ({"early_stopping_rounds": 0}, "or None: no early stop"),
+    ],
+)
+def test_a_wrong_option_says_what_it_may_be(options, rule, frame):
+    with pytest.raises(InputError) as found:
+        pc.GradientBoostingClassifier(**options).fit(*frame)
+    assert rule in found.value.rule and found.value.next
+
+
+def test_focal_loss_is_a_choice(frame):
+    x, y = frame
+    plain, none, focal = (
+        pc.GradientBoostingClassifier(n_estimators=5, **more).fit(x, y).predict_proba(x)[:, 1]
+        for more in ({}, {"loss": "focal", "focal_gamma": 0.0}, {"loss": "focal"})
+    )
+    np.testing.assert_allclose(none, plain, atol=1e-7)
+    assert np.abs(focal - plain).max() > 0.01
+    with pytest.raises(InputError, match="of 3 classes"):
+        pc.GradientBoostingClassifier(loss="focal").fit(x, np.arange(len(x)) % 3)
+
+
+def test_boosted_survival_over_hospitals_comes_back(tmp_path):
+    regions = pc.datasets.load("tcga_brca")
+    model = pc.GradientBoostingSurvival(n_estimators=5, max_depth=2).fit(regions, SURVIVAL)
+    assert model.result_.events == 151 and 0.55 < model.concordance_["c"] < 0.75
+    assert model.tables()["importances"]["column"][0] == "age_at_index"
+    model.save(tmp_path / "model.pcm")
+    again = pc.load(tmp_path / "model.pcm")
+    new = pd.DataFrame({"age_at_index": [40.0, 85.0], "race_white": [1.0, 1.0]})
+    assert again.predict(new).tobytes() == model.predict(new).tobytes()
+    assert np.diff(again.predict(new)) > 0.1 and again.concordance_ == model.concordance_
+    secure = pc.GradientBoostingSurvival(n_estimators=5, max_depth=2)
+    secure.fit(regions, SURVIVAL, privacy=pc.SecureSum())
+    assert secure.predict(new).tobytes() == model.predict(new).tobytes()
+    with pytest.raises(InputError, match="explains no survival"):
+        pc.GradientBoostingRegressor().fit(regions, SURVIVAL)
+    with pytest.raises(InputError, match="needs a duration"):
+        pc.GradientBoostingSurvival().fit(regions, "E ~ age_at_index")
+    with pytest.raises(InputError, match="no offset"):
+        pc.GradientBoostingSurvival().fit(regions, "Surv(T, E) ~ race_white + offset(age_at_index)")
+
+
+def test_boosted_survival_of_arrays_is_stratified_by_site():
+    rng = np.random.default_rng(0)
+    x, place = rng.normal(size=(400, 2)), rng.integers(0, 2, 400)
+    time = rng.exponential(np.exp(-x[:, 0])) * np.where(place, 30.0, 1.0)
+    model = pc.GradientBoostingSurvival(n_estimators=10, max_depth=2)
+    apart = model.fit(x, time, sites=place).predict(x)
+    for k in (0, 1):  # a baseline per site: its unit of time changes nothing
+        part = place == k
+        assert model.score(x[part], time[part]) > 0.7
+    again = model.fit(x, np.where(place, time / 30.0, time), sites=place).predict(x)
+    assert again.tobytes() == apart.tobytes()
+    together = model.fit(x, time).predict(x)
+    assert np.abs(together - apart).max() > 0.1
+    structured = np.array(
+        list(zip(time < 5, time, strict=True)), dtype=[("event", bool), ("time", float)]
+    )
+    one = model.fit(x, structured).predict(x)
+    assert one.tobytes() == model.fit(x, time, event=time < 5).predict(x).tobytes()
+    with pytest.raises(InputError, match="no patient has the event"):
+        model.fit(x, time, event=np.zeros(400))
+
+
+def test_a_study_of_boosted_survival_is_run_approved_and_reported(tmp_path, monkeypatch):
+    study = Study.model_validate({
+        "format": 1,
+        "seed": 3,
+        "study": {"name": "cancer", "purpose": "research"},
+        "data": {"dataset": "tcga_brca"},
+        "model": {
+            "kind": "survival-boosting",
+            "formula": SURVIVAL,
+            "options": {"n_estimators": 2, "max_depth": 2, "early_stopping_rounds": 3},
+        },
+    })  # fmt: skip
+    sites = pc.datasets.load("tcga_brca")
+    plans = recorded(study, sites, tmp_path / "run", monkeypatch)
+    assert {p.task for p in plans} >= {"trees.events", "trees.cells", "trees.held"}
+    assert plans[-1].task == "trees.concordance"
+    scope = scope_of(study, sites.codebook, sites.names)
+    covered(scope, plans)
+    for plan in plans:
+        values = copy.deepcopy(dict(plan.values))
+        values["spec"]["cell"] = 1
+        assert "model" in scope.refuses(replace(plan, values=values, _derived={}))
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "151 events" not in page and "held out, the one with the higher risk" in page
+    assert "Importance" in page and "Loss of held-out patients" in page
+    assert pc.load(tmp_path / "run").concordance_["pairs"] > 100
