@@ -162,4 +162,3 @@ def _risk(margin: Floats) -> Floats:
     """exp(m) over the largest one."""
     found: Floats = np.exp(np.maximum(margin - margin.max(), LOWEST))
     return found
-
