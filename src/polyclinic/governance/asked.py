@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
+from polyclinic.core.groups import SMALLEST
 from polyclinic.data.codebook import Codebook
 from polyclinic.models.learner import Asked, Column, Kind
 
@@ -19,8 +20,9 @@ def asked(
     *,
     sites: tuple[str, ...] = (),
     seed: int = 0,
+    least: int = SMALLEST,
 ) -> Asked:
-    """What a formula over hospitals asks.
+    """What a formula over hospitals asks; `least` is what their policies ask for.
 
     Raises
     ------
@@ -41,7 +43,7 @@ def asked(
         check_outcome(kind, classes, outcome)
     extra = {outcome, design.offset, design.weight}
     columns = tuple(_column(codebook, name) for name in design.columns if name not in extra)
-    return Asked(design, dict(options), classes, columns, sites, seed)
+    return Asked(design, dict(options), classes, columns, sites, seed, least=least)
 
 
 def check_duration(kind: Kind | None, design: Design) -> None:

@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from typing import Any
 
 from polyclinic.core import codec
+from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.plan import Plan
 from polyclinic.governance.asked import asked
 from polyclinic.governance.scope_columns import Outside, require
@@ -33,6 +34,9 @@ class LearnerScope:
     @cached_property
     def spec(self) -> Spec:
         """What the study fixes; its fills are left open."""
+        return self._spec(SMALLEST)
+
+    def _spec(self, least: int) -> Spec:
         study, paper = self.agreed.study, self.agreed.paper
         found: Spec = self.kind.spec(
             asked(
@@ -42,9 +46,27 @@ class LearnerScope:
                 study.model.options,
                 sites=tuple(paper.sites),
                 seed=study.seed,
+                least=least,
             )
         )
         return found
+
+    def _alike(self, data: Mapping[str, Any]) -> Spec:
+        """What the study fixes, with the smallest group of patients that `data` names.
+
+        What the policies of the other hospitals ask for is not known here; this one's own stands in
+        its gate. Of the sizes of groups none but nested ones are allowed.
+        """
+        least = data.get(self.kind.least)
+        if type(least) is not int or least <= SMALLEST or group_size(least) != least:
+            return self.spec
+        if least not in self._made:
+            self._made[least] = self._spec(least)
+        return self._made[least]
+
+    @cached_property
+    def _made(self) -> dict[int, Spec]:
+        return {}
 
     @property
     def outcome(self) -> str:
@@ -85,13 +107,22 @@ class LearnerScope:
         return ""
 
     @property
+    def held_out(self) -> tuple[str, ...]:
+        """Steps that judge it on held-out patients, the last one by name."""
+        return self.kind.held_out or ()
+
+    @property
     def collected(self) -> dict[str, str]:
         """Steps of the fit that a hospital answers by itself, with what leaves, in words."""
         return dict(self.kind.collected)
 
     def _own(self, check: Check, plan: Plan) -> None:
         require(set(plan.values) == FORM, "another form")
-        require((plan.combine == "collect") == (plan.task in self.kind.collected), "another step")
+        by_name = plan.task in (*self.kind.collected, *self.held_out[1:])
+        require((plan.combine == "collect") == by_name, "another step")
+        if plan.task in self.held_out:
+            folds = plan.values["state"].get("folds")
+            require(type(folds) is int and folds in (0, self.agreed.folds), "another validation")
         self._fixed(plan.values["spec"])
         require(not self.agreed.check_rows(plan.values["rows"]), "other rows")
         self._checked(check, plan)
@@ -100,13 +131,13 @@ class LearnerScope:
         """Compare the fixed part of a plan, the design first."""
         given = dict(data)
         self.agreed.check_design(given.pop("design"), self.spec.design)
-        wanted = self.spec.to_data()
+        wanted = self._alike(data).to_data()
         del wanted["design"], wanted["rows"]
         require(codec.digest(given) == codec.digest(wanted), "another model")
 
     def _checked(self, check: Check, plan: Plan) -> None:
         try:
-            check(self.spec, plan)
+            check(self._alike(plan.values.get("spec", {})), plan)
         except (ValueError, KeyError, TypeError) as error:
             raise Outside(f"another form: {error}") from None
 

@@ -17,6 +17,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.core.federation import Domain, Inline
 from polyclinic.core.fit import fit
+from polyclinic.core.groups import SMALLEST
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import Predictor
@@ -102,6 +103,7 @@ class Asked:
     options  hyper-parameters by name
     classes  classes of the outcome; 0: a number, or no outcome
     columns  that the terms read, in order
+    least    patients behind a number that every hospital's policy asks for: 5, 10, 20, ...
     """
 
     design: Design
@@ -111,6 +113,7 @@ class Asked:
     sites: tuple[str, ...] = ()
     seed: int = 0
     rows: Mapping[str, Any] = field(default_factory=dict)
+    least: int = SMALLEST
 
 
 Check = Callable[[Any, Plan], None]
@@ -122,7 +125,7 @@ class Kind:
 
     name       as in study files: "linear-svc"
     title      as officers and readers know it: "linear support vector machine"
-    explains   what the outcome may be; "survival" and "nothing" have no evaluation of their own
+    explains   what the outcome may be; "survival" and "nothing" are no risk or number
     spec       from what is asked for. Raises UNKNOWN_OPTION, WRONG_VALUE, ONE_CLASS
     from_data  from `Spec.to_data`
     rounds     how many different questions a fit asks at most
@@ -132,6 +135,9 @@ class Kind:
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
     collected  steps that every hospital answers by itself, with what of it leaves, in words
+    least      where the spec's data hold `Asked.least`, unless an option says otherwise
+    held_out   steps that judge it on held-out patients, where there is no risk or number to judge:
+               by sums, and of each hospital by itself
     """
 
     name: str
@@ -146,11 +152,18 @@ class Kind:
     predicts_as: str = ""
     gaps: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
+    least: str = ""
+    held_out: tuple[str, str] | None = None
 
     @property
     def predicts(self) -> bool:
-        """Whether there is something to evaluate."""
+        """Whether there is a risk, a class or a number to judge."""
         return self.explains not in ("survival", "nothing")
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there is something to evaluate."""
+        return self.predicts or self.held_out is not None
 
 
 _kinds: dict[str, Kind] = {}

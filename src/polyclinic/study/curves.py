@@ -124,7 +124,8 @@ class KaplanMeier(_Curves):
     ----------
     cause : number of the event column's level that is the event; all others are censored.
     grid : ascending ends of time intervals. time_bins : so many equal ones instead.
-    least : patients behind each step at a site.
+    least : patients behind each step at a site; None: 5, or the next of 10, 20, ... that every
+        hospital's policy asks for.
     horizon : end of the restricted mean; None: the last edge.
     confidence : of the intervals.
 
@@ -141,7 +142,7 @@ class KaplanMeier(_Curves):
         cause: int = 1,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
         horizon: float | None = None,
         confidence: float = 0.95,
     ) -> None:
@@ -183,7 +184,7 @@ class CumulativeIncidence(_Curves):
         *,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
         confidence: float = 0.95,
     ) -> None:
         self.grid = grid
@@ -218,7 +219,7 @@ class LogRank(_Curves):
         cause: int = 1,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
     ) -> None:
         self.stratify = stratify
         self.cause = cause

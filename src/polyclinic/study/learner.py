@@ -18,6 +18,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Run, Store, fit
+from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import About, Embedded
 from polyclinic.engines.secure import SecureSums
@@ -142,6 +143,7 @@ class Learner(ShownLearner):
             self._options(),
             sites=sites,
             seed=self._seed,
+            least=group_size(max(SMALLEST, data.least)),
         )
         spec: Spec = self.kind_.spec(question)
         run = fit(

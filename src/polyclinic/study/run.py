@@ -252,7 +252,7 @@ class _Steps:
 
 def predicts(model: Fitted) -> bool:
     """Whether there is something to evaluate."""
-    return isinstance(model, Regression) or model.kind_.predicts
+    return isinstance(model, Regression) or model.kind_.evaluated
 
 
 def as_json(value: Any) -> bytes:

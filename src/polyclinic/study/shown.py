@@ -148,7 +148,7 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
                 rule="a saved model holds no rows",
                 next="use the report of its run folder",
             )
-        if self.kind_.predicts and self._evaluated is None:
+        if self.kind_.evaluated and self._evaluated is None:
             self.evaluate(show_sites=show_sites)
         table = fit(table_one_algorithm(data, show_sites), data.federation)
         measured = self._evaluated.rounds if self._evaluated else ()

@@ -17,9 +17,8 @@ from polyclinic.core.fit import Callback, Store, ask, fit
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.survival import CoxFit
-from polyclinic.models.survival.concordance import pairs
+from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.models.survival.cox import diagnosis_plan
-from polyclinic.models.survival.fit import concordance_of
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
 from polyclinic.study.arrays import Arrays, from_arrays, native
@@ -64,7 +63,8 @@ class CoxRegression(SurvivalLearner):
         site; False: from the information.
     grid : ascending ends of time intervals, for a baseline hazard and for ``stratify=False``.
     time_bins : so many equal intervals up to the end of the duration's range instead; 0: none.
-    least : patients whose times, or risks, are taken together at a site.
+    least : patients whose times, or risks, are taken together at a site; None: 5, or the next of
+        10, 20, ... that every hospital's policy asks for.
     diagnostics : also find the concordance, the tests of proportional hazards, and with a grid the
         baseline hazard.
     max_rounds, tolerance : of Newton's method.
@@ -89,7 +89,7 @@ class CoxRegression(SurvivalLearner):
         robust: str | bool = False,
         grid: Sequence[float] | None = None,
         time_bins: int = 0,
-        least: int = 5,
+        least: int | None = None,
         diagnostics: bool = True,
         max_rounds: int = 25,
         tolerance: float = 1e-10,
@@ -281,10 +281,7 @@ class CoxRegression(SurvivalLearner):
     def score(self, X: Any, y: Any, sample_weight: Any = None, *, event: Any = None) -> float:
         """Harrell's concordance on arrays."""
         duration, happened = outcome_of_arrays(y, event, self.cause)
-        found = pairs(duration, happened == self.cause, self.predict(X))
-        names = ("concordant", "discordant", "tied_risk")
-        sums: dict[str, Any] = dict(zip(names, found.counts, strict=True))
-        return concordance_of({**sums, "squares": found.squares})["c"]
+        return concordance_of(pairs(duration, happened == self.cause, self.predict(X)))["c"]
 
     @property
     def _cox(self) -> CoxPredictor:

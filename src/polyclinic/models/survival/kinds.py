@@ -15,6 +15,7 @@ from polyclinic.models.survival.curve_spec import MOST_STEPS, CurveSpec
 from polyclinic.models.survival.spec import DIAGNOSTICS, TIES, CoxSpec
 
 MOST_CANDIDATES = 32
+HELD_OUT = ("survival.held_out", "survival.held_out_own")
 Test = Callable[[Any], bool]
 
 
@@ -36,7 +37,7 @@ def _edges(value: Any) -> bool:
 _GRID: dict[str, Test] = {
     "grid": _edges,
     "time_bins": _whole(0, MOST_STEPS),
-    "least": _whole(1, 10_000),
+    "least": lambda v: v is None or _whole(1, 10_000)(v),
     "cause": _whole(1, 100),
 }
 _COX: dict[str, Test] = {
@@ -108,7 +109,7 @@ def cox_spec(asked: Asked) -> CoxSpec:
         given.get("ties", "efron"),
         by_site,
         edges_of(asked, 0),
-        given.get("least", 5),
+        given.get("least") or asked.least,
         float(given.get("l2", 0.0)),
         float(given.get("l1", 0.0)),
         given.get("robust", "") or "",
@@ -142,7 +143,7 @@ def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: A
         levels[by] if by else ("all",),
         levels_of(asked),
         edges_of(asked, 40) if asked_for != "log-rank" or not given.get("stratify", True) else (),
-        given.get("least", 5),
+        given.get("least") or asked.least,
         0.0 if horizon is None else float(horizon),
         float(given.get("confidence", 0.95)),
         bool(given.get("stratify", True)),
@@ -169,20 +170,34 @@ def _empty(spec: Any, plan: Plan) -> None:
         raise ValueError("there is nothing but the study's own settings")
 
 
-def _coefficients(spec: CoxSpec, plan: Plan) -> None:
-    state = plan.values["state"]
-    theta = state["theta"]
+def _theta(spec: CoxSpec, theta: Any) -> None:
     if theta.ndim != 2 or theta.shape[1] != spec.size or len(theta) > MOST_CANDIDATES:
         raise ValueError("coefficients that do not fit")
     if not np.all(np.isfinite(theta)):
         raise ValueError("coefficients that are not finite")
+
+
+def _coefficients(spec: CoxSpec, plan: Plan) -> None:
+    state = plan.values["state"]
+    _theta(spec, state["theta"])
     if set(state) - {"theta", "order", "by"} or state.get("order", 0) not in (0, 1, 2):
         raise ValueError("more than coefficients")
     if state.get("by", spec.robust) not in ("", "row", "site"):
         raise ValueError("unknown clusters")
 
 
+def _folds(spec: CoxSpec, plan: Plan) -> None:
+    state = plan.values["state"]
+    folds = state["folds"]
+    _theta(spec, state["theta"])
+    if set(state) != {"theta", "folds"} or type(folds) is not int:
+        raise ValueError("more than coefficients and folds")
+    if len(state["theta"]) != max(folds, 1):
+        raise ValueError("coefficients that do not fit the folds")
+
+
 _COX_TASKS: dict[str, Check] = {
+    **dict.fromkeys(HELD_OUT, _folds),
     "survival.counts": _empty,
     **dict.fromkeys(
         (
@@ -199,7 +214,16 @@ _CURVE_TASKS: dict[str, Check] = {"survival.steps": _empty, "survival.log_rank":
 
 
 def _curve_kind(name: str, title: str, spec: Callable[[Asked], CurveSpec]) -> Kind:
-    return Kind(name, title, "survival", spec, CurveSpec.from_data, lambda spec: 1, _CURVE_TASKS)
+    return Kind(
+        name,
+        title,
+        "survival",
+        spec,
+        CurveSpec.from_data,
+        lambda spec: 1,
+        _CURVE_TASKS,
+        least="least",
+    )
 
 
 kinds = [
@@ -211,6 +235,8 @@ kinds = [
         CoxSpec.from_data,
         lambda spec: 2 * spec.solver.max_rounds + 10,
         _COX_TASKS,
+        least="least",
+        held_out=HELD_OUT,
     ),
     _curve_kind("kaplan-meier", "Kaplan-Meier curve", kaplan_meier_spec),
     _curve_kind("cumulative-incidence", "cumulative incidence curve", incidence_spec),
