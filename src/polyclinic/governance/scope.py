@@ -170,7 +170,7 @@ class Scope:
         if self._study.privacy.show_sites:
             by_name += ["descriptive.together", "evaluation.own", "evaluation.alone"]
             by_name += [] if self.outcome == "binary" else ["evaluation.scores"]
-        by_name += [*self.model.collected, *self.model.held_out[1:]]
+        by_name += [*self.model.collected, *self.model.held_out[1:], *self.model.by_name]
         return tuple(name for name in by_name if name in self.tasks)
 
     def _in_study(self, plan: Plan) -> None:

@@ -112,6 +112,11 @@ class LearnerScope:
         return self.kind.held_out or ()
 
     @property
+    def by_name(self) -> tuple[str, ...]:
+        """Steps that a hospital may also be asked by itself, where hospitals are shown."""
+        return self.kind.by_name if self.agreed.study.privacy.show_sites else ()
+
+    @property
     def collected(self) -> dict[str, str]:
         """Steps of the fit that a hospital answers by itself, with what leaves, in words."""
         return dict(self.kind.collected)
@@ -119,7 +124,8 @@ class LearnerScope:
     def _own(self, check: Check, plan: Plan) -> None:
         require(set(plan.values) == FORM, "another form")
         by_name = plan.task in (*self.kind.collected, *self.held_out[1:])
-        require((plan.combine == "collect") == by_name, "another step")
+        if plan.combine == "sum" or plan.task not in self.by_name:
+            require((plan.combine == "collect") == by_name, "another step")
         if plan.task in self.held_out:
             folds = plan.values["state"].get("folds")
             require(type(folds) is int and folds in (0, self.agreed.folds), "another validation")

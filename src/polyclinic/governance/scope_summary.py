@@ -94,6 +94,8 @@ def _once(scope: Scope, study: Study) -> list[str]:
         found.append("this site's own measures of the model")
     elif set(scope.model.held_out[1:]) & set(scope.tasks):
         found.append("this site's own concordance")
+    if scope.model.by_name:
+        found.append(f"the {scope.model.title} in this site by itself")
     if "evaluation.alone" in scope.tasks:
         found.append("AUROC of a model of this site's own")
     if study.privacy.show_sites:

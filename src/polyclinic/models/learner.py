@@ -136,6 +136,9 @@ class Kind:
     gaps       whether missing values may be kept
     collected  steps that every hospital answers by itself, with what of it leaves, in words
     least      where the spec's data hold `Asked.least`, unless an option says otherwise
+    pooled     whether it is what a fit to the pooled rows would find, unless its result says
+               otherwise by `pooled`
+    by_name    steps that a hospital may also be asked by itself, for a report
     held_out   steps that judge it on held-out patients, where there is no risk or number to judge:
                by sums, and of each hospital by itself
     """
@@ -154,6 +157,8 @@ class Kind:
     collected: Mapping[str, str] = field(default_factory=dict)
     least: str = ""
     held_out: tuple[str, str] | None = None
+    pooled: bool = True
+    by_name: tuple[str, ...] = ()
 
     @property
     def predicts(self) -> bool:

@@ -41,6 +41,8 @@ def patients(results: Results) -> str:
 
 def rests(results: Results) -> str:
     """How "It rests on so many patients" goes on."""
+    if of(results) is None and not results["model"].get("pooled", True):
+        return "."
     if of(results) is None:
         return ", and is the model that pooling their records would have given."
     text = (

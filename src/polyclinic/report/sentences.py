@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyclinic.report import noise
@@ -34,6 +34,12 @@ def answer(results: Results) -> list[str]:
             f"From {_inputs(results)} the model tells patients with and without {outcome} apart: "
             f"given one of each, it ranks the one with it higher in {100 * area:.0f} of 100 pairs."
         )
+    elif (found.get("concordance") or {}).get("value") is not None:
+        share = 100 * found["concordance"]["value"]
+        first = (
+            f"From {_inputs(results)} the model ranks patients by {_event(results)}: of two "
+            f"patients the one with the higher risk has it first in {share:.0f} of 100 pairs."
+        )
     elif found.get("r2") is not None:
         first = (
             f"From {_inputs(results)} the model explains {percent(found['r2'])} % of the "
@@ -45,6 +51,8 @@ def answer(results: Results) -> list[str]:
             f"From {_inputs(results)} the model names the right class of {outcome} for "
             f"{percent(found['accuracy'])} of 100 patients."
         )
+    elif model.get("headline"):
+        first = model["headline"]
     elif "blocks" in model:
         about = f" and {outcome}" if outcome else ""
         title = model["title"][:1].upper() + model["title"][1:]
@@ -54,11 +62,18 @@ def answer(results: Results) -> list[str]:
     return [first, rests]
 
 
+def _event(results: Results) -> str:
+    """ "death" """
+    data = results["data"]
+    return str(results["labels"].get(data.get("event"), {}).get("label", data["outcome_label"]))
+
+
 def _inputs(results: Results) -> str:
     """ "six measurements" """
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
              "eleven", "twelve")  # fmt: skip
-    n = len([c for c in results["labels"] if c != results["data"]["outcome"]])
+    data = results["data"]
+    n = len([c for c in results["labels"] if c not in (data["outcome"], data.get("event"))])
     return f"{words[n] if n < len(words) else n} measurement{'' if n == 1 else 's'}"
 
 
@@ -115,12 +130,21 @@ def who(results: Results) -> str:
     if model["events"] is not None:
         text += f", {model['events']:,} of them with {results['data']['outcome_label']},"
     text += " were studied"
+    together = _together(sites)
+    if together is not None and together > model["patients"]:
+        text += f", and {together - model['patients']:,} more whom the model leaves out"
     if not outs:
         return f"{text}; no hospital shows how many it left out."
     text += "; "
     if few:
         return text + f"{least + few:,} to {least + few * (LEAST - 1):,} were left out."
     return text + (f"{least:,} were left out." if least else "none was left out.")
+
+
+def _together(sites: Sequence[Mapping[str, Any]]) -> int | None:
+    """Patients of all hospitals, where each shows its own."""
+    counts = [site["patients"] for site in sites]
+    return sum(counts) if counts and None not in counts else None
 
 
 def matters(results: Results) -> str:

@@ -171,6 +171,12 @@ def _columns(every: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
             ),
             ("Brier score", lambda g: words.fixed(g.get("brier"), 3)),
         )
+    if "concordance" in every:
+        return (
+            n,
+            ("events", lambda g: words.small(g["events"])),
+            ("concordance (95 % interval)", lambda g: _with_interval(g["concordance"], 2)),
+        )
     if "accuracy" in every:
         return (
             n,

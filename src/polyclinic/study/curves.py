@@ -105,6 +105,19 @@ class _Curves(SurvivalLearner):
             spec = replace(spec, edges=tuple(np.unique(duration).tolist()), exact=True)
         return spec, columns
 
+    def _headline(self) -> str:
+        found, codebook = self.result_, self.formula_data.codebook
+        by = f" by {codebook.label(found.spec.by)}" if found.spec.by else ""
+        event = codebook.label(str(found.spec.design.event))
+        if isinstance(found, Ranked):
+            clear = "differ" if found.test["p"] < 0.05 else "do not differ clearly"
+            return (
+                f"Times to {event}{by} {clear} between the groups: log-rank test, "
+                f"p {p_value(found.test['p'])}."
+            )
+        what = {"kaplan-meier": "Time to", "cumulative-incidence": "Cumulative incidence of"}
+        return f"{what[found.spec.asked]} {event}{by}: {found.events:,} had the event."
+
     def table(self) -> pd.DataFrame:
         """The curves, one line per group and edge."""
         result = self.result_

@@ -28,6 +28,7 @@ GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
 SECURE = "exact secure sums: only totals over all hospitals were seen"
+ELSEWHERE = "other hospitals"
 Fitted = Regression | Learner
 Counts = dict[
     str, tuple[int | None, int | None, int | None]
@@ -76,7 +77,7 @@ def assemble(
         "versions": versions(),
         "data": _data(sites, data, counts, least, _n(model)),
         "model": {
-            **_model(model, data),
+            **_model(model, data, counts, evaluated),
             **_counted(model, counts, evaluated, (table_one or {}).get("overall", {}).get("all")),
         },
         "convergence": [
@@ -241,6 +242,7 @@ def _data(
         "source": codebook.source or sites.source,
         "outcome": outcome,
         "outcome_label": codebook.label(outcome) if outcome else "",
+        "event": data.design.event or "",
         "sites": parts,
         "fills": fills,
     }
@@ -269,8 +271,23 @@ def _counts(data: FormulaData) -> tuple[Counts, Round]:
     return counts, done
 
 
-def _model(model: Fitted, data: FormulaData) -> dict[str, Any]:
-    return _regression(model, data) if isinstance(model, Regression) else _learner(model, data)
+def _model(
+    model: Fitted, data: FormulaData, counts: Counts, evaluated: Evaluated | None
+) -> dict[str, Any]:
+    if isinstance(model, Regression):
+        return _regression(model, data)
+    return {**_learner(model, data), "events": _events(model, counts, evaluated)}
+
+
+def _events(model: Learner, counts: Counts, evaluated: Evaluated | None) -> int | None:
+    """Patients with a yes/no outcome, where all who were fitted are known; else None."""
+    n = model.result_.n
+    rows, events = (_together([one[i] for one in counts.values()]) for i in (0, 2))
+    if counts and events is not None and rows == n:
+        return events
+    found = {} if evaluated is None else evaluated.measures["all"]
+    scored = "auroc" in found and evaluated is not None and evaluated.measures["how"] != ELSEWHERE
+    return found["events"] if scored and found["n"] == n else None
 
 
 def _regression(model: Regression, data: FormulaData) -> dict[str, Any]:
@@ -319,7 +336,9 @@ def _learner(model: Learner, data: FormulaData) -> dict[str, Any]:
         "l2": 0.0,
         "warnings": result.warnings(),
         "options": plain(model._options()),
-        "blocks": result.blocks(),
+        "blocks": model.blocks_(),
+        "headline": model._headline(),
+        "pooled": getattr(result, "pooled", kind.pooled),
     }
 
 

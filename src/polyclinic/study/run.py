@@ -197,6 +197,8 @@ class _Steps:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
+        if study.privacy.show_sites:
+            model._ask_hospitals([self._step])
         self.rounds += model.rounds_
         return model
 
@@ -252,7 +254,7 @@ class _Steps:
 
 def predicts(model: Fitted) -> bool:
     """Whether there is something to evaluate."""
-    return isinstance(model, Regression) or model.kind_.evaluated
+    return isinstance(model, Regression) or model.evaluated_
 
 
 def as_json(value: Any) -> bytes:

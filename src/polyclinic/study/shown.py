@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.report import words
 
 if TYPE_CHECKING:
+    from polyclinic.core.fit import Callback
     from polyclinic.study.evaluate import Evaluated, Judged
     from polyclinic.study.formula import FormulaData
     from polyclinic.study.sites import Sites
@@ -56,6 +58,25 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
                 next="fit(sites, formula); for arrays use scikit-learn's own tools",
             )
         return data
+
+    def blocks_(self) -> list[dict[str, Any]]:
+        """Its part of the report, see `polyclinic.report.blocks`."""
+        check_is_fitted(self)
+        found: list[dict[str, Any]] = self.result_.blocks()
+        return found
+
+    def _headline(self) -> str:
+        """The answer in a sentence, for a model that is not evaluated; "" for the kind's name."""
+        return ""
+
+    def _ask_hospitals(self, tell: Sequence[Callback] = ()) -> None:
+        """Ask every hospital for what the report shows of it, where it lets it out."""
+
+    @property
+    def evaluated_(self) -> bool:
+        """Whether there is something to evaluate."""
+        found: bool = self.kind_.evaluated
+        return found
 
     def judged(self) -> Judged:
         """The model as it is evaluated. Raises NOTHING_TO_PREDICT."""
@@ -148,7 +169,9 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
                 rule="a saved model holds no rows",
                 next="use the report of its run folder",
             )
-        if self.kind_.evaluated and self._evaluated is None:
+        if show_sites:
+            self._ask_hospitals()
+        if self.evaluated_ and self._evaluated is None:
             self.evaluate(show_sites=show_sites)
         table = fit(table_one_algorithm(data, show_sites), data.federation)
         measured = self._evaluated.rounds if self._evaluated else ()

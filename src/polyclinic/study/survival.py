@@ -21,7 +21,9 @@ from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.models.survival.cox import diagnosis_plan
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
+from polyclinic.report.words import plural
 from polyclinic.study.arrays import Arrays, from_arrays, native
+from polyclinic.study.evaluate import Judged
 from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites
 from polyclinic.study.ways import ways
@@ -239,6 +241,30 @@ class CoxRegression(SurvivalLearner):
             rows = self._arrays.by_site() if by == "site" else Domain(Inline(self._arrays.rows))
             total = rows.total(plan)
         return result.robust(result.meat_of(total.values))
+
+    def _headline(self) -> str:
+        found, codebook = self.result_, self.formula_data.codebook
+        event = codebook.label(str(found.spec.design.event))
+        return (
+            f"Hazards of {event} in {found.patients:,} patients, {found.events:,} of them with the "
+            f"event, by {plural(len(found.terms), 'term')}."
+        )
+
+    @property
+    def evaluated_(self) -> bool:
+        """Not on a grid: its steps of a fold would differ by a few patients from those of all."""
+        return bool(self.stratify)
+
+    def judged(self) -> Judged:
+        """The model as it is evaluated. Raises NOTHING_TO_PREDICT for one on a grid."""
+        if not self.evaluated_:
+            raise InputError(
+                "one baseline for all sites is not cross-validated",
+                code="NOTHING_TO_PREDICT",
+                rule="on a grid every fold would be another one that differs by a few patients",
+                next="stratify by site",
+            )
+        return super().judged()
 
     @property
     def concordance_(self) -> dict[str, float] | None:

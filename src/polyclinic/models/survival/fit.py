@@ -99,6 +99,11 @@ class CoxFit:
         )
 
     @property
+    def pooled(self) -> bool:
+        """Whether pooled rows would give the same."""
+        return self.spec.by_site
+
+    @property
     def converged(self) -> bool:
         return self.end == "converged"
 
@@ -205,7 +210,7 @@ class CoxFit:
         halved      on a grid of every second edge
         stratified  with a baseline per site and no grid
         """
-        if self.spec.by_site:
+        if self.spec.by_site or "risk_sets" not in self.diagnosis.sums:
             return None
         wire = self.theta / self.scale.spread
         sums = Sums.of(self.diagnosis.sums["risk_sets"]).halved()

@@ -9,7 +9,8 @@ What leaves the site: the numbers of rows, of events and of right, wrong and tie
 folds, and sums of squares of pairs for the standard error. By name ("collect") instead of the pairs
 only the concordance and its error, to hundredths: exact pairs of all hospitals but one, taken from
 a total, would be the pairs of that one.
-Reference: Harrell, Lee & Mark, "Multivariable prognostic models", *Statistics in Medicine* 15 (1996).
+Reference: Harrell, Lee & Mark, "Multivariable prognostic models", *Statistics in Medicine* 15
+(1996).
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class _HeldOut(Exposed):
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Of all rows under the coefficients of every fold, so that none covers another."""
-        spec, columns = spec_of(plan), {}
+        spec = spec_of(plan)
+        columns: dict[str, Shares] = {}
         for i in range(len(theta_of(plan))):
             one = exposure_of(spec, partition, own, _one(plan, i))
             columns |= {_mark(name, i): shares for name, shares in one.columns.items()}
@@ -147,7 +149,11 @@ class OwnHeldOutTask(_HeldOut):
                 code="BAD_MESSAGE",
                 rule="what a hospital computes for itself is asked by name: combine = collect",
             )
-        found = (*_COUNTS, Leaf("defined", (), "flag", "int64"), Leaf("concordance", (2,), "statistic"))
+        found = (
+            *_COUNTS,
+            Leaf("defined", (), "flag", "int64"),
+            Leaf("concordance", (2,), "statistic"),
+        )
         return tuple(replace(leaf, small="hide") for leaf in found)
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
@@ -159,7 +165,7 @@ class OwnHeldOutTask(_HeldOut):
         counted, patients = _counted(plan, partition)
         defined = found["pairs"] > 0
         said = np.round([found["c"], found["se"]], PLACES) if defined else np.zeros(2)
-        values = {**counted, "defined": int(defined), "concordance": said}
+        values: dict[str, Any] = {**counted, "defined": int(defined), "concordance": said}
         return Contribution(values, Evidence(patients))
 
 

@@ -148,8 +148,8 @@ class ScoresTask(Exposed):
 class ConcordanceTask(Exposed):
     """Pairs of the site's patients, of the same stratum, by whether the risk ranks them rightly.
 
-    The risks of `group_size(least)` patients next to each other count as one: a pair that changes sides as the
-    coefficients change would show where its two patients lie.
+    The risks of `group_size(least)` patients next to each other count as one: a pair that changes
+    sides as the coefficients change would show where its two patients lie.
     With c the right ones of a row's pairs (ties half) and k all of them: sums of c, k, and of
     their squares and products, which give the standard error.
     """

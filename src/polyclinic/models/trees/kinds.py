@@ -231,6 +231,7 @@ def _kind(name: str, title: str, spec: Callable[[Asked], Spec], explains: Explai
         predictor=_check_predictor,
         predicts_as="trees",
         gaps=True,
+        pooled=False,  # hospitals may join bins
     )
 
 

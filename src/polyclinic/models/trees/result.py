@@ -119,8 +119,6 @@ class Fit:
         if self.trees.trees == 1:
             text = to_text(self)
             found.append({"kind": "svg", "title": "Tree", "svg": to_svg(self), "alt": text})
-            lines = [[line] for line in text.split("\n")]
-            found.append(
-                {"kind": "table", "title": "The tree in words", "head": ["rule"], "rows": lines}
-            )
+            lines = {"kind": "lines", "title": "The tree in words", "lines": text.split("\n")}
+            found.append(lines)
         return found
