@@ -19,7 +19,7 @@ Names of columns and terms are replaced by what people read, see `polyclinic.rep
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from polyclinic.report.names import Names
@@ -35,6 +35,8 @@ Block = Mapping[str, Any]
 MOST_BARS = 30
 POINTS = 7  # of a curve in the table beneath it
 FAR = (0.01, 100.0)  # ends of a ratio's axis
+ROUND = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
+MOST_TICKS = 7
 
 
 def drawn(results: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -42,6 +44,21 @@ def drawn(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     blocks = results["model"].get("blocks") or []
     names = Names(results["labels"])
     return [_drawn(block, f"block-{i}", names) for i, block in enumerate(blocks)]
+
+
+def figures_of(
+    blocks: Sequence[Block], labels: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Figure]:
+    """The drawings among a learner's blocks, by title; labels as in a run's results."""
+    names, found = Names(labels), {}
+    for i, block in enumerate(blocks):
+        if block["kind"] == "svg":
+            title, svg = str(block["title"]), str(block["svg"])
+            rows = tuple((line,) for line in str(block.get("alt", "")).split("\n"))
+            found[title] = Figure(f"block-{i}", title, title, svg, svg, ("text",), rows)
+        elif block["kind"] in MAKERS:
+            found[str(block["title"])] = figure_of_block(named(block, names), f"block-{i}")
+    return found
 
 
 def _drawn(block: Block, name: str, names: Names) -> dict[str, Any]:
@@ -61,8 +78,7 @@ def _drawn(block: Block, name: str, names: Names) -> dict[str, Any]:
 
 def figure_of_block(block: Block, name: str) -> Figure:
     """The drawing of a block of curves, lines with intervals, or bars; names as they are."""
-    makers = {"curves": _curves, "forest": _forest, "bars": _bars}
-    return makers[block["kind"]](block, name)
+    return MAKERS[block["kind"]](block, name)
 
 
 def _cells(head: Sequence[Any], row: Sequence[Any]) -> list[str]:
@@ -111,7 +127,7 @@ def _curves(block: Block, name: str) -> Figure:
     curves = block["curves"]
     risk_at = [line["times"] for line in block.get("at_risk") or []][:1]
     rows = [row for curve in curves for row in _points(curve, risk_at[0] if risk_at else None)]
-    head = ("curve", block["x_label"], block["y_label"], "95 % interval")
+    head: tuple[str, ...] = ("curve", block["x_label"], block["y_label"], "95 % interval")
     if all(row[3] == "" for row in rows):
         head, rows = head[:3], [row[:3] for row in rows]
 
@@ -150,12 +166,14 @@ def _points(curve: Mapping[str, Any], at: Sequence[float] | None) -> list[tuple[
             str(curve["name"]),
             cell(float(x[k])),
             cell(float(curve["y"][k])),
-            f"{cell(float(curve['lower'][k]))} to {cell(float(curve['upper'][k]))}"
-            if known
-            else "",
+            _interval(curve, k) if known else "",
         )
         for k in places
     ]
+
+
+def _interval(curve: Mapping[str, Any], k: int) -> str:
+    return f"{cell(float(curve['lower'][k]))} to {cell(float(curve['upper'][k]))}"
 
 
 def _draw_curves(ax: Axes, block: Block, size: Size) -> None:
@@ -216,9 +234,7 @@ def _forest(block: Block, name: str) -> Figure:
             ax.plot(ends[1], at, "s", color=COLOURS[0], markerfacecolor=face, markersize=6.5)
         ax.axvline(none, color=INK, linewidth=0.9, zorder=0)
         if ratio:
-            ax.set_xscale("log")
-            ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-            ax.xaxis.set_minor_formatter(lambda value, _: "")
+            _ratio_axis(ax)
         else:
             ax.locator_params(axis="x", nbins=5)
         ax.set_xlabel(block.get("x_label", "ratio" if ratio else "difference"))
@@ -227,6 +243,18 @@ def _forest(block: Block, name: str) -> Figure:
     sentence = block.get("note") or block["title"]
     head = ("line", block.get("x_label", "ratio" if ratio else "difference"), "95 % interval")
     return figure_of(name, block["title"], sentence, head, rows, draw)
+
+
+def _ratio_axis(ax: Axes) -> None:
+    """Logarithmic, with a few round numbers; at least from 0.5 to 2."""
+    low, high = ax.get_xlim()
+    low, high = min(max(low, FAR[0]), 0.5), max(min(high, FAR[1]), 2.0)
+    every = [value for value in ROUND if low <= value <= high]
+    ticks = every if len(every) <= MOST_TICKS else [v for v in every if v in ROUND[::3]]
+    ax.set_xscale("log")
+    ax.set_xlim(low, high)
+    ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
 
 
 def _bars(block: Block, name: str) -> Figure:
@@ -245,3 +273,10 @@ def _bars(block: Block, name: str) -> Figure:
     sentence = block.get("note") or block["title"]
     head = ("name", block.get("x_label") or "value")
     return figure_of(name, block["title"], sentence, head, rows, draw)
+
+
+MAKERS: Mapping[str, Callable[[Block, str], Figure]] = {
+    "curves": _curves,
+    "forest": _forest,
+    "bars": _bars,
+}

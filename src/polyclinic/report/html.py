@@ -113,7 +113,9 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, data = results["model"], results["data"]
     found = (results.get("evaluation") or {}).get("all") or {}
     sure = "" if noise.is_counted(results) else "about "
-    who = f"patients in {words.plural(model['sites'], 'hospital')}"
+    more = sentences.left_out(results)
+    who = f"of {model['patients'] + more:,} " if more else ""
+    who += f"patients in {words.plural(model['sites'], 'hospital')}"
     shown = [(f"{sure}{model['patients']:,}", who)]
     if (found.get("auroc") or {}).get("value") is not None:
         observed, predicted = (

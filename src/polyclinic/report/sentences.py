@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.report import noise
@@ -27,6 +27,9 @@ def answer(results: Results) -> list[str]:
     model, found = results["model"], (results.get("evaluation") or {}).get("all") or {}
     outcome = results["data"]["outcome_label"]
     who = f"{noise.patients(results)} of {plural(model['sites'], 'hospital')}"
+    if more := left_out(results):
+        who = f"{model['patients']:,} of the {model['patients'] + more:,} patients of "
+        who += plural(model["sites"], "hospital")
     rests = f"It rests on {who}{noise.rests(results)}"
     area = (found.get("auroc") or {}).get("value")
     if area is not None:
@@ -130,9 +133,8 @@ def who(results: Results) -> str:
     if model["events"] is not None:
         text += f", {model['events']:,} of them with {results['data']['outcome_label']},"
     text += " were studied"
-    together = _together(sites)
-    if together is not None and together > model["patients"]:
-        text += f", and {together - model['patients']:,} more whom the model leaves out"
+    if more := left_out(results):
+        text += f"; {more:,} more are of hospitals that the model leaves out"
     if not outs:
         return f"{text}; no hospital shows how many it left out."
     text += "; "
@@ -141,10 +143,12 @@ def who(results: Results) -> str:
     return text + (f"{least:,} were left out." if least else "none was left out.")
 
 
-def _together(sites: Sequence[Mapping[str, Any]]) -> int | None:
-    """Patients of all hospitals, where each shows its own."""
-    counts = [site["patients"] for site in sites]
-    return sum(counts) if counts and None not in counts else None
+def left_out(results: Results) -> int:
+    """Patients of the cohort who are not in the model, where each hospital shows its own."""
+    counts = [site["patients"] for site in results["data"]["sites"]]
+    if not counts or None in counts or "blocks" not in results["model"]:
+        return 0
+    return max(int(sum(counts)) - int(results["model"]["patients"]), 0)
 
 
 def matters(results: Results) -> str:

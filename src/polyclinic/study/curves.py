@@ -19,6 +19,7 @@ from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.survival import CurveSpec
 from polyclinic.models.survival.curves import Curved, Ranked
+from polyclinic.report.words import p_value
 from polyclinic.study.sites import Sites
 from polyclinic.study.survival import SurvivalLearner, outcome_of_arrays
 from polyclinic.study.ways import ways
@@ -31,7 +32,7 @@ class _Curves(SurvivalLearner):
 
     spec_: CurveSpec
     grid: Any
-    least: int
+    least: int | None
     cause: int
 
     def fit(
@@ -107,6 +108,8 @@ class _Curves(SurvivalLearner):
 
     def _headline(self) -> str:
         found, codebook = self.result_, self.formula_data.codebook
+        if not isinstance(found, (Curved, Ranked)):
+            raise TypeError("no curves")
         by = f" by {codebook.label(found.spec.by)}" if found.spec.by else ""
         event = codebook.label(str(found.spec.design.event))
         if isinstance(found, Ranked):

@@ -95,14 +95,7 @@ def assemble(
             "ledger": sites.ledgers() if show_sites else {},
         },
         "left": lines,
-        "labels": {
-            column: {
-                "label": data.codebook.label(column),
-                "unit": data.codebook.spec(column).unit or "",
-                "levels": dict(data.codebook.spec(column).levels or {}),
-            }
-            for column in data.cohort.columns
-        },
+        "labels": label_part(data),
         "hashes": {
             "study": about.get("hash", ""),
             "codebook": data.codebook.content_hash,
@@ -116,6 +109,18 @@ def assemble(
     if evaluated is not None:
         results["evaluation"] = evaluated.measures
     return plain(results)  # type: ignore[no-any-return]
+
+
+def label_part(data: FormulaData) -> dict[str, dict[str, Any]]:
+    """Label, unit and levels of each column of the cohort."""
+    return {
+        column: {
+            "label": data.codebook.label(column),
+            "unit": data.codebook.spec(column).unit or "",
+            "levels": dict(data.codebook.spec(column).levels or {}),
+        }
+        for column in data.cohort.columns
+    }
 
 
 def _guarantee(model: Fitted, least: int, secure: bool, alone: list[str]) -> str:

@@ -14,8 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 from polyclinic.core.errors import InputError
 from polyclinic.report import words
 
+MEASURED = ("roc", "calibration", "decision", "sites")
+
 if TYPE_CHECKING:
     from polyclinic.core.fit import Callback
+    from polyclinic.report.svg import Figure
     from polyclinic.study.evaluate import Evaluated, Judged
     from polyclinic.study.formula import FormulaData
     from polyclinic.study.sites import Sites
@@ -143,6 +146,39 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
             found.measures["how"] = "other hospitals"
         self._evaluated: Evaluated | None = found
         return found
+
+    def plot(self, name: str = "") -> Figure:
+        """A figure of the report: one of its own by its title, or one of its evaluation.
+
+        Parameters
+        ----------
+        name : the title of a figure in the report, such as "Survival" or "Hazard ratios"; or
+            "roc", "calibration", "decision", "sites" of a model that predicts, which is evaluated
+            by `evaluate()` if that is not done. "": the first of its own.
+
+        Raises
+        ------
+        InputError : UNKNOWN_FIGURE, or NOTHING_TO_DRAW where the model has no such figure.
+        """
+        from polyclinic.report import blocks, figures
+        from polyclinic.study.results import label_part
+
+        check_is_fitted(self)
+        labels = label_part(self._data) if self._data is not None else {}
+        own = blocks.figures_of(self.blocks_(), labels)
+        measured = MEASURED if self.evaluated_ and self._data is not None else ()
+        if name in own or (own and not name):
+            return own[name or next(iter(own))]
+        drawn = figures.figure(name, self._results("", "", True)) if name in measured else None
+        if drawn is None:
+            known = not name or name in MEASURED
+            raise InputError(
+                f"this model has no figure {name!r}" if known else f"there is no figure {name!r}",
+                code="NOTHING_TO_DRAW" if known else "UNKNOWN_FIGURE",
+                rule=f"figures: {', '.join([*own, *measured]) or 'none'}",
+                next="use one of them" if own or measured else "print(model)",
+            )
+        return drawn
 
     def report(
         self, path: str | Path, *, title: str = "", purpose: str = "", show_sites: bool = True

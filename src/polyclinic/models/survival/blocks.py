@@ -33,6 +33,7 @@ def cox_blocks(fit: CoxFit) -> list[dict[str, Any]]:
             "kind": "forest",
             "title": "Hazard ratios",
             "ratio": True,
+            "x_label": "hazard ratio, 95 % interval",
             "lines": [
                 {"name": term, "estimate": ratio[0], "lower": ratio[1], "upper": ratio[2]}
                 for term, ratio in zip(fit.terms, ratios, strict=True)
@@ -57,7 +58,7 @@ def cox_blocks(fit: CoxFit) -> list[dict[str, Any]]:
 
 
 def _sentence(fit: CoxFit, baseline: str) -> str:
-    text = f"{fit.events} events among {fit.patients} patients; {baseline}."
+    text = f"{fit.events:,} events among {fit.patients:,} patients; {baseline}."
     if fit.concordance:
         c, se = fit.concordance["c"], fit.concordance["se"]
         text += (
@@ -177,7 +178,7 @@ def _figures(found: Curved) -> dict[str, Any]:
     ]
     head = ["group", "patients", "events", "median", "from", "to", "mean", "from", "to"]
     note = (
-        f"The mean is of the time until {found.horizon:,g}, for those who live longer that time; "
+        f"The mean is of the time without the event until {found.horizon:,g}; "
         "95 % intervals, of medians on the scale of log(-log S)."
     )
     title = "Median and mean time to the event"
