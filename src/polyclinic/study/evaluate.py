@@ -171,6 +171,13 @@ def evaluate(
         )
     algorithm: Algorithm
     if judged.outcome == "survival":
+        if subgroups:
+            raise InputError(
+                f"subgroups: {', '.join(subgroups)}",
+                code="WRONG_VALUE",
+                rule="a survival model is judged over hospitals, not within subgroups",
+                next="leave [evaluation] subgroups out",
+            )
         full = judged.full if folds else None
         algorithm = HeldOut(judged.spec, tuple(predictors), folds, full, show_sites)
     else:
