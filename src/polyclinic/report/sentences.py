@@ -59,7 +59,7 @@ def answer(results: Results) -> list[str]:
     elif "blocks" in model:
         about = f" and {outcome}" if outcome else ""
         title = model["title"][:1].upper() + model["title"][1:]
-        first = f"{title} of {_inputs(results)}{about}."
+        first = f"{title}: {_inputs(results)}{about}."
     else:
         first = f"{_inputs(results).capitalize()} and {outcome}: what is associated with it."
     return [first, rests]

@@ -101,6 +101,7 @@ class TreatmentEffect(Learner):
         return super().fit(X, y, sample_weight, **more)
 
     def _set(self) -> None:
+        self.__dict__.pop("_hospitals", None)  # of an earlier fit
         one = self.result_.contrasts()[0]
         self.effect_, self.se_ = one.estimate, one.se
 
