@@ -13,8 +13,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.fit import Callback, Store
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Column
-from polyclinic.models.survival.concordance import pairs
-from polyclinic.models.survival.fit import concordance_of
+from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.study.sites import Sites
 from polyclinic.study.survival import outcome_of_arrays
@@ -151,10 +150,7 @@ class GradientBoostingSurvival(Trees):
     def score(self, X: Any, y: Any, sample_weight: Any = None, *, event: Any = None) -> float:
         """Harrell's concordance on arrays."""
         duration, happened = outcome_of_arrays(y, event, self.cause)
-        found = pairs(duration, happened == self.cause, self.predict(X))
-        names = ("concordant", "discordant", "tied_risk")
-        sums: dict[str, Any] = dict(zip(names, found.counts, strict=True))
-        return concordance_of({**sums, "squares": found.squares})["c"]
+        return concordance_of(pairs(duration, happened == self.cause, self.predict(X)))["c"]
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -151,7 +151,8 @@ class RiskSets:
         of `least` rows next to each other count as one."""
         counts, squares = np.zeros(3, np.int64), np.zeros(3)
         for one in self.strata:
-            risk, event = grouped(margin[one.rows], least), self.event[one.rows] > 0
+            each = np.arange(len(one.rows))
+            risk, event = grouped(margin[one.rows], each, least), self.event[one.rows] > 0
             found = pairs(-one.at.astype(np.float64), event, risk)
             counts += found.counts
             squares += found.squares

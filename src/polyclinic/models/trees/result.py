@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.survival.fit import concordance_of
+from polyclinic.models.survival.concordance import Pairs, concordance_of
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
@@ -57,7 +57,7 @@ class Fit:
     def concordance(self) -> dict[str, float] | None:
         """Harrell's C over pairs of one site and stratum: of patients that were held out, or else
         of those that were fitted; None of other outcomes."""
-        return None if self.pairs is None else concordance_of(self.pairs)
+        return None if self.pairs is None else concordance_of(Pairs.of(self.pairs))
 
     def importances(self) -> dict[str, Floats]:
         """Per feature: sum of gains, number of splits, sum of covers, (n_features,) each."""
