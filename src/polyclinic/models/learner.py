@@ -8,7 +8,7 @@ but a fold; "state", what only a run knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -20,9 +20,12 @@ from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import Predictor
+from polyclinic.privacy import noisy
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 Explains = Literal["classes", "binary", "number", "any", "survival", "nothing"]
 FORM = {"spec", "rows", "state"}
+NOISY_FORM = FORM | {noisy.KEY}
 
 
 class Spec(Protocol):
@@ -102,6 +105,8 @@ class Asked:
     options  hyper-parameters by name
     classes  classes of the outcome; 0: a number, or no outcome
     columns  that the terms read, in order
+    span     ends of the range that the codebook declares of a number as outcome
+    privacy  what noise is to guarantee; None: exact sums
     """
 
     design: Design
@@ -111,6 +116,8 @@ class Asked:
     sites: tuple[str, ...] = ()
     seed: int = 0
     rows: Mapping[str, Any] = field(default_factory=dict)
+    span: tuple[float, float] | None = None
+    privacy: DifferentialPrivacy | None = None
 
 
 Check = Callable[[Any, Plan], None]
@@ -132,6 +139,9 @@ class Kind:
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
     collected  steps that every hospital answers by itself, with what of it leaves, in words
+    private    whether `spec` takes `Asked.privacy`; then each round is one Gaussian mechanism, and
+               all have the same multiplier
+    asks       which of the steps a spec asks; None: all
     """
 
     name: str
@@ -146,6 +156,8 @@ class Kind:
     predicts_as: str = ""
     gaps: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
+    private: bool = False
+    asks: Callable[[Any], Collection[str]] | None = None
 
     @property
     def predicts(self) -> bool:
@@ -188,14 +200,16 @@ def values(spec: Spec, **state: Any) -> dict[str, Any]:
     return {"spec": fixed, "rows": rows, "state": state}
 
 
-def spec_in(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+def spec_in(
+    plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Collection[str] = FORM
+) -> Any:
     """The spec of a plan, made once. Raises BAD_MESSAGE for another form."""
-    return plan.once("spec", lambda: _spec(plan, from_data))
+    return plan.once("spec", lambda: _spec(plan, from_data, form))
 
 
-def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Collection[str]) -> Any:
     try:
-        if set(plan.values) != FORM:
+        if set(plan.values) != form:
             raise ValueError("a plan of another form")
         return from_data({**plan.values["spec"], "rows": plan.values["rows"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

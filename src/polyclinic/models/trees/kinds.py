@@ -12,6 +12,9 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Column, Kind, check_options
 from polyclinic.models.trees.bins import as_edges, uniform_edges
+from polyclinic.models.trees.private import rounds_of
+from polyclinic.models.trees.private_kinds import with_noise
+from polyclinic.models.trees.private_tasks import check_private
 from polyclinic.models.trees.rows import check_state
 from polyclinic.models.trees.spec import LARGEST_BOUND, MOST_BINS, Feature, Spec
 from polyclinic.models.trees.stack import checked
@@ -84,7 +87,8 @@ RULE = "see the page on trees for what each option may be"
 def tree_spec(asked: Asked) -> Spec:
     """One tree: squared loss from the mean, which for classes is the Gini index."""
     check_options(asked.options, COMMON, RULE)
-    return Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    spec = Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    return with_noise(spec, asked)
 
 
 def forest_spec(asked: Asked) -> Spec:
@@ -93,7 +97,7 @@ def forest_spec(asked: Asked) -> Spec:
     given, many = asked.options, len(asked.columns)
     usual = "sqrt" if asked.classes else 1.0
     columns = _node_columns(given.get("max_features", usual), many)
-    return Spec(
+    spec = Spec(
         **_common(asked, 5),
         forest=True,
         trees=given.get("n_estimators", 100),
@@ -101,6 +105,7 @@ def forest_spec(asked: Asked) -> Spec:
         bootstrap=given.get("bootstrap", True),
         node_columns=0 if columns >= many else columns,
     )
+    return with_noise(spec, asked)
 
 
 def boosting_spec(asked: Asked) -> Spec:
@@ -127,7 +132,7 @@ def boosting_spec(asked: Asked) -> Spec:
         raise _wrong(f"monotone_constraints of {', '.join(unknown)}", "columns of the formula")
     if any(signs.get(c.name) and c.kind == "category" for c in asked.columns):
         raise _wrong("monotone_constraints of a category", "only numbers and binary columns")
-    return Spec(
+    spec = Spec(
         **{**_common(asked, 1), "loss": loss},
         trees=given.get("n_estimators", 100),
         depth=given.get("max_depth", 6),
@@ -141,6 +146,7 @@ def boosting_spec(asked: Asked) -> Spec:
         validation=float(given.get("validation_fraction", 0.2)) if stops else 0.0,
         patience=stops or 1,
     )
+    return with_noise(spec, asked, start=True)
 
 
 def _common(asked: Asked, leaf: int) -> dict[str, Any]:
@@ -219,8 +225,17 @@ def _node_columns(asked: Any, many: int) -> int:
 
 def _rounds(spec: Spec) -> int:
     """Start, levels, losses: at most."""
+    if spec.private:
+        return rounds_of(spec)
     trees = spec.trees
     return 1 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+
+
+def _asks(spec: Spec) -> tuple[str, ...]:
+    """The steps of a fit."""
+    if spec.private:
+        return ("trees.private_level", "trees.private_leaves")
+    return ("trees.start", "trees.cells", "trees.loss")
 
 
 def _check_start(spec: Spec, plan: Plan) -> None:
@@ -266,10 +281,14 @@ def _kind(name: str, title: str, spec: Callable[[Asked], Spec]) -> Kind:
             "trees.start": _check_start,
             "trees.cells": _check_state,
             "trees.loss": _check_state,
+            "trees.private_level": check_private,
+            "trees.private_leaves": check_private,
         },
         predictor=_check_predictor,
         predicts_as="trees",
         gaps=True,
+        private=True,
+        asks=_asks,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,22 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Private:
+    """Noise that trees grow with.
+
+    epsilon, delta  of the whole fit
+    centre, unit    the outcome y is (y - centre) / unit, cut to [-1, 1], while trees grow
+    start           whether trees correct a start that takes a round of its own
+    """
+
+    epsilon: float
+    delta: float
+    centre: float = 0.0
+    unit: float = 1.0
+    start: bool = False
+
+
+@dataclass(frozen=True)
 class Spec:
     """Trees to grow.
 
@@ -76,6 +92,7 @@ class Spec:
     class_weight   weight per class, "balanced", or None
     seed           of all hashes
     cell           patients in every number that leaves a hospital; 0: rows in one trust domain
+    private        noise in place of cells; None: exact sums
     """
 
     design: Design
@@ -101,6 +118,7 @@ class Spec:
     class_weight: tuple[float, ...] | str | None = None
     seed: int = 0
     cell: int = 0
+    private: Private | None = None
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,8 +205,9 @@ class Spec:
 
     def algorithm(self) -> Algorithm:
         from polyclinic.models.trees.grow import Growing
+        from polyclinic.models.trees.private import PrivateGrowing
 
-        return Growing(self)
+        return PrivateGrowing(self) if self.private else Growing(self)
 
     def to_data(self) -> dict[str, Any]:
         data = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -207,6 +226,7 @@ class Spec:
             ],
             "monotone": list(self.monotone),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
+            "private": None if self.private is None else asdict(self.private),
             "rows": dict(self.rows),
         }
 
@@ -229,6 +249,7 @@ class Spec:
                 ),
                 "monotone": tuple(data["monotone"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
+                "private": None if data["private"] is None else Private(**data["private"]),
                 "rows": dict(data.get("rows", {})),
             }
         )
