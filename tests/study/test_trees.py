@@ -21,7 +21,7 @@ from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.governance.asked import asked
 from polyclinic.governance.study_file import Study
 from polyclinic.study.formula import from_formula
-from tests.governance.test_scope import covered, recorded, scope_of
+from tests.governance.test_scope import changed, covered, recorded, scope_of
 
 FORMULA = "disease ~ age + sex + cp + trestbps + thalach + exang + oldpeak"
 DRAWN = "patients are drawn by hash of their place: rows that are left out move the others"
@@ -198,3 +198,61 @@ def test_weights_of_classes_move_the_risk(frame):
     heavy = pc.GradientBoostingClassifier(n_estimators=5, class_weight={"yes": 5.0}).fit(x, y)
     assert heavy.predict_proba(x)[:, 1].mean() > plain.predict_proba(x)[:, 1].mean() + 0.2
     assert roc_auc_score(y == "yes", heavy.predict_proba(x)[:, 1]) > 0.7
+
+
+NOISY = {
+    "format": 1,
+    "study": {"name": "trees"},
+    "data": {"dataset": "heart_disease"},
+    "model": {
+        "kind": "boosting",
+        "formula": "disease ~ age + sex + cp + oldpeak",
+        "options": {"n_estimators": 2, "max_depth": 1, "learning_rate": 0.5},
+    },
+    "privacy": {"epsilon": 6.0, "delta": 1e-5},
+    "evaluation": {"validate": "none", "alone": False},
+}
+
+
+def test_a_study_of_trees_with_noise(tmp_path, data_dir, monkeypatch):
+    hearts, study = pc.datasets.heart_disease(), Study.model_validate(NOISY)
+    plans = recorded(study, hearts, tmp_path / "run", monkeypatch)
+    scope = scope_of(study, hearts.codebook, hearts.names)
+    assert {scope.refuses(plan) for plan in plans} == {""}
+    tasks = {plan.task for plan in plans if plan.task.startswith("trees")}
+    assert tasks == {"trees.private_level", "trees.private_leaves"} <= set(scope.tasks)
+    assert "epsilon 6" in scope.summary()["cost"]
+    (level, *_) = [plan for plan in plans if plan.task == "trees.private_level"]
+    assert not scope.refuses(changed(level, "noise", "multiplier", to=lambda z: 2 * z))
+    for other in (
+        changed(level, "noise", "multiplier", to=lambda z: 0.9 * z),
+        changed(level, "noise", to={"multiplier": 9.0, "mechanism": "laplace"}),
+        changed(level, "spec", "private", "epsilon", to=60.0),
+        changed(level, "spec", "private", to=None),
+        changed(level, "noise", to=None),
+        replace(level, task="trees.cells", _derived={}),
+        replace(level, task="trees.start", _derived={}),
+    ):
+        assert scope.refuses(other)
+    model = pc.load(tmp_path / "run")
+    assert "noise of epsilon 6" in repr(model) and "about" in repr(model)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "noise in the sums behind the trees" in report and "epsilon 6" in report
+    results = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "This holds for the model" in results["study"]["guarantee"]
+    assert results["evaluation"]["all"]["auroc"]["value"] > 0.5
+
+
+def test_trees_with_noise_over_hospitals(data_dir):
+    sites = pc.datasets.heart_disease()
+    noise = pc.DifferentialPrivacy(5.0, 1e-5)
+    tree = pc.DecisionTreeClassifier(max_depth=1)
+    tree.fit(sites, "disease ~ sex + cp", privacy=[noise, pc.SecureSum()])
+    assert "privacy Noise was added" in str(tree)
+    with pytest.raises(InputError) as caught:
+        tree.evaluate(validate="cross-validation")
+    assert caught.value.code == "NO_PRIVATE_VERSION"
+    for model in (pc.LinearSVC(), pc.RandomForestClassifier()):
+        with pytest.raises(InputError) as caught:
+            model.fit(sites, "disease ~ sex + cp", privacy=noise)
+        assert caught.value.code == "NO_PRIVATE_VERSION"

@@ -26,8 +26,8 @@ def asked(
 
     Raises
     ------
-    InputError : NO_PRIVATE_VERSION of this kind for `privacy`; ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain;
-        BAD_FORMULA where there is none.
+    InputError : NO_PRIVATE_VERSION of this kind for `privacy`; ONE_CLASS, WRONG_VALUE for an
+        outcome that this kind of model does not explain; BAD_FORMULA where there is none.
     """
     if privacy is not None and not kind.private:
         raise no_noise(kind)

@@ -73,7 +73,8 @@ class LearnerScope:
         """The steps of the fit, each with its check."""
         own = {name: partial(self._own, check) for name, check in self.kind.tasks.items()}
         foreign = {n: partial(self._checked, check) for n, check in self.kind.foreign.items()}
-        found, asks = {**own, **foreign}, self.kind.asks
+        found: dict[str, Callable[[Plan], None]] = {**own, **foreign}
+        asks = self.kind.asks
         return found if asks is None else {name: found[name] for name in asks(self.spec)}
 
     @cached_property

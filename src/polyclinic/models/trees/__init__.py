@@ -6,7 +6,6 @@ from polyclinic.models.trees.cells import CellsTask
 from polyclinic.models.trees.grow import Growing
 from polyclinic.models.trees.kinds import KINDS
 from polyclinic.models.trees.predictor import TreesPredictor
-from polyclinic.models.trees.private import PrivateGrowing
 from polyclinic.models.trees.private_tasks import tasks as _private
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.spec import Feature, Spec
@@ -19,7 +18,6 @@ __all__ = [
     "Feature",
     "Fit",
     "Growing",
-    "PrivateGrowing",
     "Spec",
     "TreesPredictor",
     "tasks",

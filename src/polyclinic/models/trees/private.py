@@ -1,8 +1,9 @@
 """Trees under differential privacy: noisy histograms, level by level, and noisy sums of the leaves.
 
 A tree of depth D takes D rounds of histograms and one of its leaves; boosting takes one more for
-its start. All rounds have the same noise multiplier, so each costs the same part of epsilon. A round
-in which T trees grow side by side hides that a patient is in all of them; see private_tasks.py.
+its start. All rounds have the same noise multiplier, so each costs the same part of epsilon. The
+noise of a round in which T trees grow side by side is for a patient who is in all of them; see
+private_tasks.py.
 
 Splits are chosen by the usual gain from noisy sums that were made consistent: all columns of a node
 add up to the same, so each column is moved to the mean of all totals, weighted by their precision.

@@ -31,7 +31,7 @@ from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
+from polyclinic.core.task import Grain, Task
 from polyclinic.models.learner import NOISY_FORM, spec_in
 from polyclinic.models.private import LOGISTIC_CURVATURE
 from polyclinic.models.trees import losses
@@ -189,4 +189,4 @@ def _contribution(sums: Ints, partition: Partition) -> Contribution:
     return Contribution(leaves, Evidence(partition.n_patients))
 
 
-tasks = [PrivateLevelTask(), PrivateLeavesTask()]
+tasks: list[Task] = [PrivateLevelTask(), PrivateLeavesTask()]
