@@ -18,9 +18,11 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import polyclinic as pc
 from polyclinic.core.errors import DataWarning, InputError
+from polyclinic.engines.site import Site
 from polyclinic.governance.asked import asked
 from polyclinic.governance.study_file import Study
 from polyclinic.study.formula import from_formula
+from polyclinic.study.run import _Steps as Steps
 from tests.governance.test_scope import changed, covered, recorded, scope_of
 
 FORMULA = "disease ~ age + sex + cp + trestbps + thalach + exang + oldpeak"
@@ -200,6 +202,46 @@ def test_weights_of_classes_move_the_risk(frame):
     assert roc_auc_score(y == "yes", heavy.predict_proba(x)[:, 1]) > 0.7
 
 
+def test_a_study_with_quantile_bins_has_one_set_of_edges(tmp_path, data_dir, monkeypatch):
+    model = {
+        "kind": "tree",
+        "formula": "disease ~ age + sex",
+        "options": {"max_depth": 1, "bins": "quantiles", "max_bins": 4},
+    }
+    about = {"format": 1, "study": {"name": "bins"}, "data": {"dataset": "heart_disease"}}
+    about |= {"model": model, "evaluation": {"folds": 2, "alone": False}}
+    study, sites = Study.model_validate(about), pc.datasets.heart_disease()
+    plans, admit = [], Site._admit
+
+    def record(self, plan, audience):
+        plans.append(plan)
+        return admit(self, plan, audience)
+
+    monkeypatch.setattr(Site, "_admit", record)
+    fitted = Steps(study, sites, tmp_path, lambda *about: None)._fit()
+    scope = scope_of(study, sites.codebook, sites.names)
+    assert {scope.refuses(plan) for plan in plans} == {""}
+    scope.model.check_predictor(fitted.predictor_.to_data())
+    grown = [plan for plan in plans if plan.task in ("trees.start", "trees.cells")]
+    edges = {tuple(plan.values["spec"]["features"][0]["edges"]) for plan in grown}
+    assert len(edges) == 1 and len(*edges) == 3
+    (asking, *_) = [plan for plan in plans if plan.task == "descriptive.histogram"]
+    where = ("spec", "features", 0)
+    for other in (
+        changed(grown[0], *where, "edges", to=np.array([45.678])),
+        changed(grown[0], *where, "edges", to=np.array([64.0] * 2)),
+        changed(grown[0], *where, "quantiles", to=400),
+        changed(grown[0], *where, "high", to=60.0),
+        changed(asking, "by", to={"name": "disease", "levels": 2}),
+        changed(asking, "edges", to=lambda found: {**found, "chol": found["age"]}),
+    ):
+        assert scope.refuses(other)
+    ranges = Study.model_validate({**about, "model": {**model, "options": {}}})
+    assert "no step" in scope_of(ranges, sites.codebook, sites.names).refuses(asking)
+    fitted.save(tmp_path / "tree.pcm")
+    assert pc.load(tmp_path / "tree.pcm").result_.spec.features[0].edges == pytest.approx(*edges)
+
+
 NOISY = {
     "format": 1,
     "study": {"name": "trees"},
@@ -209,7 +251,7 @@ NOISY = {
         "formula": "disease ~ age + sex + cp + oldpeak",
         "options": {"n_estimators": 2, "max_depth": 1, "learning_rate": 0.5},
     },
-    "privacy": {"epsilon": 6.0, "delta": 1e-5},
+    "privacy": {"epsilon": 6.0, "delta": 1e-5, "show_sites": False},
     "evaluation": {"validate": "none", "alone": False},
 }
 

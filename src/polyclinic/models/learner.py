@@ -142,6 +142,7 @@ class Kind:
     private    whether `spec` takes `Asked.privacy`; then each round is one Gaussian mechanism, and
                all have the same multiplier
     asks       which of the steps a spec asks; None: all
+    closed     of the data of a plan's spec, what the study fixes; None: all of it
     """
 
     name: str
@@ -158,6 +159,7 @@ class Kind:
     collected: Mapping[str, str] = field(default_factory=dict)
     private: bool = False
     asks: Callable[[Any], Collection[str]] | None = None
+    closed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
     def predicts(self) -> bool:

@@ -10,12 +10,15 @@ import numpy as np
 
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
+from polyclinic.models.descriptive.quantiles import MAX_ROUNDS
 from polyclinic.models.learner import Asked, Column, Kind, check_options
 from polyclinic.models.trees.bins import as_edges, uniform_edges
+from polyclinic.models.trees.edges import check_search, closed, searching
+from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.private import rounds_of
 from polyclinic.models.trees.private_kinds import with_noise
 from polyclinic.models.trees.private_tasks import check_private
-from polyclinic.models.trees.rows import check_state
+from polyclinic.models.trees.rows import check_state, spec_of
 from polyclinic.models.trees.spec import LARGEST_BOUND, MOST_BINS, Feature, Spec
 from polyclinic.models.trees.stack import checked
 
@@ -60,6 +63,7 @@ COMMON: Known = {
     "min_cell": _whole(1),
     "gamma": _number(0),
     "class_weight": _weights,
+    "bins": lambda v: v in ("ranges", "quantiles"),
     "edges": _edges,
     "gaps": lambda v: isinstance(v, (list, tuple)),
 }
@@ -193,12 +197,18 @@ def features_of(asked: Asked) -> tuple[Feature, ...]:
     bins = asked.options.get("max_bins") or (DOMAIN_BINS if alone else SITE_BINS)
     gaps = asked.options.get("gaps", ())
     return tuple(
-        _feature(column, given.get(column.name), bins, column.name in gaps or not alone)
+        _feature(
+            column,
+            given.get(column.name),
+            bins,
+            column.name in gaps or not alone,
+            asked.options.get("bins") == "quantiles",
+        )
         for column in asked.columns
     )
 
 
-def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
+def _feature(column: Column, edges: Any, bins: int, missing: bool, search: bool) -> Feature:
     if column.kind != "number":
         return Feature(column.name, (), len(column.levels), missing, tuple(column.levels))
     if edges is not None:
@@ -210,6 +220,9 @@ def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
             rule="bins are agreed: they come from the range of a column, never from patients",
             next=f"declare the range in the codebook, or give edges = {{{column.name} = [...]}}",
         )
+    if search:
+        low, high = float(column.low), float(column.high)
+        return Feature(column.name, (), 0, missing, (), bins, low, high)
     return Feature(column.name, uniform_edges(column.low, column.high, bins), 0, missing)
 
 
@@ -227,15 +240,17 @@ def _rounds(spec: Spec) -> int:
     """Start, levels, losses: at most."""
     if spec.private:
         return rounds_of(spec)
+    search = MAX_ROUNDS if searching(spec) else 0
     trees = spec.trees
-    return 1 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+    return search + 1 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
 
 
 def _asks(spec: Spec) -> tuple[str, ...]:
     """The steps of a fit."""
     if spec.private:
         return ("trees.private_level", "trees.private_leaves")
-    return ("trees.start", "trees.cells", "trees.loss")
+    search = ("descriptive.histogram",) if searching(spec) else ()
+    return (*search, "trees.start", "trees.cells", "trees.loss")
 
 
 def _check_start(spec: Spec, plan: Plan) -> None:
@@ -244,7 +259,7 @@ def _check_start(spec: Spec, plan: Plan) -> None:
 
 
 def _check_state(spec: Spec, plan: Plan) -> None:
-    check_state(spec, plan)
+    check_state(spec_of(plan), plan)
 
 
 def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
@@ -255,8 +270,9 @@ def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
         del wanted[name]
     from polyclinic.core import codec
 
-    if codec.digest(data["spec"]) != codec.digest(wanted):
+    if codec.digest(closed(data["spec"])) != codec.digest(wanted):
         raise ValueError("of another model")
+    spec = TreesPredictor.from_data(data).spec
     base = data["base"]
     if not isinstance(base, np.ndarray) or base.shape != (spec.lanes,):
         raise ValueError("not one start per outcome")
@@ -284,11 +300,13 @@ def _kind(name: str, title: str, spec: Callable[[Asked], Spec]) -> Kind:
             "trees.private_level": check_private,
             "trees.private_leaves": check_private,
         },
+        foreign={"descriptive.histogram": check_search},
         predictor=_check_predictor,
         predicts_as="trees",
         gaps=True,
         private=True,
         asks=_asks,
+        closed=closed,
     )
 
 

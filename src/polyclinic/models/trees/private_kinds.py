@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from polyclinic.core.errors import InputError
 from polyclinic.models.learner import Asked
+from polyclinic.models.trees.edges import searching
 from polyclinic.models.trees.spec import Private, Spec
 
 
@@ -35,6 +36,7 @@ def _check(spec: Spec) -> None:
         "an outcome of more than two classes": spec.classes > 2,
         "a sample weight": spec.design.weight is not None,
         "a class weight": spec.class_weight is not None,
+        'bins = "quantiles"': searching(spec),
         "bootstrap": spec.bootstrap,
         "subsample": spec.rows_share < 1.0,
         "early_stopping_rounds": spec.validation > 0,

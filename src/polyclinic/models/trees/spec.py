@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design, exponent
@@ -17,6 +18,7 @@ LOSSES = ("squared", "logistic", "softmax", "poisson")
 MOST_LEVELS = 62  # of a category: a set of them is the bits of one whole number
 MOST_BINS = 1024
 LARGEST_BOUND = 2.0**20  # what stands for a range where the codebook gives none
+EDGE_PLACES = 1 << 14  # of a range, at which an edge that is found may lie
 POISSON_DAMPING = 0.7  # as in XGBoost: the curvature is exp(0.7) times as large, steps at most so
 
 
@@ -28,6 +30,8 @@ class Feature:
     levels   of a category, whose values are 0 to levels - 1; 0: a number
     missing  whether values may be missing: they have a bin of their own
     names    of the levels
+    quantiles  bins with as many rows each that are to be found; 0: edges are agreed beforehand
+    low, high  range in which they are searched
     """
 
     name: str
@@ -35,6 +39,9 @@ class Feature:
     levels: int = 0
     missing: bool = False
     names: tuple[str, ...] = ()
+    quantiles: int = 0
+    low: float = 0.0
+    high: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.levels <= MOST_LEVELS:
@@ -43,6 +50,10 @@ class Feature:
             raise _wrong(f"the edges of {self.name} do not ascend", "edges ascend")
         if len(self.edges) >= MOST_BINS:
             raise _wrong(f"{self.name} has too many edges", f"at most {MOST_BINS - 1} edges")
+        if self.quantiles and self.edges:
+            on_grid = np.isin(np.asarray(self.edges, np.float32), places(self).astype(np.float32))
+            if len(self.edges) >= self.quantiles or not on_grid.all():
+                raise _wrong(f"edges of {self.name}", "found edges lie on the grid of the range")
 
     @cached_property
     def bins(self) -> int:
@@ -204,10 +215,13 @@ class Spec:
         return balanced * (8.0 if self.bootstrap else 1.0)
 
     def algorithm(self) -> Algorithm:
+        from polyclinic.models.trees.edges import binning, searching
         from polyclinic.models.trees.grow import Growing
         from polyclinic.models.trees.private import PrivateGrowing
 
-        return PrivateGrowing(self) if self.private else Growing(self)
+        if self.private:
+            return PrivateGrowing(self)
+        return binning(self) if searching(self) else Growing(self)
 
     def to_data(self) -> dict[str, Any]:
         data = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -221,6 +235,9 @@ class Spec:
                     "levels": f.levels,
                     "missing": f.missing,
                     "names": list(f.names),
+                    "quantiles": f.quantiles,
+                    "low": f.low,
+                    "high": f.high,
                 }
                 for f in self.features
             ],
@@ -237,22 +254,24 @@ class Spec:
             **{
                 **{one.name: data[one.name] for one in fields(Spec) if one.name != "rows"},
                 "design": Design.from_data(data["design"]),
-                "features": tuple(
-                    Feature(
-                        f["name"],
-                        tuple(map(float, f["edges"])),
-                        f["levels"],
-                        f["missing"],
-                        tuple(f["names"]),
-                    )
-                    for f in data["features"]
-                ),
+                "features": tuple(map(feature_of, data["features"])),
                 "monotone": tuple(data["monotone"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
                 "private": None if data["private"] is None else Private(**data["private"]),
                 "rows": dict(data.get("rows", {})),
             }
         )
+
+
+def feature_of(data: Mapping[str, Any]) -> Feature:
+    """A feature of the data of a spec. Raises WRONG_VALUE."""
+    edges, names = tuple(map(float, data["edges"])), tuple(data["names"])
+    return Feature(**{**data, "edges": edges, "names": names})
+
+
+def places(feature: Feature) -> NDArray[np.float64]:
+    """Where edges that are found may lie: a grid inside the range."""
+    return np.linspace(feature.low, feature.high, EDGE_PLACES + 1)[1:-1]
 
 
 def _wrong(what: str, rule: str) -> InputError:
