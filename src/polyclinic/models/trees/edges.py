@@ -1,9 +1,9 @@
 """Edges of bins with as many rows each, found by summed histograms before any tree.
 
 The search is that of `polyclinic.models.descriptive.quantiles`: what leaves a site are histograms,
-whose small cells the gate hides, and no edge lies beyond the `cell`-th value from either end. An
-edge that is found is moved to the next place of a grid over the column's range, so that those who
-ask cannot put one between any two patients.
+whose small cells the gate hides, and no bin is cut that holds fewer than twice `cell` values. An
+edge that is found is moved to the nearest place of a grid over the column's range, the only places
+at which hospitals take one. They compare edges with earlier ones like cohorts; see cells.py.
 """
 
 from __future__ import annotations
