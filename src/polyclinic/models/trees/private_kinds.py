@@ -47,8 +47,7 @@ def _check(spec: Spec) -> None:
             raise InputError(
                 f"{what} has no version under differential privacy",
                 code="NO_PRIVATE_VERSION",
-                rule="squared and logistic loss of all patients, each of weight 1; samples are "
-                "drawn by hash in the open and would save no epsilon",
+                rule="squared or logistic loss of all patients, each of weight 1",
                 next="change the model (bootstrap = false in a forest), or fit it without "
                 "DifferentialPrivacy",
             )
