@@ -18,10 +18,12 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import polyclinic as pc
 from polyclinic.core.errors import DataWarning, InputError
+from polyclinic.engines.site import Site
 from polyclinic.governance.asked import asked
 from polyclinic.governance.study_file import Study
 from polyclinic.study.formula import from_formula
-from tests.governance.test_scope import covered, recorded, scope_of
+from polyclinic.study.run import _Steps as Steps
+from tests.governance.test_scope import changed, covered, recorded, scope_of
 
 FORMULA = "disease ~ age + sex + cp + trestbps + thalach + exang + oldpeak"
 DRAWN = "patients are drawn by hash of their place: rows that are left out move the others"
@@ -313,3 +315,101 @@ def test_a_study_of_boosted_survival_is_run_approved_and_reported(tmp_path, monk
     assert "151 events" not in page and "held out, the one with the higher risk" in page
     assert "Importance" in page and "Loss of held-out patients" in page
     assert pc.load(tmp_path / "run").concordance_["pairs"] > 100
+
+
+def test_a_study_with_quantile_bins_has_one_set_of_edges(tmp_path, data_dir, monkeypatch):
+    model = {
+        "kind": "tree",
+        "formula": "disease ~ age + sex",
+        "options": {"max_depth": 1, "bins": "quantiles", "max_bins": 4},
+    }
+    about = {"format": 1, "study": {"name": "bins"}, "data": {"dataset": "heart_disease"}}
+    about |= {"model": model, "evaluation": {"folds": 2, "alone": False}}
+    study, sites = Study.model_validate(about), pc.datasets.heart_disease()
+    plans, admit = [], Site._admit
+
+    def record(self, plan, audience):
+        plans.append(plan)
+        return admit(self, plan, audience)
+
+    monkeypatch.setattr(Site, "_admit", record)
+    fitted = Steps(study, sites, tmp_path, lambda *about: None)._fit()
+    scope = scope_of(study, sites.codebook, sites.names)
+    assert {scope.refuses(plan) for plan in plans} == {""}
+    scope.model.check_predictor(fitted.predictor_.to_data())
+    grown = [plan for plan in plans if plan.task in ("trees.start", "trees.cells")]
+    edges = {tuple(plan.values["spec"]["features"][0]["edges"]) for plan in grown}
+    assert len(edges) == 1 and len(*edges) == 3
+    (asking, *_) = [plan for plan in plans if plan.task == "descriptive.histogram"]
+    where = ("spec", "features", 0)
+    for other in (
+        changed(grown[0], *where, "edges", to=np.array([45.678])),
+        changed(grown[0], *where, "edges", to=np.array([64.0] * 2)),
+        changed(grown[0], *where, "quantiles", to=400),
+        changed(grown[0], *where, "high", to=60.0),
+        changed(asking, "by", to={"name": "disease", "levels": 2}),
+        changed(asking, "edges", to=lambda found: {**found, "chol": found["age"]}),
+    ):
+        assert scope.refuses(other)
+    ranges = Study.model_validate({**about, "model": {**model, "options": {}}})
+    assert "no step" in scope_of(ranges, sites.codebook, sites.names).refuses(asking)
+    fitted.save(tmp_path / "tree.pcm")
+    assert pc.load(tmp_path / "tree.pcm").result_.spec.features[0].edges == pytest.approx(*edges)
+
+
+NOISY = {
+    "format": 1,
+    "study": {"name": "trees"},
+    "data": {"dataset": "heart_disease"},
+    "model": {
+        "kind": "boosting",
+        "formula": "disease ~ age + sex + cp + oldpeak",
+        "options": {"n_estimators": 2, "max_depth": 1, "learning_rate": 0.5},
+    },
+    "privacy": {"epsilon": 6.0, "delta": 1e-5, "show_sites": False},
+    "evaluation": {"validate": "none", "alone": False},
+}
+
+
+def test_a_study_of_trees_with_noise(tmp_path, data_dir, monkeypatch):
+    hearts, study = pc.datasets.heart_disease(), Study.model_validate(NOISY)
+    plans = recorded(study, hearts, tmp_path / "run", monkeypatch)
+    scope = scope_of(study, hearts.codebook, hearts.names)
+    assert {scope.refuses(plan) for plan in plans} == {""}
+    tasks = {plan.task for plan in plans if plan.task.startswith("trees")}
+    assert tasks == {"trees.private_level", "trees.private_leaves"} <= set(scope.tasks)
+    assert "epsilon 6" in scope.summary()["cost"]
+    (level, *_) = [plan for plan in plans if plan.task == "trees.private_level"]
+    assert not scope.refuses(changed(level, "noise", "multiplier", to=lambda z: 2 * z))
+    for other in (
+        changed(level, "noise", "multiplier", to=lambda z: 0.9 * z),
+        changed(level, "noise", to={"multiplier": 9.0, "mechanism": "laplace"}),
+        changed(level, "spec", "private", "epsilon", to=60.0),
+        changed(level, "spec", "private", to=None),
+        changed(level, "noise", to=None),
+        replace(level, task="trees.cells", _derived={}),
+        replace(level, task="trees.start", _derived={}),
+    ):
+        assert scope.refuses(other)
+    model = pc.load(tmp_path / "run")
+    assert "noise of epsilon 6" in repr(model) and "about" in repr(model)
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "noise in the sums behind the trees" in report and "epsilon 6" in report
+    results = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "This holds for the model" in results["study"]["guarantee"]
+    assert results["evaluation"]["all"]["auroc"]["value"] > 0.5
+
+
+def test_trees_with_noise_over_hospitals(data_dir):
+    sites = pc.datasets.heart_disease()
+    noise = pc.DifferentialPrivacy(5.0, 1e-5)
+    tree = pc.DecisionTreeClassifier(max_depth=1)
+    tree.fit(sites, "disease ~ sex + cp", privacy=[noise, pc.SecureSum()])
+    assert "privacy Noise was added" in str(tree)
+    with pytest.raises(InputError) as caught:
+        tree.evaluate(validate="cross-validation")
+    assert caught.value.code == "NO_PRIVATE_VERSION"
+    for model in (pc.LinearSVC(), pc.RandomForestClassifier()):
+        with pytest.raises(InputError) as caught:
+            model.fit(sites, "disease ~ sex + cp", privacy=noise)
+        assert caught.value.code == "NO_PRIVATE_VERSION"

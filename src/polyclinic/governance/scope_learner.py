@@ -17,7 +17,8 @@ from polyclinic.core.plan import Plan
 from polyclinic.governance.asked import asked
 from polyclinic.governance.scope_columns import Outside, require
 from polyclinic.governance.scope_rows import Agreed
-from polyclinic.models.learner import FORM, Check, Kind, Spec, kind_of
+from polyclinic.models.learner import FORM, NOISY_FORM, Check, Kind, Spec, kind_of
+from polyclinic.privacy import accounting, noisy
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class LearnerScope:
                 sites=tuple(paper.sites),
                 seed=study.seed,
                 least=least,
+                privacy=study.privacy.noise,
             )
         )
         return found
@@ -93,7 +95,17 @@ class LearnerScope:
         """The steps of the fit, each with its check."""
         own = {name: partial(self._own, check) for name, check in self.kind.tasks.items()}
         foreign = {n: partial(self._checked, check) for n, check in self.kind.foreign.items()}
-        return {**own, **foreign}
+        found: dict[str, Callable[[Plan], None]] = {**own, **foreign}
+        asks = self.kind.asks
+        return found if asks is None else {name: found[name] for name in asks(self.spec)}
+
+    @cached_property
+    def multiplier(self) -> float:
+        """The noise of each round that a study's epsilon takes; 0: none."""
+        noise = self.agreed.study.privacy.noise
+        if noise is None:
+            return 0.0
+        return float(accounting.calibrate(noise.epsilon, noise.delta, self.rounds))
 
     @property
     def fit_plans(self) -> list[Plan]:
@@ -122,7 +134,11 @@ class LearnerScope:
         return dict(self.kind.collected)
 
     def _own(self, check: Check, plan: Plan) -> None:
-        require(set(plan.values) == FORM, "another form")
+        require(set(plan.values) == (NOISY_FORM if self.multiplier else FORM), "another form")
+        if self.multiplier:
+            noise = plan.values[noisy.KEY]
+            require(set(noise) == {"multiplier"}, "other noise")
+            require(noise["multiplier"] >= self.multiplier * (1 - 1e-9), "less noise")
         by_name = plan.task in (*self.kind.collected, *self.held_out[1:])
         if plan.combine == "sum" or plan.task not in self.by_name:
             require((plan.combine == "collect") == by_name, "another step")
@@ -139,6 +155,7 @@ class LearnerScope:
         self.agreed.check_design(given.pop("design"), self.spec.design)
         wanted = self._alike(data).to_data()
         del wanted["design"], wanted["rows"]
+        given = given if self.kind.closed is None else dict(self.kind.closed(given))
         require(codec.digest(given) == codec.digest(wanted), "another model")
 
     def _checked(self, check: Check, plan: Plan) -> None:

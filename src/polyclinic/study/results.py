@@ -130,7 +130,8 @@ def _guarantee(model: Fitted, least: int, secure: bool, alone: list[str]) -> str
         text += f", but of each hospital itself: {'; '.join(alone)}"
     if model._privacy is None:
         return text
-    return f"{model._privacy.guarantee()} This holds for the coefficients; all else: {text}"
+    what = "coefficients" if isinstance(model, Regression) else "model"
+    return f"{model._privacy.guarantee()} This holds for the {what}; all else: {text}"
 
 
 def _counted(

@@ -193,7 +193,8 @@ class _Steps:
         study, section = self.study, self.study.model
         classes = outcome_classes(section.formula, self.sites.codebook)
         model = learner_of(section.kind, classes, section.options, study.seed)
-        data = self._data(gaps=model.kind_.gaps)
+        data = self._data(gaps=model.kind_.gaps, exact=study.privacy.noise is None)
+        model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))

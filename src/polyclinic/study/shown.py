@@ -12,12 +12,16 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
-from polyclinic.report import words
+from polyclinic.report import noise, words
+
+NOISY = "Noise was added to all sums behind the model, its number of patients too."
+MEASURES = f"The measures are of the model with noise; they are {noise.NOT_COVERED}."
 
 MEASURED = ("roc", "calibration", "decision", "sites")
 
 if TYPE_CHECKING:
     from polyclinic.core.fit import Callback
+    from polyclinic.privacy.dp import DifferentialPrivacy
     from polyclinic.report.svg import Figure
     from polyclinic.study.evaluate import Evaluated, Judged
     from polyclinic.study.formula import FormulaData
@@ -31,22 +35,29 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
         changed = str(super().__repr__(N_CHAR_MAX))
         if not self.__sklearn_is_fitted__():
             return changed
-        parts = [words.plural(self.result_.patients, "patient")]
+        about = "" if self._privacy is None else "about "
+        parts = [about + words.plural(self.result_.patients, "patient")]
         if self._data is not None:
             parts.append(words.plural(len(self._data.federation.sites), "hospital"))
         parts.append(words.plural(self.n_iter_, "round"))
+        if self._privacy is not None:
+            parts.append(f"noise of epsilon {self._privacy.epsilon:g}")
         return f"{changed}, fitted: {', '.join(parts)}"
 
     def __str__(self) -> str:
         if not self.__sklearn_is_fitted__():
             return repr(self)
         lines = [repr(self), *words.block_lines(self.result_.blocks())]
+        if self._privacy is not None:
+            lines.append(words.fold(f"privacy {NOISY} {self._privacy.guarantee()}", indent=" " * 8))
         lines += [f"! {text}" for text in self.result_.warnings()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """For notebooks; values escaped, no script."""
         return f"<pre>{html.escape(str(self))}</pre>"
+
+    _privacy: DifferentialPrivacy | None
 
     @property
     def formula_data(self) -> FormulaData:
@@ -94,7 +105,7 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
         self,
         sites: Sites | None = None,
         *,
-        validate: str = "cross-validation",
+        validate: str | None = None,
         folds: int = 5,
         thresholds: tuple[float, ...] = (0.5,),
         subgroups: tuple[str, ...] = (),
@@ -107,7 +118,9 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
         ----------
         sites : other hospitals to judge the model on; None: those it was fitted on.
         validate : "cross-validation" (by patient, inside each hospital), or "none": the model as it
-            is, which on the patients it was fitted on looks better than it will be elsewhere.
+            is, which on the patients it was fitted on looks better than it will be elsewhere. None:
+            cross-validation, and "none" for a model with noise, of which every fold would be
+            another fit.
         folds : parts of the cross-validation, at least 2.
         thresholds : risks at which decisions are counted, between 0 and 1.
         subgroups : columns with levels; the same measures within each level.
@@ -116,18 +129,13 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
 
         Raises
         ------
-        InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE; NOTHING_TO_PREDICT.
+        InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE; NOTHING_TO_PREDICT;
+            NO_PRIVATE_VERSION for the cross-validation of a model with noise.
         """
         from polyclinic.study.evaluate import evaluate
         from polyclinic.study.formula import on_other_sites
 
-        if validate not in ("cross-validation", "none"):
-            raise InputError(
-                f"validate = {validate!r}",
-                code="WRONG_VALUE",
-                rule='"cross-validation" or "none"',
-                next="correct it",
-            )
+        validate = validation(validate, self._privacy is not None)
         judged, data, elsewhere = self.judged(), self.formula_data, sites is not None
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
@@ -144,6 +152,8 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
         )
         if elsewhere:
             found.measures["how"] = "other hospitals"
+        if self._privacy is not None:
+            found.measures["note"] = MEASURES
         self._evaluated: Evaluated | None = found
         return found
 
@@ -239,3 +249,26 @@ class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is unty
 
         check_is_fitted(self)
         save(self, path)
+
+
+def validation(asked: str | None, noisy: bool) -> str:
+    """How to validate. Raises WRONG_VALUE, NO_PRIVATE_VERSION."""
+    if asked is None:
+        return "none" if noisy else "cross-validation"
+    if asked not in ("cross-validation", "none"):
+        raise InputError(
+            f"validate = {asked!r}",
+            code="WRONG_VALUE",
+            rule='"cross-validation" or "none"',
+            next="correct it",
+        )
+    if asked == "cross-validation" and noisy:
+        raise InputError(
+            "this model was fitted with noise and has no cross-validation",
+            code="NO_PRIVATE_VERSION",
+            rule="every fold would be another fit: without noise it would undo the guarantee, "
+            "with noise it would spend epsilon again",
+            next='validate = "none" judges the model as it is on the same patients; '
+            "evaluate(sites) on other hospitals",
+        )
+    return asked

@@ -11,11 +11,17 @@ import numpy as np
 
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
+from polyclinic.models.descriptive.quantiles import MAX_ROUNDS
 from polyclinic.models.learner import Asked, Check, Column, Explains, Kind
 from polyclinic.models.survival.kinds import check_survival, levels_of
 from polyclinic.models.trees.bins import as_edges, uniform_edges
+from polyclinic.models.trees.edges import check_search, closed, searching
 from polyclinic.models.trees.options import BOOSTING, CLASSES, COMMON, FOREST, LOSS, SURVIVAL, check
-from polyclinic.models.trees.rows import check_state
+from polyclinic.models.trees.predictor import TreesPredictor
+from polyclinic.models.trees.private import rounds_of
+from polyclinic.models.trees.private_kinds import with_noise
+from polyclinic.models.trees.private_tasks import check_private
+from polyclinic.models.trees.rows import check_state, spec_of
 from polyclinic.models.trees.spec import LARGEST_BOUND, Feature, Spec
 from polyclinic.models.trees.stack import checked
 
@@ -25,7 +31,8 @@ DOMAIN_BINS, SITE_BINS = 256, 32  # of numbers, where nobody says another
 def tree_spec(asked: Asked) -> Spec:
     """One tree: squared loss from the mean, which for classes is the Gini index."""
     check(asked.options, {**COMMON, **CLASSES}, "decision tree")
-    return Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    spec = Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    return with_noise(spec, asked)
 
 
 def forest_spec(asked: Asked) -> Spec:
@@ -34,7 +41,7 @@ def forest_spec(asked: Asked) -> Spec:
     given, many = asked.options, len(asked.columns)
     usual = "sqrt" if asked.classes else 1.0
     columns = _node_columns(given.get("max_features", usual), many)
-    return Spec(
+    spec = Spec(
         **_common(asked, 5),
         forest=True,
         trees=given.get("n_estimators", 100),
@@ -42,6 +49,7 @@ def forest_spec(asked: Asked) -> Spec:
         bootstrap=given.get("bootstrap", True),
         node_columns=0 if columns >= many else columns,
     )
+    return with_noise(spec, asked)
 
 
 def boosting_spec(asked: Asked) -> Spec:
@@ -62,7 +70,8 @@ def boosting_spec(asked: Asked) -> Spec:
             next="declare the range of the outcome in the codebook",
         )
     focus = float(given.get("focal_gamma", 2.0)) if loss == "focal" else 0.0
-    return Spec(**{**_boosted(asked), "loss": loss, "focus": focus})
+    spec = Spec(**{**_boosted(asked), "loss": loss, "focus": focus})
+    return with_noise(spec, asked, start=True)
 
 
 def survival_spec(asked: Asked) -> Spec:
@@ -149,12 +158,18 @@ def features_of(asked: Asked) -> tuple[Feature, ...]:
     bins = asked.options.get("max_bins") or (DOMAIN_BINS if alone else SITE_BINS)
     gaps = asked.options.get("gaps", ())
     return tuple(
-        _feature(column, given.get(column.name), bins, column.name in gaps or not alone)
+        _feature(
+            column,
+            given.get(column.name),
+            bins,
+            column.name in gaps or not alone,
+            asked.options.get("bins") == "quantiles",
+        )
         for column in asked.columns
     )
 
 
-def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
+def _feature(column: Column, edges: Any, bins: int, missing: bool, search: bool) -> Feature:
     if column.kind != "number":
         return Feature(column.name, (), len(column.levels), missing, tuple(column.levels))
     if edges is not None:
@@ -166,6 +181,9 @@ def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
             rule="bins are agreed: they come from the range of a column, never from patients",
             next=f"declare the range in the codebook, or give edges = {{{column.name} = [...]}}",
         )
+    if search:
+        low, high = float(column.low), float(column.high)
+        return Feature(column.name, (), 0, missing, (), bins, low, high)
     return Feature(column.name, uniform_edges(column.low, column.high, bins), 0, missing)
 
 
@@ -181,8 +199,21 @@ def _node_columns(asked: Any, many: int) -> int:
 
 def _rounds(spec: Spec) -> int:
     """Start, levels, losses, pairs: at most."""
+    if spec.private:
+        return rounds_of(spec)
+    search = MAX_ROUNDS if searching(spec) else 0
     trees = spec.trees
-    return 2 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+    return search + 2 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+
+
+def _asks(spec: Spec) -> tuple[str, ...]:
+    """The steps of a fit."""
+    if spec.private:
+        return ("trees.private_level", "trees.private_leaves")
+    search = ("descriptive.histogram",) if searching(spec) else ()
+    if spec.loss == "cox":
+        return (*search, "trees.events", "trees.cells", "trees.held", "trees.concordance")
+    return (*search, "trees.start", "trees.cells", "trees.loss")
 
 
 def _check_start(spec: Spec, plan: Plan) -> None:
@@ -191,7 +222,7 @@ def _check_start(spec: Spec, plan: Plan) -> None:
 
 
 def _check_state(spec: Spec, plan: Plan) -> None:
-    check_state(spec, plan)
+    check_state(spec_of(plan), plan)
 
 
 def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
@@ -202,8 +233,9 @@ def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
         del wanted[name]
     from polyclinic.core import codec
 
-    if codec.digest(data["spec"]) != codec.digest(wanted):
+    if codec.digest(closed(data["spec"])) != codec.digest(wanted):
         raise ValueError("of another model")
+    spec = TreesPredictor.from_data(data).spec
     base = data["base"]
     if not isinstance(base, np.ndarray) or base.shape != (spec.lanes,):
         raise ValueError("not one start per outcome")
@@ -219,7 +251,11 @@ def _wrong(what: str, rule: str) -> InputError:
 def _kind(name: str, title: str, spec: Callable[[Asked], Spec], explains: Explains = "any") -> Kind:
     survival = explains == "survival"
     start, loss = ("trees.events", "trees.held") if survival else ("trees.start", "trees.loss")
-    more: dict[str, Check] = {"trees.concordance": _check_state} if survival else {}
+    noisy: dict[str, Check] = {
+        "trees.private_level": check_private,
+        "trees.private_leaves": check_private,
+    }
+    more: dict[str, Check] = {"trees.concordance": _check_state} if survival else noisy
     return Kind(
         name,
         title,
@@ -227,10 +263,19 @@ def _kind(name: str, title: str, spec: Callable[[Asked], Spec], explains: Explai
         spec,
         Spec.from_data,
         _rounds,
-        {start: _check_start, "trees.cells": _check_state, loss: _check_state, **more},
+        {
+            start: _check_start,
+            "trees.cells": _check_state,
+            loss: _check_state,
+            **more,
+        },
+        foreign={"descriptive.histogram": check_search},
         predictor=_check_predictor,
         predicts_as="trees",
         gaps=True,
+        private=not survival,
+        asks=_asks,
+        closed=closed,
         pooled=False,  # hospitals may join bins
     )
 

@@ -13,6 +13,7 @@ from polyclinic.models.survival.concordance import Pairs, concordance_of
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 Floats = NDArray[np.float64]
 
@@ -43,6 +44,12 @@ class Fit:
     def none(spec: Spec) -> Fit:
         empty = np.zeros(0)
         return Fit(spec, np.zeros(spec.lanes), Stack.none(spec.width), empty, empty, 0, 0, 0, [])
+
+    @property
+    def privacy(self) -> DifferentialPrivacy | None:
+        """What all rounds together guarantee; None: the sums are exact."""
+        private = self.spec.private
+        return None if private is None else DifferentialPrivacy(private.epsilon, private.delta)
 
     @property
     def converged(self) -> bool:
