@@ -30,11 +30,20 @@ class Arrays:
     """A design over a matrix, and the rows behind it.
 
     labels  the site of every row, or None; they partition nothing unless the model needs them
+    ends    smallest and largest value of each term, (2, n_terms); None: not of all rows
     """
 
     design: Design
     rows: Partition
     labels: NDArray[Any] | None = None
+    ends: Floats | None = None
+
+    def columns(self) -> tuple[Column, ...]:
+        """The terms as columns with the ranges that they have; empty where these are not known."""
+        if self.ends is None:
+            return ()
+        each = zip(self.design.names, *self.ends.tolist(), strict=True)
+        return tuple(Column(name, "number", (), a, b, name) for name, a, b in each)
 
     def by_site(self) -> Domain:
         """One trust domain in which every label is a site: its rows are gathered."""
@@ -108,7 +117,8 @@ def from_arrays(
         levels = np.unique(labels)[1:]
         columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
         names = [*names, *(f"site[T.{level}]" for level in levels)]
-    bounds = _sampled_bounds(x) if quick else _bounds(x, "X", gaps)
+    ends = None if quick else _ends(x, "X", gaps)
+    bounds = _sampled_bounds(x) if ends is None else np.maximum(ends[1], -ends[0])
     for name in ("w", "offset"):
         if name in columns:
             _bounds(columns[name][:, None], name)
@@ -123,7 +133,7 @@ def from_arrays(
         "w" if weight is not None else None,
         response_bound=float(_bounds(y[:, None], "y")[0]) or 1.0,
     )
-    return Arrays(design, Partition(columns), labels)
+    return Arrays(design, Partition(columns), labels, ends)
 
 
 def _column(name: str, values: Any, n_rows: int) -> Floats:
@@ -157,19 +167,24 @@ def _sampled_bounds(x: Floats) -> Floats:
     return np.asarray(bounds)
 
 
-def _bounds(x: Floats, name: str, gaps: bool = False) -> Floats:
-    """Largest magnitude per column. One pass; infinity shows in it, and NaN without `gaps`."""
-    low, high = ranges(x, gaps)
-    bounds = np.maximum(high, -low)
-    if not np.all(np.isfinite(bounds)):
-        kind = "NaN" if np.isnan(bounds).any() else "infinity"
+def _bounds(x: Floats, name: str) -> Floats:
+    """Largest magnitude per column."""
+    low, high = _ends(x, name)
+    return np.asarray(np.maximum(high, -low))
+
+
+def _ends(x: Floats, name: str, gaps: bool = False) -> Floats:
+    """`ranges`; infinity shows in them, and NaN without `gaps`."""
+    ends = np.array(ranges(x, gaps))
+    if not np.all(np.isfinite(ends)):
+        kind = "NaN" if np.isnan(ends).any() else "infinity"
         raise InputError(
             f"Input {name} contains {kind}.",
             code="NOT_FINITE",
             rule="arrays are finite numbers",
             next="drop or fill the missing values first",
         )
-    return np.asarray(bounds)
+    return ends
 
 
 def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
@@ -196,11 +211,6 @@ def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
     return low, high
 
 
-def columns_of(x: Floats, names: Sequence[str], gaps: bool = False) -> tuple[Column, ...]:
-    """The columns of a matrix, with the ranges that they have."""
-    low, high = ranges(x, gaps)
-    ends = zip(names, low.tolist(), high.tolist(), strict=True)
-    return tuple(Column(str(n), "number", (), a, b, str(n)) for n, a, b in ends)
 
 
 def coded(y: NDArray[Any]) -> tuple[NDArray[Any], Floats]:
