@@ -153,10 +153,12 @@ class Question:
         weighted = over if w is None else over * w
         square = np.einsum("ij,ij->j", weighted, over)
         dual = 2.0 * weighted.sum(axis=0) - square
-        some = over > 0.0
+        curvature: Floats = np.where(over > 0.0, 2.0, 0.0)
+        if w is not None:
+            curvature *= w
         side *= weighted
         side *= -2.0
-        return Added(square, square, dual, side, 2.0 * (some if w is None else some * w))
+        return Added(square, square, dual, side, curvature)
 
     def _round(self, missed: Floats, logit: Floats, sign: Any, want: Any) -> PerRow:
         """Losses of rows missed by `missed`, of derivative `sign` in f; `logit` is z0."""
