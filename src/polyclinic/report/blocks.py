@@ -113,7 +113,7 @@ def named(block: Block, names: Names) -> Block:
         bars = [{**bar, "name": names.column(str(bar["name"]))} for bar in block["bars"]]
         return {**block, "bars": bars}
     if kind in ("lines", "svg"):
-        text = block["alt"] if kind == "svg" else "\n".join(block["lines"])
+        text = block.get("alt", "") if kind == "svg" else "\n".join(block["lines"])
         return {**block, "note": block.get("note") or names.legend(text)}
     return block
 

@@ -26,7 +26,7 @@ from polyclinic.governance.asked import asked, check_outcome, no_noise
 from polyclinic.models.learner import Asked, Column, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
 from polyclinic.privacy.dp import DifferentialPrivacy
-from polyclinic.study.arrays import Arrays, coded, columns_of, from_arrays, native
+from polyclinic.study.arrays import Arrays, coded, from_arrays, native
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.shown import ShownLearner
@@ -196,7 +196,7 @@ class Learner(ShownLearner):
             self._array_design(arrays.design),
             self._options(),
             classes,
-            (*columns_of(x, names, self.kind_.gaps), *self._more_columns(sites)),
+            (*arrays.columns(), *self._more_columns(sites)),
             seed=self._seed,
         )
         spec: Spec = self.kind_.spec(question)
