@@ -20,6 +20,7 @@ NAMES = [
     "GaussianNB",
     "GradientBoostingClassifier",
     "GradientBoostingRegressor",
+    "GradientBoostingSurvival",
     "InputError",
     "KMeans",
     "KaplanMeier",

@@ -30,6 +30,7 @@ _WHERE = {
     "RandomForestRegressor": "polyclinic.study.trees",
     "GradientBoostingClassifier": "polyclinic.study.trees",
     "GradientBoostingRegressor": "polyclinic.study.trees",
+    "GradientBoostingSurvival": "polyclinic.study.survival_trees",
     "SelectBest": "polyclinic.study.ensembles",
     "Voting": "polyclinic.study.ensembles",
     "WeightedAverage": "polyclinic.study.ensembles",

@@ -113,10 +113,11 @@ def _theta(made: Design) -> Any:
 def tree(task: str, made: Design) -> Plan:
     """Of a tree without a split, in cells of two patients; of its loss all rows are held out."""
     feature = Feature(made.terms[0].factors[0].column, (64.0,))
-    held = 1.0 if task == "trees.loss" else 0.0
-    spec = Trees(made, (feature,), classes=0, cell=GROUP, validation=held)
+    held = 1.0 if task in ("trees.loss", "trees.held") else 0.0
+    cell, loss = (10, "cox") if made.event else (GROUP, "squared")  # as the groups of survival
+    spec = Trees(made, (feature,), loss=loss, classes=0, cell=cell, validation=held)
     state: dict[str, Any] = {}
-    if task != "trees.start":
+    if task not in ("trees.start", "trees.events"):
         none, one = np.zeros(1, np.int64), np.ones(1, np.int64)
         root = Stack(np.array([0, 1]), none, -one, none, none, -one, np.zeros((1, 1)))
         asked = np.zeros((int(task == "trees.cells"), 2), np.int64)

@@ -111,7 +111,12 @@ def test_steps_of_another_study_are_outside(world):
         assert all(scope.refuses(plan) for plan in found if plan.task.startswith("effects."))
     by_name = [replace(plan, combine="collect", _derived={}) for plan in found]
     fits = [plan for plan in by_name if plan.task.startswith(("effects.", "glm."))]
-    assert all(world[0].refuses(plan) for plan in fits)
+    shown = {plan.task for plan in fits if not world[0].refuses(plan)}
+    assert shown == {"effects.means", "effects.squares"}  # a report shows hospitals
+    hiding = study().model_dump(by_alias=True)
+    hiding["privacy"]["show_sites"] = False
+    scope = scope_of(Study.model_validate(hiding), BOOK, ("a", "b", "c"))
+    assert all(scope.refuses(plan) for plan in fits)
 
 
 @pytest.mark.parametrize(

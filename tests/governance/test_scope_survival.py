@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,11 +20,12 @@ STUDIES = {
 CHANGED = [
     (("spec", "cause"), 0),
     (("spec", "least"), 1),
+    (("spec", "least"), 7),
     (("spec", "edges"), [1.0, 2.0]),
     (("spec", "design", "event"), "race_white"),
     (("spec", "design", "strata"), ["race_white"]),
     (("spec", "design", "response"), "age_at_index"),
-    (("rows",), {"folds": 2, "without": 0}),
+    (("rows",), {"folds": 3, "without": 0}),
     (("state",), {"theta": np.zeros((1, 5)), "order": 1}),
     (("state",), {"theta": np.full((1, 2), np.inf), "order": 1}),
     (("state",), {"theta": np.zeros((64, 2)), "order": 1}),
@@ -46,6 +49,7 @@ def test_a_study_covers_its_own_plans_and_no_other(kind, regions, tmp_path, monk
             "data": {"dataset": "tcga_brca"},
             "model": {"kind": kind, "formula": formula, "options": options},
             "privacy": {"show_sites": False},
+            "evaluation": {"folds": 2},
             "output": {"report": []},
         }
     )
@@ -56,3 +60,11 @@ def test_a_study_covers_its_own_plans_and_no_other(kind, regions, tmp_path, monk
     assert own
     for path, to in CHANGED:
         assert all(scope.refuses(changed(plan, *path, to=to)) for plan in own), path
+    larger = [changed(plan, "spec", "least", to=10) for plan in own]  # another hospital's policy
+    assert not any(scope.refuses(plan) for plan in larger)
+    if kind == "cox":
+        (held_out, apparent) = [plan for plan in own if plan.task == "survival.held_out"]
+        state = {"theta": np.zeros((3, 2)), "folds": 3}
+        assert scope.refuses(changed(held_out, "state", to=state))
+        assert scope.refuses(replace(held_out, task="survival.held_out_own", combine="collect"))
+        assert apparent.values["state"]["folds"] == 0

@@ -18,6 +18,12 @@ from polyclinic.engines.books import Books
 from polyclinic.engines.site import Site
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.models import tasks
+from polyclinic.models.learner import values as learner_values
+from polyclinic.models.trees import Feature
+from polyclinic.models.trees import Spec as TreesSpec
+from polyclinic.models.trees.rows import State
+from polyclinic.models.trees.spec import Private
+from polyclinic.models.trees.stack import Stack
 from polyclinic.privacy.gate import Gate
 from polyclinic.privacy.noisy import Noise
 from polyclinic.privacy.policy import open_policy
@@ -65,6 +71,31 @@ LINEAR = {"design": Design(TERMS, response_bound=20.0).to_data(), **OUTCOME, **S
 NAMES = [f"c{j}" for j in range(10)]
 MOMENTS = {"columns": NAMES, "centre": np.zeros(10), "unit": np.ones(10)}
 BINS = {"edges": {name: np.linspace(-2.0, 2.0, 8) for name in NAMES}}
+FEATURES = tuple(Feature(f"c{j}", (-1.0, 0.0, 1.0), 0, True) for j in range(4))
+
+
+def grown(**more: Any) -> Iterator[dict[str, Any]]:
+    """Two trees with a split each, at roots and below them; loss and range of the outcome."""
+    design = Design(tuple(Term(f.name, (), 1.0) for f in FEATURES), "y", response_bound=20.0)
+    for loss, scale in (("squared", (3.0, 4.0)), ("logistic", (0.0, 1.0))):
+        private = Private(1.0, 1e-6, *scale, start=True)
+        classes = 2 if loss == "logistic" else 0
+        spec = TreesSpec(
+            design, FEATURES, loss, classes, 2, True, 2, cell=5, private=private, **more
+        )
+        whole = [np.array(x) for x in ([0, 3, 6], [1, 0, 0, 2, 0, 0], [2, -1, -1, 0, -1, -1])]
+        rest = [np.zeros(6, int), np.ones(6, int), np.array([1, -1, -1, 1, -1, -1])]
+        grow = Stack(*whole, *rest, np.zeros((6, 1)))
+        asked = np.array([[0, 1], [0, 2], [1, 1], [1, 2]])
+        for margin in (0.0, 2.0, -7.0):
+            state = State(np.array([margin]), np.zeros(0), Stack.none(1), grow, asked)
+            yield learner_values(spec, **state.to_data())
+
+
+def patients(random: np.random.Generator, n: int) -> dict[str, np.ndarray]:
+    return columns(random, n) | {"y": random.integers(0, 2, n).astype(float)}
+
+
 ASKED: dict[str, list[tuple[dict[str, Any], Rows]]] = {
     "glm.private_products": [(LINEAR, fitted("gaussian"))],
     "glm.private_newton": [
@@ -72,12 +103,16 @@ ASKED: dict[str, list[tuple[dict[str, Any], Rows]]] = {
     ],
     "descriptive.private_moments": [(MOMENTS, columns)],
     "descriptive.private_histogram": [(BINS, columns)],
+    "trees.private_level": [(values, patients) for values in grown()],
+    "trees.private_leaves": [(values, patients) for values in grown()],
 }
 FITTING = {  # the norms in which a task can bound a patient's part
     "glm.private_products": {"gaussian"},
     "glm.private_newton": {"gaussian"},
     "descriptive.private_moments": {"gaussian", "laplace"},
     "descriptive.private_histogram": {"gaussian", "laplace"},
+    "trees.private_level": {"gaussian"},
+    "trees.private_leaves": {"gaussian"},
 }
 
 

@@ -79,7 +79,7 @@ def test_no_sentence_claims_an_exact_model(noisy: dict) -> None:
     for results in (noisy, uncounted(noisy)):
         text = text_of(results)
         assert not [claim for claim in FALSE if claim in text]
-        assert "with noise in the sums behind its coefficients (epsilon 4, delta 1e-06)" in text
+        assert "with noise in the sums behind the coefficients (epsilon 4, delta 1e-06)" in text
         assert "with noise (epsilon 4, delta 1e-06) over all hospitals" in text
         assert "5 noisy rounds" in text and "is shortened, that is, counts less than 1" in text
         assert "How well noise hides a single patient" in text

@@ -102,6 +102,9 @@ def test_effects_within_each_hospital():
         se = np.sqrt(np.sum((part[1] - part[0]) ** 2))
         wanted = (mean[1] - mean[0], se)
         np.testing.assert_allclose(table.loc[clinic, ["estimate", "se"]], wanted, rtol=1e-8)
+    model._ask_hospitals()
+    (drawn,) = [b for b in model.blocks_() if b.get("title") == "The effect in each hospital"]
+    np.testing.assert_allclose([line["estimate"] for line in drawn["lines"]], table["estimate"])
 
 
 def test_no_hospital_shows_by_itself_what_was_seen_in_a_total():

@@ -92,17 +92,17 @@ def _lower(value: Any, arrays: Raw) -> Any:
     kind = type(value)  # looked at first: most values are plain, and there are very many of them
     if value is None or kind in _PLAIN or isinstance(value, (bool, str, int)):
         return value
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise _bad("a number is not finite")
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_lower(item, arrays) for item in value]
     if kind is dict or isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or key == _ARRAY:
                 raise _bad("keys are texts")
         return {key: _lower(value[key], arrays) for key in sorted(value)}
-    if isinstance(value, (list, tuple)):
-        return [_lower(item, arrays) for item in value]
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise _bad("a number is not finite")
-        return value
     if isinstance(value, np.ndarray):
         return _array(value, arrays)
     if isinstance(value, np.generic):

@@ -2,6 +2,7 @@
 
 from polyclinic.evaluation.crossed import CrossedTask
 from polyclinic.evaluation.evaluate import Evaluation, Outcome
+from polyclinic.evaluation.held_out import HeldOut
 from polyclinic.evaluation.own import AloneTask, OwnTask
 from polyclinic.evaluation.scores import ScoresTask
 from polyclinic.evaluation.stacked import StackedDerivatives, StackedMoments
@@ -15,4 +16,4 @@ tasks = [
     StackedDerivatives(),
 ]
 
-__all__ = ["Evaluation", "Outcome", "tasks"]
+__all__ = ["Evaluation", "HeldOut", "Outcome", "tasks"]

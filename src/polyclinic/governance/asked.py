@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
+from polyclinic.core.groups import SMALLEST
 from polyclinic.data.codebook import Codebook
 from polyclinic.models.learner import Asked, Column, Kind
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 
 def asked(
@@ -19,14 +21,18 @@ def asked(
     *,
     sites: tuple[str, ...] = (),
     seed: int = 0,
+    least: int = SMALLEST,
+    privacy: DifferentialPrivacy | None = None,
 ) -> Asked:
-    """What a formula over hospitals asks.
+    """What a formula over hospitals asks; `least` is what their policies ask for.
 
     Raises
     ------
-    InputError : ONE_CLASS, WRONG_VALUE for an outcome that this kind of model does not explain;
-        BAD_FORMULA where there is none.
+    InputError : NO_PRIVATE_VERSION of this kind for `privacy`; ONE_CLASS, WRONG_VALUE for an
+        outcome that this kind of model does not explain; BAD_FORMULA where there is none.
     """
+    if privacy is not None and not kind.private:
+        raise no_noise(kind)
     outcome = design.response
     if kind.predicts and not outcome:
         raise InputError(
@@ -41,7 +47,19 @@ def asked(
         check_outcome(kind, classes, outcome)
     extra = {outcome, design.offset, design.weight}
     columns = tuple(_column(codebook, name) for name in design.columns if name not in extra)
-    return Asked(design, dict(options), classes, columns, sites, seed)
+    span = codebook.declared_ranges([outcome]).get(outcome) if outcome else None
+    more: Any = {"least": least, "span": span, "privacy": privacy}
+    return Asked(design, dict(options), classes, columns, sites, seed, **more)
+
+
+def no_noise(kind: Kind) -> InputError:
+    """The error of a kind without a version under differential privacy."""
+    return InputError(
+        f"a {kind.title} has no version under differential privacy",
+        code="NO_PRIVATE_VERSION",
+        rule="noise is added by steps that bound every patient's part",
+        next="use exact or secure sums, a regression, or trees",
+    )
 
 
 def check_fits(kind: Kind | None, design: Design) -> None:

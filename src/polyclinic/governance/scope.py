@@ -99,7 +99,7 @@ class Scope:
     @property
     def folds(self) -> int:
         """Folds of a study's cross-validation; 0 without."""
-        return self.agreed.folds if self.outcome else 0
+        return self.agreed.folds if self.outcome or self.model.held_out else 0
 
     @property
     def outcome(self) -> str:
@@ -127,6 +127,9 @@ class Scope:
             found["evaluation.scores"] = self._scores
         for name, check in self.model.tasks.items():
             found[name] = either(found[name], check) if name in found else check
+        if not self._study.privacy.show_sites:
+            for name in self.model.held_out[1:]:
+                del found[name]
         if self.agreed.filled and self._study.privacy.noise is None:
             found["glm.present"] = self._present
         if self._study.privacy.show_sites and self.outcome == "binary":
@@ -167,7 +170,7 @@ class Scope:
         if self._study.privacy.show_sites:
             by_name += ["descriptive.together", "evaluation.own", "evaluation.alone"]
             by_name += [] if self.outcome == "binary" else ["evaluation.scores"]
-        by_name += self.model.collected
+        by_name += [*self.model.collected, *self.model.held_out[1:], *self.model.by_name]
         return tuple(name for name in by_name if name in self.tasks)
 
     def _in_study(self, plan: Plan) -> None:

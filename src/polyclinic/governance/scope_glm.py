@@ -85,6 +85,9 @@ class RegressionScope:
         """A regression needs sums only."""
         return {}
 
+    held_out: tuple[str, ...] = ()  # risks and numbers are scored
+    by_name: tuple[str, ...] = ()
+
     @property
     def fit_plans(self) -> list[Plan]:
         """A plan of each kind of round, for a dry run."""

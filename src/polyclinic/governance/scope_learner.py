@@ -12,11 +12,13 @@ from functools import cached_property, partial
 from typing import Any
 
 from polyclinic.core import codec
+from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.plan import Plan
 from polyclinic.governance.asked import asked
 from polyclinic.governance.scope_columns import Outside, require
 from polyclinic.governance.scope_rows import Agreed
-from polyclinic.models.learner import FORM, Check, Kind, Spec, kind_of
+from polyclinic.models.learner import FORM, NOISY_FORM, Check, Kind, Spec, kind_of
+from polyclinic.privacy import accounting, noisy
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class LearnerScope:
     @cached_property
     def spec(self) -> Spec:
         """What the study fixes; its fills are left open."""
+        return self._spec(SMALLEST)
+
+    def _spec(self, least: int) -> Spec:
         study, paper = self.agreed.study, self.agreed.paper
         found: Spec = self.kind.spec(
             asked(
@@ -42,9 +47,28 @@ class LearnerScope:
                 study.model.options,
                 sites=tuple(paper.sites),
                 seed=study.seed,
+                least=least,
+                privacy=study.privacy.noise,
             )
         )
         return found
+
+    def _alike(self, data: Mapping[str, Any]) -> Spec:
+        """What the study fixes, with the smallest group of patients that `data` names.
+
+        What the policies of the other hospitals ask for is not known here; this one's own stands in
+        its gate. Of the sizes of groups none but nested ones are allowed.
+        """
+        least = data.get(self.kind.least)
+        if type(least) is not int or least <= SMALLEST or group_size(least) != least:
+            return self.spec
+        if least not in self._made:
+            self._made[least] = self._spec(least)
+        return self._made[least]
+
+    @cached_property
+    def _made(self) -> dict[int, Spec]:
+        return {}
 
     @property
     def outcome(self) -> str:
@@ -71,7 +95,17 @@ class LearnerScope:
         """The steps of the fit, each with its check."""
         own = {name: partial(self._own, check) for name, check in self.kind.tasks.items()}
         foreign = {n: partial(self._checked, check) for n, check in self.kind.foreign.items()}
-        return {**own, **foreign}
+        found: dict[str, Callable[[Plan], None]] = {**own, **foreign}
+        asks = self.kind.asks
+        return found if asks is None else {name: found[name] for name in asks(self.spec)}
+
+    @cached_property
+    def multiplier(self) -> float:
+        """The noise of each round that a study's epsilon takes; 0: none."""
+        noise = self.agreed.study.privacy.noise
+        if noise is None:
+            return 0.0
+        return float(accounting.calibrate(noise.epsilon, noise.delta, self.rounds))
 
     @property
     def fit_plans(self) -> list[Plan]:
@@ -85,13 +119,32 @@ class LearnerScope:
         return ""
 
     @property
+    def held_out(self) -> tuple[str, ...]:
+        """Steps that judge it on held-out patients, the last one by name."""
+        return self.kind.held_out or ()
+
+    @property
+    def by_name(self) -> tuple[str, ...]:
+        """Steps that a hospital may also be asked by itself, where hospitals are shown."""
+        return self.kind.by_name if self.agreed.study.privacy.show_sites else ()
+
+    @property
     def collected(self) -> dict[str, str]:
         """Steps of the fit that a hospital answers by itself, with what leaves, in words."""
         return dict(self.kind.collected)
 
     def _own(self, check: Check, plan: Plan) -> None:
-        require(set(plan.values) == FORM, "another form")
-        require((plan.combine == "collect") == (plan.task in self.kind.collected), "another step")
+        require(set(plan.values) == (NOISY_FORM if self.multiplier else FORM), "another form")
+        if self.multiplier:
+            noise = plan.values[noisy.KEY]
+            require(set(noise) == {"multiplier"}, "other noise")
+            require(noise["multiplier"] >= self.multiplier * (1 - 1e-9), "less noise")
+        by_name = plan.task in (*self.kind.collected, *self.held_out[1:])
+        if plan.combine == "sum" or plan.task not in self.by_name:
+            require((plan.combine == "collect") == by_name, "another step")
+        if plan.task in self.held_out:
+            folds = plan.values["state"].get("folds")
+            require(type(folds) is int and folds in (0, self.agreed.folds), "another validation")
         self._fixed(plan.values["spec"])
         require(not self.agreed.check_rows(plan.values["rows"]), "other rows")
         self._checked(check, plan)
@@ -100,13 +153,14 @@ class LearnerScope:
         """Compare the fixed part of a plan, the design first."""
         given = dict(data)
         self.agreed.check_design(given.pop("design"), self.spec.design)
-        wanted = self.spec.to_data()
+        wanted = self._alike(data).to_data()
         del wanted["design"], wanted["rows"]
+        given = given if self.kind.closed is None else dict(self.kind.closed(given))
         require(codec.digest(given) == codec.digest(wanted), "another model")
 
     def _checked(self, check: Check, plan: Plan) -> None:
         try:
-            check(self.spec, plan)
+            check(self._alike(plan.values.get("spec", {})), plan)
         except (ValueError, KeyError, TypeError) as error:
             raise Outside(f"another form: {error}") from None
 

@@ -92,6 +92,10 @@ def _once(scope: Scope, study: Study) -> list[str]:
         found.append("this site's own AUROC, observed and predicted risk")
     elif study.privacy.show_sites and scope.outcome:
         found.append("this site's own measures of the model")
+    elif set(scope.model.held_out[1:]) & set(scope.tasks):
+        found.append("this site's own concordance")
+    if scope.model.by_name:
+        found.append(f"the {scope.model.title} in this site by itself")
     if "evaluation.alone" in scope.tasks:
         found.append("AUROC of a model of this site's own")
     if study.privacy.show_sites:
@@ -108,7 +112,7 @@ def _steps(scope: Scope) -> list[Plan]:
     for task in scope.tasks:
         values = fits[task].values if task in fits else columns
         combines = ["collect"] if task in scope.collected else []
-        if task not in (*_BY_NAME, *scope.model.collected):
+        if task not in (*_BY_NAME, *scope.model.collected, *scope.model.held_out[1:]):
             combines = ["sum", *combines]
         for combine in combines:
             found.append(Plan(task, values, task, 1, combine, cohort, purpose))  # type: ignore[arg-type]
@@ -119,7 +123,7 @@ def _steps_of_session(study: Session) -> list[Plan]:
     values = {"columns": list(study.session.columns)}
     names = [task for one in study.session.algorithms for task in _tasks_of(one)]
     models = [kind_of(one) for one in study.session.algorithms if one not in NAMES]
-    collected = {task for kind in models for task in kind.collected}
+    collected = {task for kind in models for task in (*kind.collected, *(kind.held_out or ())[1:])}
     purpose = study.study.purpose
     return [
         Plan(name, values, name, 1, "collect" if name in collected else "sum", purpose=purpose)

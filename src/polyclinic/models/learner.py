@@ -8,7 +8,7 @@ but a fold; "state", what only a run knows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
@@ -17,12 +17,16 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.core.federation import Domain, Inline
 from polyclinic.core.fit import fit
+from polyclinic.core.groups import SMALLEST
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import Predictor
+from polyclinic.privacy import noisy
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 Explains = Literal["classes", "binary", "number", "any", "survival", "nothing"]
 FORM = {"spec", "rows", "state"}
+NOISY_FORM = FORM | {noisy.KEY}
 
 
 class Spec(Protocol):
@@ -104,6 +108,9 @@ class Asked:
     options  hyper-parameters by name
     classes  classes of the outcome; 0: a number, or no outcome
     columns  that the terms read, in order
+    least    patients behind a number that every hospital's policy asks for: 5, 10, 20, ...
+    span     ends of the range that the codebook declares of a number as outcome
+    privacy  what noise is to guarantee; None: exact sums
     """
 
     design: Design
@@ -113,6 +120,9 @@ class Asked:
     sites: tuple[str, ...] = ()
     seed: int = 0
     rows: Mapping[str, Any] = field(default_factory=dict)
+    least: int = SMALLEST
+    span: tuple[float, float] | None = None
+    privacy: DifferentialPrivacy | None = None
 
 
 Check = Callable[[Any, Plan], None]
@@ -124,7 +134,7 @@ class Kind:
 
     name       as in study files: "linear-svc"
     title      as officers and readers know it: "linear support vector machine"
-    explains   what the outcome may be; "survival" and "nothing" have no evaluation of their own
+    explains   what the outcome may be; "survival" and "nothing" are no risk or number
     spec       from what is asked for. Raises UNKNOWN_OPTION, WRONG_VALUE, ONE_CLASS
     from_data  from `Spec.to_data`
     rounds     how many different questions a fit asks at most
@@ -135,6 +145,16 @@ class Kind:
     gaps       whether missing values may be kept
     media      whether it reads images and series
     collected  steps that every hospital answers by itself, with what of it leaves, in words
+    least      where the spec's data hold `Asked.least`, unless an option says otherwise
+    pooled     whether it is what a fit to the pooled rows would find, unless its result says
+               otherwise by `pooled`
+    by_name    steps that a hospital may also be asked by itself, for a report
+    held_out   steps that judge it on held-out patients, where there is no risk or number to judge:
+               by sums, and of each hospital by itself
+    private    whether `spec` takes `Asked.privacy`; then each round is one Gaussian mechanism, and
+               all have the same multiplier
+    asks       which of the steps a spec asks; None: all
+    closed     of the data of a plan's spec, what the study fixes; None: all of it
     """
 
     name: str
@@ -150,11 +170,23 @@ class Kind:
     gaps: bool = False
     media: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
+    least: str = ""
+    held_out: tuple[str, str] | None = None
+    pooled: bool = True
+    by_name: tuple[str, ...] = ()
+    private: bool = False
+    asks: Callable[[Any], Collection[str]] | None = None
+    closed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
 
     @property
     def predicts(self) -> bool:
-        """Whether there is something to evaluate."""
+        """Whether there is a risk, a class or a number to judge."""
         return self.explains not in ("survival", "nothing")
+
+    @property
+    def evaluated(self) -> bool:
+        """Whether there is something to evaluate."""
+        return self.predicts or self.held_out is not None
 
 
 _kinds: dict[str, Kind] = {}
@@ -192,14 +224,16 @@ def values(spec: Spec, **state: Any) -> dict[str, Any]:
     return {"spec": fixed, "rows": rows, "state": state}
 
 
-def spec_in(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+def spec_in(
+    plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Collection[str] = FORM
+) -> Any:
     """The spec of a plan, made once. Raises BAD_MESSAGE for another form."""
-    return plan.once("spec", lambda: _spec(plan, from_data))
+    return plan.once("spec", lambda: _spec(plan, from_data, form))
 
 
-def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
+def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Collection[str]) -> Any:
     try:
-        if set(plan.values) != FORM:
+        if set(plan.values) != form:
             raise ValueError("a plan of another form")
         return from_data({**plan.values["spec"], "rows": plan.values["rows"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

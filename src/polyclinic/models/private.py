@@ -10,6 +10,7 @@ from polyclinic.core.task import lookup
 from polyclinic.privacy.noisy import noise_of
 
 BLOCK_CELLS = 1 << 21  # numbers that are computed at once
+LOGISTIC_CURVATURE = 3.33  # k: m^2 + k^2 m^2 (1 - m)^2 <= 1 for all m in [0, 1]
 UNDECLARED = 2.0**20  # what stands for a bound where the codebook gives none
 
 

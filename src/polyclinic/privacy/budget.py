@@ -49,7 +49,12 @@ class Budget:
     def fits(self, events_spent: Sequence[Event], new_event: Event) -> bool:
         """Whether one more event stays within the budget. An unclear answer is a no."""
         try:
-            return self.spent([*events_spent, new_event]) <= self.epsilon
+            events = [*events_spent, new_event]
+            if self.epsilon_of is not None:
+                return self.spent(events) <= self.epsilon
+            from polyclinic.privacy import accounting
+
+            return accounting.within(grouped(events), self.delta, self.epsilon)
         except ArithmeticError:  # next to no noise: more than a number can hold
             return False
 

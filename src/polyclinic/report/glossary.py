@@ -88,15 +88,33 @@ CLASSES = (
 )
 
 
+SURVIVAL = (
+    (
+        "Concordance",
+        "Of pairs of patients of one hospital of whom it is known who had the event first, the "
+        "share in which the model gives that one the higher risk. 0.5 is chance, 1 is never "
+        "wrong.",
+    ),
+)
+HAZARD = (
+    "Hazard ratio",
+    "How many times more often the event happens per day at risk, per unit of a measurement or "
+    "against the first level, the other measurements being equal.",
+)
+
+
 def glossary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     """(word, meaning) of the words that this report uses."""
     kind = results["model"]["kind"]
     found = (results.get("evaluation") or {}).get("all") or {}
     words = [RATIO[kind]] if kind in RATIOS else []
+    words += [HAZARD] if kind == "cox" else []
     words += ALWAYS
     words += NOISE if results["model"].get("noise") else ()
     if "auroc" in found:
         words += RISK
+    elif "concordance" in found:
+        words += SURVIVAL
     elif "accuracy" in found:
         words += CLASSES
     elif found:

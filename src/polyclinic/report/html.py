@@ -113,7 +113,9 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, data = results["model"], results["data"]
     found = (results.get("evaluation") or {}).get("all") or {}
     sure = "" if noise.is_counted(results) else "about "
-    who = f"patients in {words.plural(model['sites'], 'hospital')}"
+    more = sentences.left_out(results)
+    who = f"of {model['patients'] + more:,} " if more else ""
+    who += f"patients in {words.plural(model['sites'], 'hospital')}"
     shown = [(f"{sure}{model['patients']:,}", who)]
     if (found.get("auroc") or {}).get("value") is not None:
         observed, predicted = (
@@ -126,6 +128,10 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
                 f"expected by the model to have {data['outcome_label']}; {observed} had it",
             )
         )
+    elif (found.get("concordance") or {}).get("value") is not None:
+        area = found["concordance"]
+        shown.append((f"{100 * area['value']:.0f} of 100", "pairs ranked rightly; chance is 50"))
+        shown.append((f"{found['events']:,}", "had the event"))
     elif found.get("r2") is not None:
         shown.append((f"{words.percent(found['r2'])} %", "of the differences explained"))
         shown.append((words.short(found["mae"]), "mean error of a prediction"))

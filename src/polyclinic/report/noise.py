@@ -41,12 +41,16 @@ def patients(results: Results) -> str:
 
 def rests(results: Results) -> str:
     """How "It rests on so many patients" goes on."""
+    if of(results) is None and not results["model"].get("pooled", True):
+        return "."
     if of(results) is None:
         return ", and is the model that pooling their records would have given."
     text = (
-        f", with noise in the sums behind its coefficients ({level(results)}) that hides every "
-        "single patient: the coefficients differ from those of pooled records"
+        f", with noise in the sums behind {_what(results)} ({level(results)}) that hides every "
+        f"single patient: {_what(results)} differ from those of pooled records"
     )
+    if not results["model"]["terms"]:
+        return f"{text}."
     if any(term["se"] is not None for term in results["model"]["terms"]):
         return f"{text}, and their intervals include the noise."
     return f"{text}, and the noise is too large for intervals."
@@ -69,6 +73,8 @@ def figures(results: Results) -> str:
     """Which further figures are noisy; "" for an exact fit."""
     if of(results) is None:
         return ""
+    if not results["model"]["terms"]:
+        return "All figures of the model itself come from the same noisy sums."
     return (
         "The deviance and what follows from it come from the same noisy sums as the coefficients. "
         f"{SHORTENED}."
@@ -79,6 +85,11 @@ def lines(results: Results) -> list[str]:
     """The same for the terminal."""
     if of(results) is None:
         return []
-    text = f"noise  {level(results)}: noise was added to the sums behind the coefficients"
+    text = f"noise  {level(results)}: noise was added to the sums behind {_what(results)}"
     more = covered(results)
     return [fold(f"{text}. {more}" if more else f"{text}.", indent=" " * 7)]
+
+
+def _what(results: Results) -> str:
+    """What the noise is in: coefficients, or of a learner its trees."""
+    return "the coefficients" if results["model"]["terms"] else "the trees"

@@ -43,6 +43,7 @@ class DataPart(TypedDict):
     source: str
     outcome: str
     outcome_label: str
+    event: NotRequired[str]  # of a survival model, the column that says how a time ended
     sites: list[SitePart]
     fills: dict[str, dict[str, Any]]  # column -> {"value", "unit", "label", "patients"}
 
@@ -77,6 +78,8 @@ class ModelPart(TypedDict):
     """The fitted model. `noise` is absent where the sums are exact.
 
     title, options, blocks  of a learner only, see `polyclinic.report.blocks`; its `terms` are empty
+    headline, pooled        of a learner only: the answer in a sentence, and whether pooled rows
+                            would have given the same
     """
 
     kind: str

@@ -27,12 +27,21 @@ def answer(results: Results) -> list[str]:
     model, found = results["model"], (results.get("evaluation") or {}).get("all") or {}
     outcome = results["data"]["outcome_label"]
     who = f"{noise.patients(results)} of {plural(model['sites'], 'hospital')}"
+    if more := left_out(results):
+        who = f"{model['patients']:,} of the {model['patients'] + more:,} patients of "
+        who += plural(model["sites"], "hospital")
     rests = f"It rests on {who}{noise.rests(results)}"
     area = (found.get("auroc") or {}).get("value")
     if area is not None:
         first = (
             f"From {_inputs(results)} the model tells patients with and without {outcome} apart: "
             f"given one of each, it ranks the one with it higher in {100 * area:.0f} of 100 pairs."
+        )
+    elif (found.get("concordance") or {}).get("value") is not None:
+        share = 100 * found["concordance"]["value"]
+        first = (
+            f"From {_inputs(results)} the model ranks patients by {_event(results)}: of two "
+            f"patients the one with the higher risk has it first in {share:.0f} of 100 pairs."
         )
     elif found.get("r2") is not None:
         first = (
@@ -45,20 +54,29 @@ def answer(results: Results) -> list[str]:
             f"From {_inputs(results)} the model names the right class of {outcome} for "
             f"{percent(found['accuracy'])} of 100 patients."
         )
+    elif model.get("headline"):
+        first = model["headline"]
     elif "blocks" in model:
         about = f" and {outcome}" if outcome else ""
         title = model["title"][:1].upper() + model["title"][1:]
-        first = f"{title} of {_inputs(results)}{about}."
+        first = f"{title}: {_inputs(results)}{about}."
     else:
         first = f"{_inputs(results).capitalize()} and {outcome}: what is associated with it."
     return [first, rests]
+
+
+def _event(results: Results) -> str:
+    """ "death" """
+    data = results["data"]
+    return str(results["labels"].get(data.get("event"), {}).get("label", data["outcome_label"]))
 
 
 def _inputs(results: Results) -> str:
     """ "six measurements" """
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten",
              "eleven", "twelve")  # fmt: skip
-    n = len([c for c in results["labels"] if c != results["data"]["outcome"]])
+    data = results["data"]
+    n = len([c for c in results["labels"] if c not in (data["outcome"], data.get("event"))])
     return f"{words[n] if n < len(words) else n} measurement{'' if n == 1 else 's'}"
 
 
@@ -115,12 +133,22 @@ def who(results: Results) -> str:
     if model["events"] is not None:
         text += f", {model['events']:,} of them with {results['data']['outcome_label']},"
     text += " were studied"
+    if more := left_out(results):
+        text += f"; {more:,} more are of hospitals that the model leaves out"
     if not outs:
         return f"{text}; no hospital shows how many it left out."
     text += "; "
     if few:
         return text + f"{least + few:,} to {least + few * (LEAST - 1):,} were left out."
     return text + (f"{least:,} were left out." if least else "none was left out.")
+
+
+def left_out(results: Results) -> int:
+    """Patients of the cohort who are not in the model, where each hospital shows its own."""
+    counts = [site["patients"] for site in results["data"]["sites"]]
+    if not counts or None in counts or "blocks" not in results["model"]:
+        return 0
+    return max(int(sum(counts)) - int(results["model"]["patients"]), 0)
 
 
 def matters(results: Results) -> str:

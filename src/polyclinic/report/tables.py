@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from polyclinic.report import gate, noise, words
+from polyclinic.report import gate, noise, sentences, words
 from polyclinic.report.suppress import LEAST, shown_events
 from polyclinic.report.table_one import table_rows
 from polyclinic.report.terms import RATIOS, effect, effect_places, step_words, unit_words, with_unit
@@ -20,7 +20,7 @@ def flow(results: Results) -> list[Row]:
     """Boxes: a hospital, what was left out and why, what was used."""
     outcome = results["data"]["outcome_label"]
     sites = results["data"]["sites"]
-    events = _events(results)
+    events, some = _events(results), sentences.left_out(results) > 0
     boxes = []
     for i, site in enumerate(sites):
         out = [
@@ -30,7 +30,7 @@ def flow(results: Results) -> list[Row]:
         ]
         rows = "" if site["rows"] is None else words.plural(site["rows"], "row") + " in the file"
         with_ = f"{events[i]} with {outcome}" if events else ""
-        used = words.patients_of(site) + " used"
+        used = words.patients_of(site) + (" in the cohort" if some else " used")
         boxes.append({"name": site["name"], "rows": rows, "out": out, "used": used, "with": with_})
     return boxes
 
@@ -170,6 +170,12 @@ def _columns(every: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
                 lambda g: _with_interval((g.get("calibration") or {}).get("slope"), 2),
             ),
             ("Brier score", lambda g: words.fixed(g.get("brier"), 3)),
+        )
+    if "concordance" in every:
+        return (
+            n,
+            ("events", lambda g: words.small(g["events"])),
+            ("concordance (95 % interval)", lambda g: _with_interval(g["concordance"], 2)),
         )
     if "accuracy" in every:
         return (

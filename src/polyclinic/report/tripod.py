@@ -20,9 +20,23 @@ def _outcome(data: Mapping[str, Any]) -> str:
 
 def _method(model: Mapping[str, Any]) -> str:
     if "blocks" in model:
-        settings = [f"{name} {value}" for name, value in model["options"].items()]
+        settings = [
+            f"{name} {value}" for name, value in model["options"].items() if value is not None
+        ]
         return ", ".join([model["title"], *settings])
     return f"{KINDS[model['kind']]}, penalties l1 {model['l1']:g}, l2 {model['l2']:g}"
+
+
+def _output(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    if "auroc" in found or model["events"] is not None:
+        return "predicted risk"
+    if "concordance" in found:
+        return "relative hazard"
+    if "accuracy" in found:
+        return "probability of each class"
+    if "blocks" in model and not found:
+        return "no prediction for a patient"
+    return "predicted value"
 
 
 def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -30,7 +44,14 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
     study, model, data = results["study"], results["model"], results["data"]
     found = results.get("evaluation", {})
     performance = AUTHORS
-    if found.get("all", {}).get("auroc"):
+    every = found.get("all", {})
+    if every.get("concordance", {}).get("value") is not None:
+        area = every["concordance"]
+        performance = (
+            f"concordance {fixed(area['value'], 2)} ({between(area, 2)}), {judged(found)}; "
+            "results per hospital in section 7"
+        )
+    if every.get("auroc"):
         area = found["all"]["auroc"]
         performance = (
             f"AUROC {fixed(area['value'], 3)} ({between(area)}), {judged(found)}; "
@@ -70,7 +91,7 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         14: ("Fairness", "subgroups in section 7" if found.get("subgroups") else AUTHORS),
         15: (
             "Model output",
-            "predicted risk" if model["events"] is not None else "predicted value",
+            _output(model, every),
         ),
         16: (
             "Training and evaluation",
@@ -88,7 +109,12 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         19: ("Patient and public involvement", AUTHORS),
         20: ("Participants (results)", "section 2"),
         21: ("Model development (results)", f"{noise.patients(results)} at every step"),
-        22: ("Model specification", "all coefficients in section 3"),
+        22: (
+            "Model specification",
+            "section 3, and the model's file"
+            if "blocks" in model
+            else "all coefficients in section 3",
+        ),
         23: ("Model performance", performance),
         24: ("Model updating", AUTHORS),
         25: ("Interpretation", AUTHORS),

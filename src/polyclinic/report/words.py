@@ -191,6 +191,8 @@ def block_lines(blocks: Sequence[Mapping[str, Any]]) -> list[str]:
     for block in blocks:
         if block["kind"] == "text":
             lines.append(fold(block["text"], indent=""))
+        elif block["kind"] == "lines":
+            lines += [block["title"], *block["lines"]]
         elif block["kind"] == "table":
             lines += [block["title"], plain_table(block["head"], block["rows"])]
     return lines
@@ -308,6 +310,17 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
     if "auroc" in found["all"]:
         return "\n".join([how, *_risk_lines(groups, hidden), *foot])
     width = _width([*groups, *hidden], 20)
+    if "concordance" in found["all"]:
+        lines = [f"{'hospital':<{width}}{'patients':>8}{'events':>8}{'concordance':>13}"]
+        for name, group in groups.items():
+            area = group["concordance"]
+            lines += _row(
+                name,
+                width,
+                f"{group['n']:>8,}{small(group['events']):>8}{fixed(area['value'], 2):>13}"
+                + ("" if area["lower"] is None else f"   ({between(area, 2)})"),
+            )
+        return "\n".join([how, *_with(lines, hidden, width), *foot])
     if "accuracy" in found["all"]:
         lines = [f"{'hospital':<{width}}{'patients':>8}{'accuracy':>11}{'log loss':>11}"]
         for name, group in groups.items():

@@ -23,6 +23,7 @@ from polyclinic.models.learner import Column
 
 Floats = NDArray[np.float64]
 QUICK_ROWS, SAMPLE_ROWS = 200_000, 4096
+SIDE_BY_SIDE = 16
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,20 @@ class Arrays:
     """A design over a matrix, and the rows behind it.
 
     labels  the site of every row, or None; they partition nothing unless the model needs them
+    ends    smallest and largest value of each term, (2, n_terms); None: not of all rows
     """
 
     design: Design
     rows: Partition
     labels: NDArray[Any] | None = None
+    ends: Floats | None = None
+
+    def columns(self) -> tuple[Column, ...]:
+        """The terms as columns with the ranges that they have; empty where these are not known."""
+        if self.ends is None:
+            return ()
+        each = zip(self.design.names, *self.ends.tolist(), strict=True)
+        return tuple(Column(name, "number", (), a, b, name) for name, a, b in each)
 
     def by_site(self) -> Domain:
         """One trust domain in which every label is a site: its rows are gathered."""
@@ -108,7 +118,8 @@ def from_arrays(
         levels = np.unique(labels)[1:]
         columns["X"] = x = np.hstack([x, (labels[:, None] == levels).astype(np.float64)])
         names = [*names, *(f"site[T.{level}]" for level in levels)]
-    bounds = _sampled_bounds(x) if quick else _bounds(x, "X", gaps)
+    ends = None if quick else _ends(x, "X", gaps)
+    bounds = _sampled_bounds(x) if ends is None else np.maximum(ends[1], -ends[0])
     for name in ("w", "offset"):
         if name in columns:
             _bounds(columns[name][:, None], name)
@@ -123,7 +134,18 @@ def from_arrays(
         "w" if weight is not None else None,
         response_bound=float(_bounds(y[:, None], "y")[0]) or 1.0,
     )
-    return Arrays(design, Partition(columns), labels)
+    return Arrays(design, Partition(columns), labels, ends)
+
+
+def _reduced(function: np.ufunc, block: Floats) -> Floats:
+    """`function` down the columns; rows lie side by side, as numpy is slow over a few columns."""
+    rows, columns = block.shape
+    if rows < SIDE_BY_SIDE or not block.flags.c_contiguous:
+        return np.asarray(function.reduce(block, axis=0))
+    whole = rows // SIDE_BY_SIDE * SIDE_BY_SIDE
+    folded = function.reduce(block[:whole].reshape(-1, SIDE_BY_SIDE * columns), axis=0)
+    left = np.vstack([folded.reshape(SIDE_BY_SIDE, columns), block[whole:]])
+    return np.asarray(function.reduce(left, axis=0))
 
 
 def _column(name: str, values: Any, n_rows: int) -> Floats:
@@ -157,31 +179,35 @@ def _sampled_bounds(x: Floats) -> Floats:
     return np.asarray(bounds)
 
 
-def _bounds(x: Floats, name: str, gaps: bool = False) -> Floats:
-    """Largest magnitude per column. One pass; infinity shows in it, and NaN without `gaps`."""
-    low, high = ranges(x, gaps)
-    bounds = np.maximum(high, -low)
-    if not np.all(np.isfinite(bounds)):
-        kind = "NaN" if np.isnan(bounds).any() else "infinity"
+def _bounds(x: Floats, name: str) -> Floats:
+    """Largest magnitude per column."""
+    low, high = _ends(x, name)
+    return np.asarray(np.maximum(high, -low))
+
+
+def _ends(x: Floats, name: str, gaps: bool = False) -> Floats:
+    """`ranges`; infinity shows in them, and NaN without `gaps`."""
+    ends = np.array(ranges(x, gaps))
+    if not np.all(np.isfinite(ends)):
+        kind = "NaN" if np.isnan(ends).any() else "infinity"
         raise InputError(
             f"Input {name} contains {kind}.",
             code="NOT_FINITE",
             rule="arrays are finite numbers",
             next="drop or fill the missing values first",
         )
-    return np.asarray(bounds)
+    return ends
 
 
 def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
     """Smallest and largest value per column, in one pass; with `gaps` of those that are there."""
 
+    # fmin and fmax pass over NaN
+    least, most = (np.fmin, np.fmax) if gaps else (np.minimum, np.maximum)
+
     def one(start: int) -> Floats:
         block = x[start : start + CHUNK_ROWS]
-        if gaps:  # fmin and fmax pass over NaN
-            ends = np.fmin.reduce(block, axis=0), np.fmax.reduce(block, axis=0)
-        else:
-            ends = block.min(axis=0), block.max(axis=0)
-        return np.asarray(ends, dtype=np.float64)
+        return np.array([_reduced(least, block), _reduced(most, block)], dtype=np.float64)
 
     starts = range(0, len(x), CHUNK_ROWS)
     if len(starts) > 1:
@@ -189,18 +215,10 @@ def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
             found = np.array(list(pool.map(one, starts)))
     else:
         found = np.array([one(start) for start in starts] or [np.zeros((2, x.shape[1]))])
-    least, most = (np.fmin, np.fmax) if gaps else (np.minimum, np.maximum)
     low, high = least.reduce(found[:, 0], axis=0), most.reduce(found[:, 1], axis=0)
     if gaps:  # a column without any value
         low, high = (np.where(np.isnan(ends), 0.0, ends) for ends in (low, high))
     return low, high
-
-
-def columns_of(x: Floats, names: Sequence[str], gaps: bool = False) -> tuple[Column, ...]:
-    """The columns of a matrix, with the ranges that they have."""
-    low, high = ranges(x, gaps)
-    ends = zip(names, low.tolist(), high.tolist(), strict=True)
-    return tuple(Column(str(n), "number", (), a, b, str(n)) for n, a, b in ends)
 
 
 def coded(y: NDArray[Any]) -> tuple[NDArray[Any], Floats]:

@@ -19,6 +19,7 @@ from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.survival import CurveSpec
 from polyclinic.models.survival.curves import Curved, Ranked
+from polyclinic.report.words import p_value
 from polyclinic.study.sites import Sites
 from polyclinic.study.survival import SurvivalLearner, outcome_of_arrays
 from polyclinic.study.ways import ways
@@ -31,7 +32,7 @@ class _Curves(SurvivalLearner):
 
     spec_: CurveSpec
     grid: Any
-    least: int
+    least: int | None
     cause: int
 
     def fit(
@@ -105,6 +106,21 @@ class _Curves(SurvivalLearner):
             spec = replace(spec, edges=tuple(np.unique(duration).tolist()), exact=True)
         return spec, columns
 
+    def _headline(self) -> str:
+        found, codebook = self.result_, self.formula_data.codebook
+        if not isinstance(found, (Curved, Ranked)):
+            raise TypeError("no curves")
+        by = f" by {codebook.label(found.spec.by)}" if found.spec.by else ""
+        event = codebook.label(str(found.spec.design.event))
+        if isinstance(found, Ranked):
+            clear = "differ" if found.test["p"] < 0.05 else "do not differ clearly"
+            return (
+                f"Times to {event}{by} {clear} between the groups: log-rank test, "
+                f"p {p_value(found.test['p'])}."
+            )
+        what = {"kaplan-meier": "Time to", "cumulative-incidence": "Cumulative incidence of"}
+        return f"{what[found.spec.asked]} {event}{by}: {found.events:,} had the event."
+
     def table(self) -> pd.DataFrame:
         """The curves, one line per group and edge."""
         result = self.result_
@@ -124,7 +140,8 @@ class KaplanMeier(_Curves):
     ----------
     cause : number of the event column's level that is the event; all others are censored.
     grid : ascending ends of time intervals. time_bins : so many equal ones instead.
-    least : patients behind each step at a site.
+    least : patients behind each step at a site; None: 5, or the next of 10, 20, ... that every
+        hospital's policy asks for.
     horizon : end of the restricted mean; None: the last edge.
     confidence : of the intervals.
 
@@ -141,7 +158,7 @@ class KaplanMeier(_Curves):
         cause: int = 1,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
         horizon: float | None = None,
         confidence: float = 0.95,
     ) -> None:
@@ -183,7 +200,7 @@ class CumulativeIncidence(_Curves):
         *,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
         confidence: float = 0.95,
     ) -> None:
         self.grid = grid
@@ -218,7 +235,7 @@ class LogRank(_Curves):
         cause: int = 1,
         grid: Sequence[float] | None = None,
         time_bins: int = 40,
-        least: int = 5,
+        least: int | None = None,
     ) -> None:
         self.stratify = stratify
         self.cause = cause

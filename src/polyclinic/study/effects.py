@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Self
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from polyclinic.core.errors import InputError
-from polyclinic.core.fit import ask
+from polyclinic.core.errors import InputError, Refused
+from polyclinic.core.fit import Callback, ask
 from polyclinic.core.partition import Partition
 from polyclinic.data.formula import formula_columns
 from polyclinic.data.read import table_from_frame
 from polyclinic.models.effects import Effect
 from polyclinic.models.effects.algorithm import by_hospital
 from polyclinic.models.effects.result import BETTER, UNCLEAR, modifiers
+from polyclinic.report.words import percent, short
 from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites
 
@@ -99,6 +101,7 @@ class TreatmentEffect(Learner):
         return super().fit(X, y, sample_weight, **more)
 
     def _set(self) -> None:
+        self.__dict__.pop("_hospitals", None)  # of an earlier fit
         one = self.result_.contrasts()[0]
         self.effect_, self.se_ = one.estimate, one.se
 
@@ -152,6 +155,47 @@ class TreatmentEffect(Learner):
             one = self.result_.of_hospital(sums[site].values, products, level)
             found[site] = {name: getattr(one, name) for name in _COLUMNS}
         return pd.DataFrame.from_dict(found, orient="index").rename_axis("hospital")
+
+    def _ask_hospitals(self, tell: Sequence[Callback] = ()) -> None:
+        """The effect in each hospital, where sums are not secret."""
+        self._hospitals: pd.DataFrame | None = None
+        if self.formula_data.federation.summing.secure:
+            return
+        before = len(self.rounds_)
+        with suppress(Refused):  # a hospital may keep its own: the report says so
+            self._hospitals = self.by_hospital()
+        for callback in tell:
+            for done in self.rounds_[before:]:
+                callback(done)
+
+    def blocks_(self) -> list[dict[str, Any]]:
+        """Its part of the report; with the hospitals, where they were asked."""
+        blocks = super().blocks_()
+        if not hasattr(self, "_hospitals"):
+            return blocks
+        shown = HIDDEN if self._hospitals is None else _forest(self._hospitals)
+        return [*blocks[:2], shown, *blocks[2:]]
+
+    def _headline(self) -> str:
+        one = self.result_.contrasts()[0]
+        codebook, outcome = self.formula_data.codebook, self.result_.spec.design.response
+        label = codebook.label(outcome)
+        if not self.result_.spec.binary:
+            what = f"the mean of {label} would change by {short(one.estimate)}"
+            between = f"{short(one.lower)} to {short(one.upper)}"
+        else:
+            moved = "more" if one.estimate >= 0 else "fewer"
+            ends = sorted((one.lower, one.upper), key=abs)
+            if one.lower * one.upper < 0:
+                ends = [one.lower, one.upper]
+            low, high = (percent(abs(v) if one.lower * one.upper > 0 else v) for v in ends)
+            what = f"{percent(abs(one.estimate))} {moved} of 100 patients would have {label}"
+            between = f"{low} to {high}"
+        treated = self._arms()[1]
+        return (
+            f"If all patients rather than none had {codebook.label(self.treatment)}: {treated}, "
+            f"{what} (95 % interval {between}), if what stands at the end of section 3 holds."
+        )
 
     def modifiers(self, *, level: float = 0.95) -> pd.DataFrame:
         """How columns change the effect: coef, se, z, p, lower, upper, indexed by term."""
@@ -224,6 +268,31 @@ class TreatmentEffect(Learner):
         spec = self.formula_data.codebook.spec(self.treatment)
         names = [label or code for code, label in dict(spec.levels or {}).items()]
         return (names[0], names[1]) if len(names) == 2 else ("untreated", "treated")
+
+
+HIDDEN = {
+    "kind": "text",
+    "text": "The effects in single hospitals are not shown: they keep their own sums.",
+}
+
+
+def _forest(found: pd.DataFrame) -> dict[str, Any]:
+    """The hospitals' effects as a drawing; those with one arm only have a line without numbers."""
+    lines = [
+        {"name": str(name), **{k: _number(row[k]) for k in ("estimate", "lower", "upper")}}
+        for name, row in found.iterrows()
+    ]
+    return {
+        "kind": "forest",
+        "title": "The effect in each hospital",
+        "x_label": "difference",
+        "lines": lines,
+        "note": "Under the models of all hospitals, whose own errors are not in these intervals.",
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 _COLUMNS = ("estimate", "se", "lower", "upper", "p")

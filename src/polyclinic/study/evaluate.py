@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -12,11 +12,11 @@ from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.fit import Callback, Round, Run, Store, fit
-from polyclinic.evaluation import Evaluation, Outcome
+from polyclinic.evaluation import Evaluation, HeldOut, Outcome
 from polyclinic.models import glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
-from polyclinic.models.learner import Spec, last
+from polyclinic.models.learner import Spec, kind_of, last
 from polyclinic.study.formula import FormulaData
 
 StoreFor = Callable[[str], Store | None]
@@ -36,7 +36,8 @@ class Evaluated:
     @property
     def table(self) -> pd.DataFrame:
         """One line per hospital and one for all: n, events, auroc, lower, upper, slope, intercept,
-        or n, r2, mae, rmse for a number as outcome. A hospital that is not seen alone has a
+        or n, r2, mae, rmse for a number as outcome, n, events, concordance, lower, upper for a
+        survival model. A hospital that is not seen alone has a
         line without numbers."""
         lines = [_line(name, found) for name, found in self.measures.get("sites", {}).items()]
         hidden: list[dict[str, Any]] = [
@@ -66,6 +67,10 @@ def _line(name: str, found: dict[str, Any]) -> dict[str, Any]:
             "slope": (calibration.get("slope") or {}).get("value"),
             "intercept": (calibration.get("intercept") or {}).get("value"),
         }
+    if "concordance" in found:
+        area = found["concordance"]
+        line |= {"events": found["events"], "concordance": area["value"]}
+        line |= {"lower": area["lower"], "upper": area["upper"]}
     wanted = ("accuracy", "r2", "mae", "rmse", "d2", "log_loss", "brier")
     return line | {key: found[key] for key in wanted if key in found}
 
@@ -80,13 +85,13 @@ class Judged:
     """A model that is evaluated.
 
     spec       as it was fitted, a regression's or a learner's
-    outcome    what it explains
+    outcome    what it explains; "survival": the order in which patients have an event
     full       the fitted model, as predictor data
     alone      what each hospital is to fit by itself, or None
     """
 
     spec: Any
-    outcome: Outcome
+    outcome: Outcome | Literal["survival"]
     full: dict[str, Any]
     alone: dict[str, Any] | None = None
 
@@ -99,6 +104,8 @@ class Judged:
     @staticmethod
     def learner(kind: str, spec: Spec, classes: int, full: dict[str, Any]) -> Judged:
         """Another model, of so many classes (0: of a number)."""
+        if kind_of(kind).held_out:
+            return Judged(spec, "survival", full)
         outcome: Outcome = "number" if not classes else "binary" if classes == 2 else "classes"
         return Judged(spec, outcome, full, {**spec.to_data(), "learner": kind})
 
@@ -162,34 +169,37 @@ def evaluate(
         predictors, rounds = cross_validate(
             judged, data.federation, folds, seed, store_for, callbacks
         )
-    codebook = data.codebook
-    algorithm = Evaluation(
-        predictors=tuple(predictors),
-        folds=folds,
-        outcome=judged.outcome,
-        sites=data.federation.sites,
-        thresholds=tuple(thresholds),
-        subgroups=tuple(
-            (column, codebook.label(column), _level_labels(data, column)) for column in subgroups
-        ),
-        show_sites=show_sites,
-        full=judged.full if folds else None,
-        least=_least(data),
-        alone_spec=judged.alone if alone and show_sites and folds else None,
-    )
+    algorithm: Algorithm
+    if judged.outcome == "survival":
+        if subgroups:
+            raise InputError(
+                f"subgroups: {', '.join(subgroups)}",
+                code="WRONG_VALUE",
+                rule="a survival model is judged over hospitals, not within subgroups",
+                next="leave [evaluation] subgroups out",
+            )
+        full = judged.full if folds else None
+        algorithm = HeldOut(judged.spec, tuple(predictors), folds, full, show_sites)
+    else:
+        algorithm = Evaluation(
+            predictors=tuple(predictors),
+            folds=folds,
+            outcome=judged.outcome,
+            sites=data.federation.sites,
+            thresholds=tuple(thresholds),
+            subgroups=tuple(_levels_of(data, column) for column in subgroups),
+            show_sites=show_sites,
+            full=judged.full if folds else None,
+            least=data.least,
+            alone_spec=judged.alone if alone and show_sites and folds else None,
+        )
     store = store_for("evaluation")
     run = fit(algorithm, data.federation, seed=seed, store=store, callbacks=callbacks)
     return Evaluated(run.model, rounds + run.rounds)
 
 
-def _least(data: FormulaData) -> int:
-    """The most that a hospital's policy asks to stand behind a number."""
-    if data.sites is None:
-        return 5
-    return max(policy.min_patients for policy in data.sites.policies.values())
-
-
-def _level_labels(data: FormulaData, column: str) -> tuple[str, ...]:
+def _levels_of(data: FormulaData, column: str) -> tuple[str, str, tuple[str, ...]]:
+    """The column, its label and those of its levels. Raises WRONG_VALUE for one without levels."""
     spec = data.codebook.spec(column)
     if not spec.levels:
         raise InputError(
@@ -198,4 +208,4 @@ def _level_labels(data: FormulaData, column: str) -> tuple[str, ...]:
             rule="a subgroup is a level of a category or binary column",
             next="define a binary column under [derived]",
         )
-    return tuple(spec.levels.values())
+    return column, data.codebook.label(column), tuple(spec.levels.values())

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.report import noise, words
+from polyclinic.study.shown import MEASURES, validation
 
 if TYPE_CHECKING:
     from polyclinic.report.svg import Figure
@@ -22,7 +23,6 @@ NOISY = (
     f"The counts in the first line come from the same noisy sums. {noise.SHORTENED}. "
     f"What evaluate() and report() show beside the coefficients are {noise.NOT_COVERED}."
 )
-MEASURES = f"The measures are of the model with noise; they are {noise.NOT_COVERED}."
 KINDS = {
     "LogisticRegression": "logistic",
     "LinearRegression": "linear",
@@ -160,7 +160,7 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         from polyclinic.study.formula import on_other_sites
 
         check_is_fitted(self)
-        validate = self._validation(validate)
+        validate = validation(validate, self._privacy is not None)
         data, elsewhere = self.formula_data, sites is not None
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
@@ -182,28 +182,6 @@ class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             found.measures["note"] = MEASURES
         self._evaluated: Evaluated | None = found
         return found
-
-    def _validation(self, asked: str | None) -> str:
-        """How to validate. Raises WRONG_VALUE, NO_PRIVATE_VERSION."""
-        if asked is None:
-            return "cross-validation" if self._privacy is None else "none"
-        if asked not in ("cross-validation", "none"):
-            raise InputError(
-                f"validate = {asked!r}",
-                code="WRONG_VALUE",
-                rule='"cross-validation" or "none"',
-                next="correct it",
-            )
-        if asked == "cross-validation" and self._privacy is not None:
-            raise InputError(
-                "this model was fitted with noise and has no cross-validation",
-                code="NO_PRIVATE_VERSION",
-                rule="every fold would be another fit: without noise it would undo the guarantee, "
-                "with noise it would spend epsilon again",
-                next='validate = "none" judges the model as it is on the same patients; '
-                "evaluate(sites) on other hospitals",
-            )
-        return asked
 
     def report(
         self, path: str | Path, *, title: str = "", purpose: str = "", show_sites: bool = True

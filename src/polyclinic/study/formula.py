@@ -13,6 +13,7 @@ from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import EmptySite, InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.fit import Round, Store, fit
+from polyclinic.core.groups import SMALLEST
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
@@ -42,6 +43,13 @@ class FormulaData:
     present: Mapping[str, int]
     rounds: tuple[Round, ...] = ()
     sites: Sites | None = None
+
+    @property
+    def least(self) -> int:
+        """The most patients that a hospital's policy asks to stand behind a number."""
+        if self.sites is None:
+            return SMALLEST
+        return max(policy.min_patients for policy in self.sites.policies.values())
 
     def partition(self, frame: Any, gaps: bool = False) -> Partition:
         """New rows as the design needs them; frames are read by the codebook. With `gaps` missing

@@ -18,13 +18,15 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Run, Store, fit
+from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import About, Embedded
 from polyclinic.engines.secure import SecureSums
-from polyclinic.governance.asked import asked, check_outcome
-from polyclinic.models.learner import Asked, Kind, Result, Spec, kind_of, last
+from polyclinic.governance.asked import asked, check_outcome, no_noise
+from polyclinic.models.learner import Asked, Column, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
-from polyclinic.study.arrays import Arrays, coded, columns_of, from_arrays, native
+from polyclinic.privacy.dp import DifferentialPrivacy
+from polyclinic.study.arrays import Arrays, coded, from_arrays, native
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.shown import ShownLearner
@@ -43,7 +45,7 @@ class Learner(ShownLearner):
 
     _kind = ""
     _supervised = True
-    _privacy = None
+    _privacy: DifferentialPrivacy | None = None
     _arrays: Arrays | None
     _data: FormulaData | None
     _evaluated: Evaluated | None
@@ -73,8 +75,9 @@ class Learner(ShownLearner):
         engine : where to compute; None: this process.
         callbacks : called after every round with a `Round`.
         store : keeps the state after every round; one that holds a state resumes it.
-        privacy : `SecureSum()`: only totals of all sites are ever seen. None: secure sums where a
-            site may not release alone.
+        privacy : `SecureSum()`: only totals of all sites are ever seen;
+            `DifferentialPrivacy(epsilon, delta)`, of trees: noise hides every patient; or a list of
+            both. None: secure sums where a site may not release alone.
         purpose : what it is for, for the sites' policies.
 
         Raises
@@ -83,12 +86,15 @@ class Learner(ShownLearner):
         """
         engine = engine or Embedded()
         noise, sums = ways(X, y, privacy)
-        if noise is not None:
+        if noise is not None and not self.kind_.private:
             raise no_noise(self.kind_)
+        self._privacy = noise
         if not isinstance(X, Sites):
             return self._fit_arrays(X, y, sample_weight, sites, engine, callbacks, store)
         about = About(purpose=purpose)
-        data = from_formula(X, y, engine, sums=sums, about=about, gaps=self.kind_.gaps)
+        data = from_formula(
+            X, y, engine, sums=sums, about=about, gaps=self.kind_.gaps, exact=noise is None
+        )
         return self._fit_data(data, engine, callbacks, store)
 
     @property
@@ -142,6 +148,8 @@ class Learner(ShownLearner):
             self._options(),
             sites=sites,
             seed=self._seed,
+            least=group_size(max(SMALLEST, data.least)),
+            privacy=self._privacy,
         )
         spec: Spec = self.kind_.spec(question)
         run = fit(
@@ -188,7 +196,7 @@ class Learner(ShownLearner):
             self._array_design(arrays.design),
             self._options(),
             classes,
-            columns_of(x, names, self.kind_.gaps),
+            (*arrays.columns(), *self._more_columns(sites)),
             seed=self._seed,
         )
         spec: Spec = self.kind_.spec(question)
@@ -204,6 +212,10 @@ class Learner(ShownLearner):
     def _array_design(self, design: Design) -> Design:
         """The design of arrays, as the learner needs it."""
         return design
+
+    def _more_columns(self, sites: Any) -> tuple[Column, ...]:
+        """Columns of arrays beside the matrix that a learner's spec is to know."""
+        return ()
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
         """Outcome as float64 and its number of classes, for arrays."""
@@ -303,16 +315,6 @@ class Regressor(RegressorMixin, Learner):  # type: ignore[misc]
     def predict(self, X: Any) -> Floats:
         """Expected outcome, (n_rows,)."""
         return self.predictor_.predict(self.partition(X))
-
-
-def no_noise(kind: Kind) -> InputError:
-    """The error of a kind without a version under differential privacy."""
-    return InputError(
-        f"a {kind.title} has no version under differential privacy",
-        code="NO_PRIVATE_VERSION",
-        rule="noise is added by steps that bound every patient's part",
-        next="use exact or secure sums, or a regression",
-    )
 
 
 def no_secure(kind: Kind) -> InputError:

@@ -15,6 +15,7 @@ from polyclinic.study.ensembles import ENSEMBLES
 from polyclinic.study.learner import Learner
 from polyclinic.study.neural import NeuralNetwork
 from polyclinic.study.survival import CoxRegression
+from polyclinic.study.survival_trees import GradientBoostingSurvival
 from polyclinic.study.svm import SVC, LinearSVC, LinearSVR
 from polyclinic.study.trees import (
     DecisionTreeClassifier,
@@ -42,6 +43,7 @@ ESTIMATORS: tuple[type[Learner], ...] = (
     RandomForestRegressor,
     GradientBoostingClassifier,
     GradientBoostingRegressor,
+    GradientBoostingSurvival,
     NeuralNetwork,
 )
 

@@ -28,6 +28,7 @@ GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
 SECURE = "exact secure sums: only totals over all hospitals were seen"
+ELSEWHERE = "other hospitals"
 Fitted = Regression | Learner
 Counts = dict[
     str, tuple[int | None, int | None, int | None]
@@ -76,7 +77,7 @@ def assemble(
         "versions": versions(),
         "data": _data(sites, data, counts, least, _n(model)),
         "model": {
-            **_model(model, data),
+            **_model(model, data, counts, evaluated),
             **_counted(model, counts, evaluated, (table_one or {}).get("overall", {}).get("all")),
         },
         "convergence": [
@@ -94,14 +95,7 @@ def assemble(
             "ledger": sites.ledgers() if show_sites else {},
         },
         "left": lines,
-        "labels": {
-            column: {
-                "label": data.codebook.label(column),
-                "unit": data.codebook.spec(column).unit or "",
-                "levels": dict(data.codebook.spec(column).levels or {}),
-            }
-            for column in data.cohort.columns
-        },
+        "labels": label_part(data),
         "hashes": {
             "study": about.get("hash", ""),
             "codebook": data.codebook.content_hash,
@@ -117,6 +111,18 @@ def assemble(
     return plain(results)  # type: ignore[no-any-return]
 
 
+def label_part(data: FormulaData) -> dict[str, dict[str, Any]]:
+    """Label, unit and levels of each column of the cohort."""
+    return {
+        column: {
+            "label": data.codebook.label(column),
+            "unit": data.codebook.spec(column).unit or "",
+            "levels": dict(data.codebook.spec(column).levels or {}),
+        }
+        for column in data.cohort.columns
+    }
+
+
 def _guarantee(model: Fitted, least: int, secure: bool, alone: list[str]) -> str:
     """What holds of the numbers; `alone`: steps in which a hospital's own sums were seen."""
     text = SECURE if secure else GUARANTEE.format(least=least)
@@ -124,7 +130,8 @@ def _guarantee(model: Fitted, least: int, secure: bool, alone: list[str]) -> str
         text += f", but of each hospital itself: {'; '.join(alone)}"
     if model._privacy is None:
         return text
-    return f"{model._privacy.guarantee()} This holds for the coefficients; all else: {text}"
+    what = "coefficients" if isinstance(model, Regression) else "model"
+    return f"{model._privacy.guarantee()} This holds for the {what}; all else: {text}"
 
 
 def _counted(
@@ -241,6 +248,7 @@ def _data(
         "source": codebook.source or sites.source,
         "outcome": outcome,
         "outcome_label": codebook.label(outcome) if outcome else "",
+        "event": data.design.event or "",
         "sites": parts,
         "fills": fills,
     }
@@ -269,8 +277,23 @@ def _counts(data: FormulaData) -> tuple[Counts, Round]:
     return counts, done
 
 
-def _model(model: Fitted, data: FormulaData) -> dict[str, Any]:
-    return _regression(model, data) if isinstance(model, Regression) else _learner(model, data)
+def _model(
+    model: Fitted, data: FormulaData, counts: Counts, evaluated: Evaluated | None
+) -> dict[str, Any]:
+    if isinstance(model, Regression):
+        return _regression(model, data)
+    return {**_learner(model, data), "events": _events(model, counts, evaluated)}
+
+
+def _events(model: Learner, counts: Counts, evaluated: Evaluated | None) -> int | None:
+    """Patients with a yes/no outcome, where all who were fitted are known; else None."""
+    n = model.result_.n
+    rows, events = (_together([one[i] for one in counts.values()]) for i in (0, 2))
+    if counts and events is not None and rows == n:
+        return events
+    found = {} if evaluated is None else evaluated.measures["all"]
+    scored = "auroc" in found and evaluated is not None and evaluated.measures["how"] != ELSEWHERE
+    return found["events"] if scored and found["n"] == n else None
 
 
 def _regression(model: Regression, data: FormulaData) -> dict[str, Any]:
@@ -319,7 +342,9 @@ def _learner(model: Learner, data: FormulaData) -> dict[str, Any]:
         "l2": 0.0,
         "warnings": result.warnings(),
         "options": plain(model._options()),
-        "blocks": result.blocks(),
+        "blocks": model.blocks_(),
+        "headline": model._headline(),
+        "pooled": getattr(result, "pooled", kind.pooled),
     }
 
 

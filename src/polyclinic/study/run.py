@@ -193,10 +193,13 @@ class _Steps:
         study, section = self.study, self.study.model
         classes = outcome_classes(section.formula, self.sites.codebook)
         model = learner_of(section.kind, classes, section.options, study.seed)
-        data = self._data(gaps=model.kind_.gaps)
+        data = self._data(gaps=model.kind_.gaps, exact=study.privacy.noise is None)
+        model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
+        if study.privacy.show_sites:
+            model._ask_hospitals([self._step])
         self.rounds += model.rounds_
         return model
 
@@ -252,7 +255,7 @@ class _Steps:
 
 def predicts(model: Fitted) -> bool:
     """Whether there is something to evaluate."""
-    return isinstance(model, Regression) or model.kind_.predicts
+    return isinstance(model, Regression) or model.evaluated_
 
 
 def as_json(value: Any) -> bytes:

@@ -151,6 +151,7 @@ def _learner(content: dict[str, Any]) -> Learner:
     model.classes_or_none_ = getattr(model, "classes_", None)
     model.spec_, model.state_ = spec, content["state"]
     model.result_ = last(spec.algorithm().model(content["state"]))
+    model._privacy = getattr(model.result_, "privacy", None)
     model.rounds_, model.n_iter_ = (), model.result_.rounds
     model._restore()
     return model

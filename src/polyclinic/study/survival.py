@@ -17,12 +17,13 @@ from polyclinic.core.fit import Callback, Store, ask, fit
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.survival import CoxFit
-from polyclinic.models.survival.concordance import pairs
+from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.models.survival.cox import diagnosis_plan
-from polyclinic.models.survival.fit import concordance_of
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
+from polyclinic.report.words import plural
 from polyclinic.study.arrays import Arrays, from_arrays, native
+from polyclinic.study.evaluate import Judged
 from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites
 from polyclinic.study.ways import ways
@@ -64,7 +65,8 @@ class CoxRegression(SurvivalLearner):
         site; False: from the information.
     grid : ascending ends of time intervals, for a baseline hazard and for ``stratify=False``.
     time_bins : so many equal intervals up to the end of the duration's range instead; 0: none.
-    least : patients whose times, or risks, are taken together at a site.
+    least : patients whose times, or risks, are taken together at a site; None: 5, or the next of
+        10, 20, ... that every hospital's policy asks for.
     diagnostics : also find the concordance, the tests of proportional hazards, and with a grid the
         baseline hazard.
     max_rounds, tolerance : of Newton's method.
@@ -89,7 +91,7 @@ class CoxRegression(SurvivalLearner):
         robust: str | bool = False,
         grid: Sequence[float] | None = None,
         time_bins: int = 0,
-        least: int = 5,
+        least: int | None = None,
         diagnostics: bool = True,
         max_rounds: int = 25,
         tolerance: float = 1e-10,
@@ -240,6 +242,30 @@ class CoxRegression(SurvivalLearner):
             total = rows.total(plan)
         return result.robust(result.meat_of(total.values))
 
+    def _headline(self) -> str:
+        found, codebook = self.result_, self.formula_data.codebook
+        event = codebook.label(str(found.spec.design.event))
+        return (
+            f"Hazards of {event} in {found.patients:,} patients, {found.events:,} of them with the "
+            f"event, by {plural(len(found.terms), 'term')}."
+        )
+
+    @property
+    def evaluated_(self) -> bool:
+        """Not on a grid: its steps of a fold would differ by a few patients from those of all."""
+        return bool(self.stratify)
+
+    def judged(self) -> Judged:
+        """The model as it is evaluated. Raises NOTHING_TO_PREDICT for one on a grid."""
+        if not self.evaluated_:
+            raise InputError(
+                "one baseline for all sites is not cross-validated",
+                code="NOTHING_TO_PREDICT",
+                rule="on a grid every fold would be another one that differs by a few patients",
+                next="stratify by site",
+            )
+        return super().judged()
+
     @property
     def concordance_(self) -> dict[str, float] | None:
         """Harrell's C of pairs within sites: "c", its "se", and the number of "pairs"."""
@@ -281,10 +307,7 @@ class CoxRegression(SurvivalLearner):
     def score(self, X: Any, y: Any, sample_weight: Any = None, *, event: Any = None) -> float:
         """Harrell's concordance on arrays."""
         duration, happened = outcome_of_arrays(y, event, self.cause)
-        found = pairs(duration, happened == self.cause, self.predict(X))
-        names = ("concordant", "discordant", "tied_risk")
-        sums: dict[str, Any] = dict(zip(names, found.counts, strict=True))
-        return concordance_of({**sums, "squares": found.squares})["c"]
+        return concordance_of(pairs(duration, happened == self.cause, self.predict(X)))["c"]
 
     @property
     def _cox(self) -> CoxPredictor:

@@ -49,7 +49,7 @@ class Trees(Learner):
 
     def _fit_arrays(self, X: Any, y: Any, sample_weight: Any, *args: Any, **more: Any) -> Any:
         """Arrays have no codebook: their bins hold as many rows each."""
-        self._of_arrays = {"edges": None, "gaps": ()}
+        self._of_arrays = {"edges": None, "bins": "ranges", "gaps": ()}
         x = np.asarray(native(X))
         if x.ndim == 2 and x.dtype.kind in "fiub" and len(x):
             self._of_arrays = self._bins(x, _names(X, x.shape[1]), sample_weight)
@@ -80,7 +80,7 @@ class Trees(Learner):
             for j, name in enumerate(names)
         }
         gone = np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(len(names), dtype=bool)
-        return {"edges": edges, "gaps": tuple(np.array(names)[gone].tolist())}
+        return {"edges": edges, "bins": "ranges", "gaps": tuple(np.array(names)[gone].tolist())}
 
     def _set(self) -> None:
         gain = self.result_.importances()["gain"]
@@ -164,7 +164,9 @@ class DecisionTreeClassifier(Trees, Classifier):
     min_samples_leaf : rows in a leaf, at least. Over hospitals never below `min_cell`.
     gamma : what a split must gain, in weighted squared error.
     max_bins : bins of a number; None: 256 of arrays, 32 over hospitals.
-    edges : bins of some numbers by name, ascending; None: from the codebook's ranges.
+    bins : of numbers over hospitals: "ranges", of equal width over the codebook's ranges, or
+        "quantiles", with as many rows each, which summed histograms find. Arrays have quantiles.
+    edges : bins of some numbers by name, ascending; None: as `bins` says.
     min_cell : patients in every number that leaves a hospital.
     class_weight : one weight per class, "balanced", or None.
     random_state : seed of all draws.
@@ -179,6 +181,7 @@ class DecisionTreeClassifier(Trees, Classifier):
         min_samples_leaf: int = 20,
         gamma: float = 0.0,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         class_weight: Any = None,
@@ -186,6 +189,7 @@ class DecisionTreeClassifier(Trees, Classifier):
     ) -> None:
         self.max_depth, self.min_samples_leaf, self.gamma = max_depth, min_samples_leaf, gamma
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.class_weight, self.random_state = class_weight, random_state
 
 
@@ -201,12 +205,14 @@ class DecisionTreeRegressor(Trees, Regressor):
         min_samples_leaf: int = 20,
         gamma: float = 0.0,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         random_state: int = 0,
     ) -> None:
         self.max_depth, self.min_samples_leaf, self.gamma = max_depth, min_samples_leaf, gamma
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.random_state = random_state
 
 
@@ -233,6 +239,7 @@ class RandomForestClassifier(Trees, Classifier):
         min_samples_leaf: int = 5,
         gamma: float = 0.0,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         class_weight: Any = None,
@@ -241,6 +248,7 @@ class RandomForestClassifier(Trees, Classifier):
         self.n_estimators, self.max_depth, self.max_features = n_estimators, max_depth, max_features
         self.bootstrap, self.min_samples_leaf, self.gamma = bootstrap, min_samples_leaf, gamma
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.class_weight, self.random_state = class_weight, random_state
 
 
@@ -259,6 +267,7 @@ class RandomForestRegressor(Trees, Regressor):
         min_samples_leaf: int = 5,
         gamma: float = 0.0,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         random_state: int = 0,
@@ -266,6 +275,7 @@ class RandomForestRegressor(Trees, Regressor):
         self.n_estimators, self.max_depth, self.max_features = n_estimators, max_depth, max_features
         self.bootstrap, self.min_samples_leaf, self.gamma = bootstrap, min_samples_leaf, gamma
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.random_state = random_state
 
 
@@ -274,6 +284,8 @@ class GradientBoostingClassifier(Trees, Classifier):
 
     Parameters
     ----------
+    loss : "auto" for these, or "focal" of two classes: rows that are well predicted count less.
+    focal_gamma : how much less, 0 to 10; 0 is the logistic loss. Probabilities are not calibrated.
     n_estimators : rounds.
     learning_rate : what a tree's values are multiplied by.
     max_depth : levels of splits.
@@ -293,6 +305,8 @@ class GradientBoostingClassifier(Trees, Classifier):
     def __init__(
         self,
         *,
+        loss: str = "auto",
+        focal_gamma: float = 2.0,
         n_estimators: int = 100,
         learning_rate: float = 0.1,
         max_depth: int = 6,
@@ -307,11 +321,13 @@ class GradientBoostingClassifier(Trees, Classifier):
         early_stopping_rounds: int | None = None,
         validation_fraction: float = 0.2,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
+        self.loss, self.focal_gamma = loss, focal_gamma
         self.n_estimators, self.learning_rate, self.max_depth = (
             n_estimators,
             learning_rate,
@@ -324,6 +340,7 @@ class GradientBoostingClassifier(Trees, Classifier):
         self.early_stopping_rounds = early_stopping_rounds
         self.validation_fraction = validation_fraction
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.class_weight, self.random_state = class_weight, random_state
 
 
@@ -353,6 +370,7 @@ class GradientBoostingRegressor(Trees, Regressor):
         early_stopping_rounds: int | None = None,
         validation_fraction: float = 0.2,
         max_bins: int | None = None,
+        bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
         min_cell: int = 5,
         random_state: int = 0,
@@ -370,4 +388,5 @@ class GradientBoostingRegressor(Trees, Regressor):
         self.early_stopping_rounds = early_stopping_rounds
         self.validation_fraction = validation_fraction
         self.max_bins, self.edges, self.min_cell = max_bins, edges, min_cell
+        self.bins = bins
         self.random_state = random_state

@@ -171,6 +171,28 @@ def test_derivatives_are_those_of_finite_differences(classes, squared, sharpness
         assert np.allclose(change, found.hessian[:, j], atol=1e-4)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sums_are_those_of_the_rows_that_the_gate_judges(classes, weighted):
+    draw = np.random.default_rng(5)
+    y = BINARY if classes == 2 else KIND
+    weight = draw.uniform(0.5, 2.0, len(y)) if weighted else None
+    machine = np.array([1] if classes == 2 else [0, 1, 2])
+    theta, m = draw.normal(size=(len(machine), 5)), len(machine)
+    past, by_class = np.zeros((m, 5)), np.tile([1.0, 1.5], (m, 1))
+    asked = Question(
+        theta, machine, True, np.zeros(m), past, np.zeros(m), by_class, classes, 0.0, True
+    )
+    found = sums(Rows(X, y, weight, None), asked, 2, None)
+    each = asked.rows(X, y).times(asked.weights(y, weight))
+    full = np.column_stack([np.ones(len(X)), X])
+    for name in ("loss", "sharp", "dual"):
+        np.testing.assert_allclose(getattr(found, name), getattr(each, name).sum(0), rtol=1e-12)
+    np.testing.assert_allclose(found.gradient, each.first.T @ full, rtol=1e-11)
+    hessian = np.einsum("ik,ia,ib->kab", each.curvature, full, full)
+    np.testing.assert_allclose(found.hessian, hessian, rtol=1e-11, atol=1e-11)
+
+
 @pytest.mark.parametrize("loss", CLASSES)
 def test_a_start_on_a_sample_reaches_the_same_optimum(loss):
     x, y, _, _ = made(3000)

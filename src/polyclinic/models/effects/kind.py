@@ -180,5 +180,6 @@ KIND = Kind(
         "effects.modify": _modify,
         "effects.modify_scores": _modify,
     },
+    by_name=("effects.means", "effects.squares"),
     foreign={"glm.moments": _moments, "glm.derivatives": _derivatives},
 )

@@ -143,6 +143,7 @@ def _kind(how: str) -> Kind:
         predictor=check_predictor,
         predicts_as=KIND,
         collected={name: words for name, words in COLLECTED.items() if name in tasks},
+        pooled=False,
     )
 
 

@@ -41,12 +41,11 @@ from polyclinic.models.glm.inference import GLMFit
 from polyclinic.models.glm.private_scale import Bounds, PrivateScale, bounds_of
 from polyclinic.models.glm.private_solve import Joined, Step, join
 from polyclinic.models.glm.private_tasks import (
-    LOGISTIC_CURVATURE,
     POISSON_CURVATURE,
     unpack_norm,
 )
 from polyclinic.models.glm.spec import Moments, Spec
-from polyclinic.models.private import noise_variance
+from polyclinic.models.private import LOGISTIC_CURVATURE, noise_variance
 from polyclinic.privacy import accounting, noisy
 from polyclinic.privacy.dp import DifferentialPrivacy
 

@@ -32,12 +32,11 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.family import FAMILIES
 from polyclinic.models.glm.rows import design_of
-from polyclinic.models.private import BLOCK_CELLS
+from polyclinic.models.private import BLOCK_CELLS, LOGISTIC_CURVATURE
 from polyclinic.privacy.bounded import LARGEST_CLIP, SMALLEST_CLIP, BoundedSum
 from polyclinic.privacy.noisy import noise_required
 
 Floats = NDArray[np.float64]
-LOGISTIC_CURVATURE = 3.33  # k: m^2 + k^2 m^2 (1 - m)^2 <= 1 for all m in [0, 1]
 POISSON_CURVATURE = math.sqrt(0.75)  # k: (m - y)^2 + 4 k^2 m^2 <= 1, y in [0, 1], m in [0, 1/2]
 
 

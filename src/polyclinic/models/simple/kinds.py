@@ -297,6 +297,7 @@ kinds = [
                 for task in (kmeans_tasks.clusters, kmeans_tasks.grouped_clusters)
             },
         },
+        pooled=False,
     ),
     Kind(
         "screening",

@@ -33,6 +33,7 @@ def cox_blocks(fit: CoxFit) -> list[dict[str, Any]]:
             "kind": "forest",
             "title": "Hazard ratios",
             "ratio": True,
+            "x_label": "hazard ratio, 95 % interval",
             "lines": [
                 {"name": term, "estimate": ratio[0], "lower": ratio[1], "upper": ratio[2]}
                 for term, ratio in zip(fit.terms, ratios, strict=True)
@@ -57,7 +58,7 @@ def cox_blocks(fit: CoxFit) -> list[dict[str, Any]]:
 
 
 def _sentence(fit: CoxFit, baseline: str) -> str:
-    text = f"{fit.events} events among {fit.patients} patients; {baseline}."
+    text = f"{fit.events:,} events among {fit.patients:,} patients; {baseline}."
     if fit.concordance:
         c, se = fit.concordance["c"], fit.concordance["se"]
         text += (
@@ -110,7 +111,8 @@ def curve_blocks(found: Curved) -> list[dict[str, Any]]:
     for group, curve in found.curves.items():
         first = {"x": [0.0], "y": [1.0], "lower": [1.0], "upper": [1.0]}
         more = {"x": curve.times, "y": curve.survival, "lower": curve.lower, "upper": curve.upper}
-        curves.append({"name": group, **{n: first[n] + v.tolist() for n, v in more.items()}})
+        line = {n: first[n] + v.tolist() for n, v in more.items()}
+        curves.append({"name": group, "levels": _levels(found, group), **line})
     blocks = [
         _curves("Survival", found.spec.design.response, curves, _at_risk(found)),
         _figures(found),
@@ -118,6 +120,11 @@ def curve_blocks(found: Curved) -> list[dict[str, Any]]:
     if found.distance > 0:
         blocks.append(_distance(found))
     return blocks
+
+
+def _levels(found: Curved, group: str) -> list[tuple[str, str]]:
+    """What a group is: a column and its level."""
+    return [(found.spec.by, group)] if found.spec.by else []
 
 
 def _curves(title: str, time: str, curves: list[Any], at_risk: list[Any]) -> dict[str, Any]:
@@ -128,6 +135,7 @@ def _curves(title: str, time: str, curves: list[Any], at_risk: list[Any]) -> dic
         "y_label": "survival",
         "curves": curves,
         "step": True,
+        "percent": True,
         "at_risk": at_risk,
     }
 
@@ -137,6 +145,7 @@ def _at_risk(found: Curved) -> list[dict[str, Any]]:
     return [
         {
             "name": group,
+            "levels": _levels(found, group),
             "times": times,
             "counts": [round(found.table(k).followed(time)) for time in times],
         }
@@ -147,7 +156,7 @@ def _at_risk(found: Curved) -> list[dict[str, Any]]:
 
 def _ticks(found: Curved) -> list[float]:
     edges = np.asarray(found.spec.edges)
-    places = np.linspace(0, len(edges) - 1, min(TICKS, len(edges))).astype(int)
+    places = np.linspace(-1, len(edges) - 1, min(TICKS, len(edges)) + 1).astype(int)[1:]
     return [float(edge) for edge in edges[np.unique(places)]]
 
 
@@ -168,8 +177,19 @@ def _figures(found: Curved) -> dict[str, Any]:
         for line in found.figures()
     ]
     head = ["group", "patients", "events", "median", "from", "to", "mean", "from", "to"]
-    note = f"The mean is restricted to {found.horizon:g}; intervals on the scale of log(-log S)."
-    return {"kind": "table", "title": "Times", "head": head, "rows": rows, "note": note}
+    note = (
+        f"The mean is of the time without the event until {found.horizon:,g}; "
+        "95 % intervals, of medians on the scale of log(-log S)."
+    )
+    title = "Median and mean time to the event"
+    return {
+        "kind": "table",
+        "title": title,
+        "by": found.spec.by,
+        "head": head,
+        "rows": rows,
+        "note": note,
+    }
 
 
 def _distance(found: Curved) -> dict[str, Any]:
@@ -183,6 +203,7 @@ def _distance(found: Curved) -> dict[str, Any]:
     return {
         "kind": "table",
         "title": "How far from the exact curve",
+        "by": found.spec.by,
         "head": ["group", found.spec.design.response, "survival", "exact: at least", "at most"],
         "rows": rows,
         "note": "Times were taken together into steps of enough patients; between the two numbers "
@@ -194,6 +215,7 @@ def _incidence_blocks(found: Curved) -> list[dict[str, Any]]:
     curves = [
         {
             "name": f"cause {cause}" if len(found.incidences) == 1 else f"{group}, cause {cause}",
+            "levels": [*_levels(found, group), (str(found.spec.design.event), str(cause))],
             "x": [0.0, *one.times.tolist()],
             "y": [0.0, *one.incidence.tolist()],
             "lower": [0.0, *one.lower.tolist()],
@@ -222,11 +244,12 @@ def rank_blocks(found: Ranked) -> list[dict[str, Any]]:
         {
             "kind": "table",
             "title": "Events by group",
+            "by": found.spec.by,
             "head": ["group", "observed less expected", "variance"],
             "rows": [
                 [group, float(difference[k]), float(variance[k, k])]
                 for k, group in enumerate(found.spec.groups[1:])
             ],
-            "note": f"The first group, {found.spec.groups[0]}, has the rest.",
+            "note": f"The first group ({found.spec.by} {found.spec.groups[0]}) has the rest.",
         },
     ]

@@ -10,13 +10,18 @@ Reference: Therneau & Watson, "The concordance statistic and the Cox model" (201
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.groups import groups_of
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+PAIRS = ("concordant", "discordant", "tied_risk")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,24 @@ class Pairs:
 
     counts: Ints
     squares: Floats
+
+    @staticmethod
+    def none() -> Pairs:
+        return Pairs(np.zeros(3, dtype=np.int64), np.zeros(3))
+
+    @staticmethod
+    def of(sums: Mapping[str, Any]) -> Pairs:
+        """From what sites give."""
+        counts = np.array([int(sums[name]) for name in PAIRS], dtype=np.int64)
+        return Pairs(counts, np.asarray(sums["squares"]))
+
+    def leaves(self) -> dict[str, Any]:
+        """What sites give."""
+        counts: dict[str, Any] = dict(zip(PAIRS, self.counts.tolist(), strict=True))
+        return {**counts, "squares": self.squares}
+
+    def __add__(self, other: Pairs) -> Pairs:
+        return Pairs(self.counts + other.counts, self.squares + other.squares)
 
 
 def pairs(time: Floats, event: NDArray[np.bool_], risk: Floats) -> Pairs:
@@ -70,17 +93,18 @@ def _smaller(values: Ints, stop: Ints, level: Ints) -> Ints:
     return found
 
 
-def grouped(risk: Floats, least: int) -> Floats:
-    """The number of each row's group: `least` rows and more, next to each other in risk."""
-    if least <= 1:
-        return risk
-    order = np.argsort(risk, kind="stable")
-    start = np.append(True, np.diff(risk[order]) > 0)
-    groups = np.zeros(len(risk))
-    number, held = 0, 0
-    for i, fresh in enumerate(start):
-        if fresh and held >= least and len(risk) - i >= least:
-            number, held = number + 1, 0
-        groups[order[i]] = number
-        held += 1
-    return groups
+def grouped(risk: Floats, keys: Ints, size: int) -> Floats:
+    """The number of each row's group: `size` patients and more, next to each other in risk."""
+    return risk if size <= 1 else groups_of(risk, keys, size).astype(np.float64)
+
+
+def concordance_of(found: Pairs) -> dict[str, float]:
+    """C with its standard error, from the numbers of pairs."""
+    right, wrong, tied = (float(count) for count in found.counts)
+    comparable = right + wrong + tied
+    if not comparable:
+        return {"c": float("nan"), "se": float("nan"), "pairs": 0.0}
+    c = (right + 0.5 * tied) / comparable
+    cc, ck, kk = (float(v) for v in found.squares)
+    variance = (cc - 2 * c * ck + c * c * kk) / comparable**2
+    return {"c": c, "se": float(np.sqrt(max(variance, 0.0))), "pairs": comparable}

@@ -231,6 +231,8 @@ class Diagnose:
     @property
     def _wanted(self) -> list[str]:
         spec = self.scale.cox
+        if spec.rows:  # without a fold: only its coefficients are used
+            return []
         found = ["scores"] if spec.robust else []
         if "concordance" in spec.diagnostics:
             found.append("concordance")

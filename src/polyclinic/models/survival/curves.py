@@ -95,6 +95,11 @@ class OneRound:
         return int(self.sums.get("left_out", 0))
 
     @property
+    def pooled(self) -> bool:
+        """Whether pooled rows would give the same."""
+        return not self.spec.on_grid
+
+    @property
     def n(self) -> int:
         return self.patients
 

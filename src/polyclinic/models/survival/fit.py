@@ -13,6 +13,7 @@ from scipy import stats
 
 from polyclinic.models.glm.rank import combination
 from polyclinic.models.glm.scale import Scale, unpack
+from polyclinic.models.survival.concordance import Pairs, concordance_of
 from polyclinic.models.survival.grid_sums import Sums
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
@@ -98,6 +99,11 @@ class CoxFit:
         )
 
     @property
+    def pooled(self) -> bool:
+        """Whether pooled rows would give the same."""
+        return self.spec.by_site
+
+    @property
     def converged(self) -> bool:
         return self.end == "converged"
 
@@ -149,7 +155,7 @@ class CoxFit:
     def concordance(self) -> dict[str, float] | None:
         """Harrell's C over pairs of patients of one site and stratum; None: not asked for."""
         sums = self.diagnosis.sums.get("concordance")
-        return None if sums is None else concordance_of(sums)
+        return None if sums is None else concordance_of(Pairs.of(sums))
 
     @cached_property
     def proportional(self) -> list[dict[str, Any]] | None:
@@ -204,7 +210,7 @@ class CoxFit:
         halved      on a grid of every second edge
         stratified  with a baseline per site and no grid
         """
-        if self.spec.by_site:
+        if self.spec.by_site or "risk_sets" not in self.diagnosis.sums:
             return None
         wire = self.theta / self.scale.spread
         sums = Sums.of(self.diagnosis.sums["risk_sets"]).halved()
@@ -288,18 +294,6 @@ class CoxFit:
         if self.proportional:
             found["proportional_hazards"] = self.proportional
         return found
-
-
-def concordance_of(sums: Mapping[str, Any]) -> dict[str, float]:
-    """C with its standard error, from the numbers of pairs."""
-    right, wrong, tied = (float(sums[n]) for n in ("concordant", "discordant", "tied_risk"))
-    comparable = right + wrong + tied
-    if not comparable:
-        return {"c": float("nan"), "se": float("nan"), "pairs": 0.0}
-    c = (right + 0.5 * tied) / comparable
-    cc, ck, kk = (float(v) for v in sums["squares"])
-    variance = (cc - 2 * c * ck + c * c * kk) / comparable**2
-    return {"c": c, "se": float(np.sqrt(max(variance, 0.0))), "pairs": comparable}
 
 
 def _inverse(matrix: Floats, active: NDArray[np.bool_]) -> Floats:

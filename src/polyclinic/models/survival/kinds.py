@@ -15,6 +15,7 @@ from polyclinic.models.survival.curve_spec import MOST_STEPS, CurveSpec
 from polyclinic.models.survival.spec import DIAGNOSTICS, TIES, CoxSpec
 
 MOST_CANDIDATES = 32
+HELD_OUT = ("survival.held_out", "survival.held_out_own")
 Test = Callable[[Any], bool]
 
 
@@ -36,7 +37,7 @@ def _edges(value: Any) -> bool:
 _GRID: dict[str, Test] = {
     "grid": _edges,
     "time_bins": _whole(0, MOST_STEPS),
-    "least": _whole(1, 10_000),
+    "least": lambda v: v is None or _whole(1, 10_000)(v),
     "cause": _whole(1, 100),
 }
 _COX: dict[str, Test] = {
@@ -76,7 +77,8 @@ def edges_of(asked: Asked, bins: int) -> tuple[float, ...]:
     return tuple(np.linspace(0.0, asked.design.response_bound, bins + 1)[1:].tolist())
 
 
-def _survival(asked: Asked, kind: str) -> None:
+def check_survival(asked: Asked, kind: str) -> None:
+    """Raises BAD_FORMULA for an outcome that is no duration."""
     if asked.design.event is None:
         raise InputError(
             f"a {kind} needs a duration and how it ended",
@@ -86,14 +88,15 @@ def _survival(asked: Asked, kind: str) -> None:
         )
 
 
-def _levels(asked: Asked) -> tuple[int, ...]:
+def levels_of(asked: Asked) -> tuple[int, ...]:
+    """How many levels each of the strata has."""
     known = {column.name: len(column.levels) for column in asked.columns}
     return tuple(known.get(name, 1) for name in asked.design.strata)
 
 
 def cox_spec(asked: Asked) -> CoxSpec:
     """From what is asked for. Raises BAD_FORMULA, UNKNOWN_OPTION, WRONG_VALUE, GRID_NEEDED."""
-    _survival(asked, "Cox regression")
+    check_survival(asked, "Cox regression")
     given = asked.options
     check_options(given, _COX, _RULES["cox"])
     by_site = bool(given.get("stratify", True))
@@ -102,11 +105,11 @@ def cox_spec(asked: Asked) -> CoxSpec:
         asked.design,
         dict(asked.rows),
         given.get("cause", 1),
-        _levels(asked),
+        levels_of(asked),
         given.get("ties", "efron"),
         by_site,
         edges_of(asked, 0),
-        given.get("least", 5),
+        given.get("least") or asked.least,
         float(given.get("l2", 0.0)),
         float(given.get("l1", 0.0)),
         given.get("robust", "") or "",
@@ -116,7 +119,7 @@ def cox_spec(asked: Asked) -> CoxSpec:
 
 
 def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: Asked) -> CurveSpec:
-    _survival(asked, asked_for)
+    check_survival(asked, asked_for)
     given, design = asked.options, asked.design
     check_options(given, options, _RULES[rule])
     levels = {column.name: column.levels for column in asked.columns}
@@ -138,9 +141,9 @@ def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: A
         max(len(levels.get(str(design.event), ())) - 1, 1),
         by,
         levels[by] if by else ("all",),
-        _levels(asked),
+        levels_of(asked),
         edges_of(asked, 40) if asked_for != "log-rank" or not given.get("stratify", True) else (),
-        given.get("least", 5),
+        given.get("least") or asked.least,
         0.0 if horizon is None else float(horizon),
         float(given.get("confidence", 0.95)),
         bool(given.get("stratify", True)),
@@ -167,20 +170,34 @@ def _empty(spec: Any, plan: Plan) -> None:
         raise ValueError("there is nothing but the study's own settings")
 
 
-def _coefficients(spec: CoxSpec, plan: Plan) -> None:
-    state = plan.values["state"]
-    theta = state["theta"]
+def _theta(spec: CoxSpec, theta: Any) -> None:
     if theta.ndim != 2 or theta.shape[1] != spec.size or len(theta) > MOST_CANDIDATES:
         raise ValueError("coefficients that do not fit")
     if not np.all(np.isfinite(theta)):
         raise ValueError("coefficients that are not finite")
+
+
+def _coefficients(spec: CoxSpec, plan: Plan) -> None:
+    state = plan.values["state"]
+    _theta(spec, state["theta"])
     if set(state) - {"theta", "order", "by"} or state.get("order", 0) not in (0, 1, 2):
         raise ValueError("more than coefficients")
     if state.get("by", spec.robust) not in ("", "row", "site"):
         raise ValueError("unknown clusters")
 
 
+def _folds(spec: CoxSpec, plan: Plan) -> None:
+    state = plan.values["state"]
+    folds = state["folds"]
+    _theta(spec, state["theta"])
+    if set(state) != {"theta", "folds"} or type(folds) is not int:
+        raise ValueError("more than coefficients and folds")
+    if len(state["theta"]) != max(folds, 1):
+        raise ValueError("coefficients that do not fit the folds")
+
+
 _COX_TASKS: dict[str, Check] = {
+    **dict.fromkeys(HELD_OUT, _folds),
     "survival.counts": _empty,
     **dict.fromkeys(
         (
@@ -197,7 +214,16 @@ _CURVE_TASKS: dict[str, Check] = {"survival.steps": _empty, "survival.log_rank":
 
 
 def _curve_kind(name: str, title: str, spec: Callable[[Asked], CurveSpec]) -> Kind:
-    return Kind(name, title, "survival", spec, CurveSpec.from_data, lambda spec: 1, _CURVE_TASKS)
+    return Kind(
+        name,
+        title,
+        "survival",
+        spec,
+        CurveSpec.from_data,
+        lambda spec: 1,
+        _CURVE_TASKS,
+        least="least",
+    )
 
 
 kinds = [
@@ -209,6 +235,8 @@ kinds = [
         CoxSpec.from_data,
         lambda spec: 2 * spec.solver.max_rounds + 10,
         _COX_TASKS,
+        least="least",
+        held_out=HELD_OUT,
     ),
     _curve_kind("kaplan-meier", "Kaplan-Meier curve", kaplan_meier_spec),
     _curve_kind("cumulative-incidence", "cumulative incidence curve", incidence_spec),

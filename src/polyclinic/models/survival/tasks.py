@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Exposure
+from polyclinic.core.groups import group_size
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.models.survival.concordance import grouped, pairs
+from polyclinic.models.survival.concordance import PAIRS, Pairs, grouped, pairs
 from polyclinic.models.survival.exposure import Asked, Exposed, Own, scores_of
 from polyclinic.models.survival.kernel import Stratum, derivatives, hazards
 from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
@@ -147,8 +148,8 @@ class ScoresTask(Exposed):
 class ConcordanceTask(Exposed):
     """Pairs of the site's patients, of the same stratum, by whether the risk ranks them rightly.
 
-    The risks of `least` patients next to each other count as one: a pair that changes sides as the
-    coefficients change would show where its two patients lie.
+    The risks of `group_size(least)` patients next to each other count as one: a pair that changes
+    sides as the coefficients change would show where its two patients lie.
     With c the right ones of a row's pairs (ties half) and k all of them: sums of c, k, and of
     their squares and products, which give the standard error.
     """
@@ -162,26 +163,21 @@ class ConcordanceTask(Exposed):
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """That of the regression, and the fewest patients whose risks count as one."""
-        found, least = super().exposure(plan, partition, own), max(spec_of(plan).least, 1)
-        return replace(found, slots={**found.slots, "of one risk": least})
+        found, size = super().exposure(plan, partition, own), group_size(spec_of(plan).least)
+        return replace(found, slots={**found.slots, "of one risk": size})
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        kinds = ("concordant", "discordant", "tied_risk")
-        counts = tuple(Leaf(name, (), "pairs", "int64") for name in kinds)
+        counts = tuple(Leaf(name, (), "pairs", "int64") for name in PAIRS)
         return (*counts, Leaf("squares", (3,), "sums of squares of pairs", scale=40))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        beta = theta_of(plan)[0]
-        total, squares = np.zeros(3, dtype=np.int64), np.zeros(3)
+        beta, size = theta_of(plan)[0], group_size(spec_of(plan).least)
+        found = Pairs.none()
         for one in strata_of(spec_of(plan), partition):
             eta = one.x @ beta if one.offset is None else one.x @ beta + one.offset
-            found = pairs(one.time, one.is_event, grouped(eta, spec_of(plan).least))
-            total += found.counts
-            squares += found.squares
-        names = ("concordant", "discordant", "tied_risk")
-        values: dict[str, Any] = dict(zip(names, total.tolist(), strict=True))
-        values["squares"] = squares
-        return Contribution(values, Evidence(_patients(plan, partition)))
+            risk = grouped(eta, partition.keys[one.rows], size)
+            found += pairs(one.time, one.is_event, risk)
+        return Contribution(found.leaves(), Evidence(_patients(plan, partition)))
 
 
 @dataclass(frozen=True)

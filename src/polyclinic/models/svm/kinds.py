@@ -232,6 +232,7 @@ def _kind(name: str, title: str, explains: Any, spec: Callable[[Asked], SVMSpec]
         tasks,
         predictor=check_predictor,
         predicts_as="svm",
+        pooled=False,
     )
 
 

@@ -213,9 +213,18 @@ class Newton:
         }
         if not warm and machine["order"] == 1 and machine["gain"] is not None:
             new["order"] = 2 if gain > SLOW * machine["gain"] else 1
-        return self._ended(new, point, WARM_TOLERANCE if warm else self.frame.spec.tolerance)
+        return self._warmed(new, point) if warm else self._ended(new, point)
 
-    def _ended(self, new: Machine, point: Point, tolerance: float) -> Machine:
+    def _warmed(self, new: Machine, point: Point) -> Machine:
+        """On a sample what Newton's step promises is enough; the dual would ask for more rounds."""
+        if new["sharpness"] > 0.0:
+            return self._ended(new, point, WARM_TOLERANCE)
+        if new["gain"] <= WARM_TOLERANCE * max(point.primal, self.frame.least):
+            return {**new, "theta": new["try"], "end": "converged"}
+        return new
+
+    def _ended(self, new: Machine, point: Point, tolerance: float = 0.0) -> Machine:
+        tolerance = tolerance or self.frame.spec.tolerance
         exact = new["sharpness"] == 0.0
         if point.gap <= tolerance * max(point.primal, self.frame.least):
             return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}

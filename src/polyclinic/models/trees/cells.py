@@ -11,6 +11,9 @@ enough patients nothing is joined, and the trees are those of the pooled rows, b
 Bins of a column are joined once for all patients of the cohort, before any tree: their cells move
 as a whole whatever the margins are, and are compared like cohorts with those of other edges.
 
+Derivatives of survival follow the order of times in risk sets of all rows: who makes these up is
+judged as well (survival.py).
+
 The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
 are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
 """
@@ -18,7 +21,7 @@ are nearly all, refuses the round. It happens where `cell` is below the hospital
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -27,7 +30,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
+from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -38,6 +41,7 @@ from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, add_lines
 from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
+from polyclinic.models.trees.survival import exposed_at, slots_of
 from polyclinic.models.trees.tasks import histogram_leaves, members
 
 Ints = NDArray[np.int64]
@@ -147,7 +151,7 @@ def grouped(plan: Plan, partition: Partition) -> GroupedRows:
 
 
 @dataclass(frozen=True)
-class CellsTask(Unaided):
+class CellsTask:
     """Histograms of nodes over the cells of a hospital."""
 
     name: str = "trees.cells"
@@ -211,13 +215,31 @@ class CellsTask(Unaided):
             for kept in parts.values()
         )
         shares = Shares(total, most**2, most, second)
-        return Exposure(
+        found = Exposure(
             cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
             members=(
                 *rows.behind(partition, first, state.asked[:, 0].tolist()),
                 *rows.cuts(partition, plan.cohort),
             ),
         )
+        if not spec.survival:
+            return found
+        margin = rows.margin[rows.used, 0]
+        everyone = exposed_at(rows, partition, rows.used, rows.risks, margin)
+        return replace(
+            found,
+            slots=everyone.slots,
+            weights=everyone.weights,
+            members=(*found.members, *everyone.members),
+        )
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Of survival, whose sums are about the risk sets of all rows; else none."""
+        return slots_of(spec_of(plan)) if spec_of(plan).survival else ()
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """Of survival the shares in all risk sets; else none: cells are judged each by itself."""
+        return (), int(spec_of(plan).survival)
 
 
 def _lanes(shares: Shares, lanes: Any) -> Shares:

@@ -25,6 +25,8 @@ ROOT = 2147483647  # what XGBoost writes for no parent
 OBJECTIVES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "squared": ("reg:squarederror", "0E0", {"reg_loss_param": {"scale_pos_weight": "1"}}),
     "logistic": ("binary:logistic", "5E-1", {"reg_loss_param": {"scale_pos_weight": "1"}}),
+    "focal": ("binary:logistic", "5E-1", {"reg_loss_param": {"scale_pos_weight": "1"}}),
+    "cox": ("survival:cox", "1E0", {}),
     "poisson": ("count:poisson", "1E0", {"poisson_regression_param": {"max_delta_step": "0.7"}}),
 }
 

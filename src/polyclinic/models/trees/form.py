@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.errors import InputError
 from polyclinic.core.partition import Partition
 from polyclinic.models.predictor import Form, register_form
 from polyclinic.models.trees.bins import binned
+from polyclinic.models.trees.edges import searching
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack, checked
@@ -35,6 +37,13 @@ def _nodes(spec: Spec) -> int:
 
 def shapes(spec: Spec) -> dict[str, tuple[int, ...]]:
     """Nodes and values of every tree, as many as there can be; `start` says how many there are."""
+    if searching(spec):
+        raise InputError(
+            'bins = "quantiles" in an ensemble',
+            code="WRONG_VALUE",
+            rule="trees that hospitals grow alone have edges that are agreed beforehand",
+            next='leave bins out, or give "edges"',
+        )
     trees, nodes = _trees(spec), _nodes(spec)
     return {
         "base": (spec.lanes,),

@@ -25,6 +25,7 @@ from polyclinic.core.algorithm import State as Kept
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import values
+from polyclinic.models.survival.cox import check_counts
 from polyclinic.models.trees import losses
 from polyclinic.models.trees.kernels import GRADIENT_BITS
 from polyclinic.models.trees.level import Level, children_of, roots, splits_of
@@ -40,7 +41,7 @@ MOST_CELLS = 1 << 22  # of the histograms of one round of a forest
 @dataclass(frozen=True)
 class Growing:
     """Rounds: start sums, then per level of the trees that grow side by side, then, where rows are
-    held out, their loss. Model: `Fit`."""
+    held out, their loss; of survival last the concordance. Model: `Fit`."""
 
     spec: Spec
 
@@ -48,15 +49,20 @@ class Growing:
         return {"step": "start"}
 
     def plan(self, state: Kept) -> Plan | None:
-        step = state["step"]
+        step, spec = state["step"], self.spec
         if step == "done":
             return None
         if step == "start":
-            return self._plan("trees.start", {}, "start of the trees")
+            name = "trees.events" if spec.survival else "trees.start"
+            return self._plan(name, {}, "start of the trees")
         at = self._state(state)
+        if step == "concordance":
+            return self._plan("trees.concordance", at.to_data(), "pairs of patients by risk")
         if step == "loss":
-            return self._plan("trees.loss", at.to_data(), "loss of the held-out rows")
-        name = "trees.cells" if self.spec.cell else "trees.sums"
+            name = "trees.held" if spec.survival else "trees.loss"
+            return self._plan(name, at.to_data(), "loss of the held-out rows")
+        name = "trees.risk_sums" if spec.survival else "trees.sums"
+        name = "trees.cells" if spec.cell else name
         return self._plan(name, at.to_data(), "histograms of a level")
 
     def _plan(self, task: str, state: Mapping[str, Any], step: str) -> Plan:
@@ -65,25 +71,34 @@ class Growing:
     def update(self, state: Kept, plan: Plan, total: Total) -> Kept:
         step = state["step"]
         if step == "start":
-            return self._start(total)
-        state = {**state, "rounds": state["rounds"] + 1}
-        if step == "loss":
-            return self._after_loss(state, total)
-        return self._after_level(state, total)
+            found = self._events(total) if self.spec.survival else self._start(total)
+        else:
+            found = self._answered(step, {**state, "rounds": state["rounds"] + 1}, total)
+        ranked = not self.spec.survival or step == "concordance"
+        return found if ranked or found["step"] != "done" else {**found, "step": "concordance"}
+
+    def _answered(self, step: str, state: Kept, total: Total) -> Kept:
+        if step == "concordance":
+            return {**state, "step": "done", "pairs": dict(total.values)}
+        return (self._after_loss if step == "loss" else self._after_level)(state, total)
 
     def model(self, state: Kept) -> Fit:
         spec = self.spec
         if state["step"] == "start":
             return Fit.none(spec)
-        trees, losses_ = Stack.from_data(state["trees"]), state.get("losses", [])
-        gain, cover = state["gain"], state["cover"]
-        if spec.validation and losses_:
-            best = int(np.argmin(losses_)) * spec.at_once
-            trees = trees.first(best)
-            nodes = int(trees.start[-1])
-            gain, cover = gain[:nodes], cover[:nodes]
+        trees = self._best(state)
+        nodes = int(trees.start[-1])
+        gain, cover = state["gain"][:nodes], state["cover"][:nodes]
         counts = (state["n"], state["patients"], state["rounds"])
-        return Fit(spec, state["base"], trees, gain, cover, *counts, list(losses_))
+        more = (state.get("events", 0), state.get("pairs"))
+        return Fit(spec, state["base"], trees, gain, cover, *counts, list(state["losses"]), *more)
+
+    def _best(self, state: Kept) -> Stack:
+        """All trees, or those until the best loss of the held-out rows."""
+        trees, spec = Stack.from_data(state["trees"]), self.spec
+        if not spec.validation or not state["losses"]:
+            return trees
+        return trees.first(int(np.argmin(state["losses"])) * spec.at_once)
 
     def progress(self, state: Kept) -> Mapping[str, float]:
         if state["step"] == "start":
@@ -98,6 +113,8 @@ class Growing:
         grow = Stack.from_data(state["grow"]) if level else Stack.none(self.spec.width)
         asked = level.asked if level else np.zeros((0, 2), dtype=np.int64)
         trees = Stack.from_data(state["trees"])
+        if state["step"] == "concordance":
+            trees = self._best(state)
         return State(state["base"], state["class_weight"], trees, grow, asked)
 
     def _start(self, total: Total) -> Kept:
@@ -115,7 +132,16 @@ class Growing:
             sums = sums * weight[:, None] if sums.ndim == 2 else sums
         by_class = sums.reshape(-1, spec.lanes + 1).sum(axis=0)
         base = losses.start(by_class[:-1], float(by_class[-1]), spec.loss)
-        none = Stack.none(spec.width)
+        return self._first(total, base, weight)
+
+    def _events(self, total: Total) -> Kept:
+        """Relative hazards start at 1. Raises what `check_counts` raises."""
+        counts = {name: float(value) for name, value in total.values.items()}
+        check_counts(counts, self.spec.design)
+        return {**self._first(total, np.zeros(1), np.zeros(0)), "events": int(total["events"])}
+
+    def _first(self, total: Total, base: Floats, weight: Floats) -> Kept:
+        none = Stack.none(self.spec.width)
         state: Kept = {
             "step": "level",
             "rounds": 1,
@@ -128,7 +154,7 @@ class Growing:
             "cover": np.zeros(0),
             "losses": [],
         }
-        return {**state, "step": "loss"} if spec.validation else self._begin(state)
+        return {**state, "step": "loss"} if self.spec.validation else self._begin(state)
 
     def _begin(self, state: Kept) -> Kept:
         """Roots of the next trees, or the end."""

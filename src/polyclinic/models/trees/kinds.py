@@ -4,96 +4,44 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
-from polyclinic.models.learner import Asked, Column, Kind, check_options
+from polyclinic.models.descriptive.quantiles import MAX_ROUNDS
+from polyclinic.models.learner import Asked, Check, Column, Explains, Kind
+from polyclinic.models.survival.kinds import check_survival, levels_of
 from polyclinic.models.trees.bins import as_edges, uniform_edges
-from polyclinic.models.trees.rows import check_state
-from polyclinic.models.trees.spec import LARGEST_BOUND, MOST_BINS, Feature, Spec
+from polyclinic.models.trees.edges import check_search, closed, searching
+from polyclinic.models.trees.options import BOOSTING, CLASSES, COMMON, FOREST, LOSS, SURVIVAL, check
+from polyclinic.models.trees.predictor import TreesPredictor
+from polyclinic.models.trees.private import rounds_of
+from polyclinic.models.trees.private_kinds import with_noise
+from polyclinic.models.trees.private_tasks import check_private
+from polyclinic.models.trees.rows import check_state, spec_of
+from polyclinic.models.trees.spec import LARGEST_BOUND, Feature, Spec
 from polyclinic.models.trees.stack import checked
 
-Known = Mapping[str, Callable[[Any], bool]]
 DOMAIN_BINS, SITE_BINS = 256, 32  # of numbers, where nobody says another
-
-
-def _whole(least: int, most: int = 10**6) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, int) and not isinstance(v, bool) and least <= v <= most
-
-
-def _number(least: float, most: float = math.inf, open_: bool = False) -> Callable[[Any], bool]:
-    def good(v: Any) -> bool:
-        number = isinstance(v, (int, float)) and not isinstance(v, bool) and math.isfinite(v)
-        return number and (least < v if open_ else least <= v) and v <= most
-
-    return good
-
-
-def _weights(v: Any) -> bool:
-    given = isinstance(v, (list, tuple)) and len(v) > 1 and all(map(_number(0), v))
-    return v is None or v == "balanced" or given
-
-
-def _edges(v: Any) -> bool:
-    return v is None or (isinstance(v, Mapping) and all(isinstance(name, str) for name in v))
-
-
-def _constraints(v: Any) -> bool:
-    return v is None or (isinstance(v, Mapping) and all(s in (-1, 0, 1) for s in v.values()))
-
-
-def _features(v: Any) -> bool:
-    share = isinstance(v, float) and 0 < v <= 1
-    return v is None or v in ("sqrt", "log2") or share or _whole(1)(v)
-
-
-COMMON: Known = {
-    "max_depth": _whole(0, 16),
-    "min_samples_leaf": _whole(1),
-    "max_bins": lambda v: v is None or _whole(2, MOST_BINS)(v),
-    "min_cell": _whole(1),
-    "gamma": _number(0),
-    "class_weight": _weights,
-    "edges": _edges,
-    "gaps": lambda v: isinstance(v, (list, tuple)),
-}
-FOREST: Known = {
-    "n_estimators": _whole(1, 10_000),
-    "max_features": _features,
-    "bootstrap": lambda v: isinstance(v, bool),
-}
-BOOSTING: Known = {
-    "n_estimators": _whole(0, 10_000),
-    "loss": lambda v: v in ("auto", "squared", "logistic", "softmax", "poisson"),
-    "learning_rate": _number(0, open_=True),
-    "min_child_weight": _number(0),
-    "reg_lambda": _number(0),
-    "reg_alpha": _number(0),
-    "subsample": _number(0, 1, open_=True),
-    "colsample_bytree": _number(0, 1, open_=True),
-    "monotone_constraints": _constraints,
-    "early_stopping_rounds": lambda v: v is None or _whole(1)(v),
-    "validation_fraction": _number(0, 0.9, open_=True),
-}
-RULE = "see the page on trees for what each option may be"
 
 
 def tree_spec(asked: Asked) -> Spec:
     """One tree: squared loss from the mean, which for classes is the Gini index."""
-    check_options(asked.options, COMMON, RULE)
-    return Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    check(asked.options, {**COMMON, **CLASSES}, "decision tree")
+    spec = Spec(**_common(asked, 20), depth=asked.options.get("max_depth", 4))
+    return with_noise(spec, asked)
 
 
 def forest_spec(asked: Asked) -> Spec:
     """A forest of such trees."""
-    check_options(asked.options, {**COMMON, **FOREST}, RULE)
+    check(asked.options, {**COMMON, **CLASSES, **FOREST}, "random forest")
     given, many = asked.options, len(asked.columns)
     usual = "sqrt" if asked.classes else 1.0
     columns = _node_columns(given.get("max_features", usual), many)
-    return Spec(
+    spec = Spec(
         **_common(asked, 5),
         forest=True,
         trees=given.get("n_estimators", 100),
@@ -101,16 +49,17 @@ def forest_spec(asked: Asked) -> Spec:
         bootstrap=given.get("bootstrap", True),
         node_columns=0 if columns >= many else columns,
     )
+    return with_noise(spec, asked)
 
 
 def boosting_spec(asked: Asked) -> Spec:
-    """Gradient boosting."""
-    check_options(asked.options, {**COMMON, **BOOSTING}, RULE)
+    """Gradient boosting of classes or of a number."""
+    check(asked.options, {**COMMON, **CLASSES, **BOOSTING, **LOSS}, "gradient boosting")
     given = asked.options
     loss = given.get("loss", "auto")
     by_outcome = {0: "squared", 2: "logistic"}.get(asked.classes, "softmax")
     loss = by_outcome if loss == "auto" else loss
-    fits = {"squared": 0, "poisson": 0, "logistic": 2}.get(loss, max(asked.classes, 3))
+    fits = {"squared": 0, "poisson": 0, "logistic": 2, "focal": 2}.get(loss, max(asked.classes, 3))
     if fits != asked.classes:
         raise _wrong(f"loss = {loss!r} of {asked.classes or 'no'} classes", "the loss fits")
     if loss == "poisson" and asked.design.response_bound >= LARGEST_BOUND:
@@ -120,6 +69,26 @@ def boosting_spec(asked: Asked) -> Spec:
             rule="curvatures are whole numbers of a size that follows from the largest count",
             next="declare the range of the outcome in the codebook",
         )
+    focus = float(given.get("focal_gamma", 2.0)) if loss == "focal" else 0.0
+    spec = Spec(**{**_boosted(asked), "loss": loss, "focus": focus})
+    return with_noise(spec, asked, start=True)
+
+
+def survival_spec(asked: Asked) -> Spec:
+    """Gradient boosting of survival. Raises BAD_FORMULA for another outcome."""
+    check_survival(asked, "survival boosting")
+    check(asked.options, {**COMMON, **BOOSTING, **SURVIVAL}, "survival boosting")
+    levels = levels_of(asked)
+    own = {asked.design.event, *asked.design.strata}
+    asked = replace(
+        asked, classes=0, columns=tuple(one for one in asked.columns if one.name not in own)
+    )
+    cause = asked.options.get("cause", 1)
+    return Spec(**_boosted(asked), loss="cox", cause=cause, levels=levels)
+
+
+def _boosted(asked: Asked) -> dict[str, Any]:
+    given = asked.options
     stops = given.get("early_stopping_rounds")
     signs = given.get("monotone_constraints") or {}
     names = [column.name for column in asked.columns]
@@ -127,20 +96,20 @@ def boosting_spec(asked: Asked) -> Spec:
         raise _wrong(f"monotone_constraints of {', '.join(unknown)}", "columns of the formula")
     if any(signs.get(c.name) and c.kind == "category" for c in asked.columns):
         raise _wrong("monotone_constraints of a category", "only numbers and binary columns")
-    return Spec(
-        **{**_common(asked, 1), "loss": loss},
-        trees=given.get("n_estimators", 100),
-        depth=given.get("max_depth", 6),
-        rate=float(given.get("learning_rate", 0.1)),
-        hessian=float(given.get("min_child_weight", 1.0)),
-        l2=float(given.get("reg_lambda", 1.0)),
-        l1=float(given.get("reg_alpha", 0.0)),
-        rows_share=float(given.get("subsample", 1.0)),
-        columns_share=float(given.get("colsample_bytree", 1.0)),
-        monotone=tuple(int(signs.get(name, 0)) for name in names) if any(signs.values()) else (),
-        validation=float(given.get("validation_fraction", 0.2)) if stops else 0.0,
-        patience=stops or 1,
-    )
+    return {
+        **_common(asked, 1),
+        "trees": given.get("n_estimators", 100),
+        "depth": given.get("max_depth", 6),
+        "rate": float(given.get("learning_rate", 0.1)),
+        "hessian": float(given.get("min_child_weight", 1.0)),
+        "l2": float(given.get("reg_lambda", 1.0)),
+        "l1": float(given.get("reg_alpha", 0.0)),
+        "rows_share": float(given.get("subsample", 1.0)),
+        "columns_share": float(given.get("colsample_bytree", 1.0)),
+        "monotone": tuple(int(signs.get(name, 0)) for name in names) if any(signs.values()) else (),
+        "validation": float(given.get("validation_fraction", 0.2)) if stops else 0.0,
+        "patience": stops or 1,
+    }
 
 
 def _common(asked: Asked, leaf: int) -> dict[str, Any]:
@@ -152,6 +121,8 @@ def _common(asked: Asked, leaf: int) -> dict[str, Any]:
             rule="a classifier needs two classes or more",
             next="use rows with both outcomes",
         )
+    if asked.design.offset:
+        raise _wrong(f"offset({asked.design.offset}) of trees", "trees have no offset")
     weight = given.get("class_weight")
     if isinstance(weight, (list, tuple)):
         if len(weight) != asked.classes:
@@ -187,12 +158,18 @@ def features_of(asked: Asked) -> tuple[Feature, ...]:
     bins = asked.options.get("max_bins") or (DOMAIN_BINS if alone else SITE_BINS)
     gaps = asked.options.get("gaps", ())
     return tuple(
-        _feature(column, given.get(column.name), bins, column.name in gaps or not alone)
+        _feature(
+            column,
+            given.get(column.name),
+            bins,
+            column.name in gaps or not alone,
+            asked.options.get("bins") == "quantiles",
+        )
         for column in asked.columns
     )
 
 
-def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
+def _feature(column: Column, edges: Any, bins: int, missing: bool, search: bool) -> Feature:
     if column.kind != "number":
         return Feature(column.name, (), len(column.levels), missing, tuple(column.levels))
     if edges is not None:
@@ -204,6 +181,9 @@ def _feature(column: Column, edges: Any, bins: int, missing: bool) -> Feature:
             rule="bins are agreed: they come from the range of a column, never from patients",
             next=f"declare the range in the codebook, or give edges = {{{column.name} = [...]}}",
         )
+    if search:
+        low, high = float(column.low), float(column.high)
+        return Feature(column.name, (), 0, missing, (), bins, low, high)
     return Feature(column.name, uniform_edges(column.low, column.high, bins), 0, missing)
 
 
@@ -218,9 +198,22 @@ def _node_columns(asked: Any, many: int) -> int:
 
 
 def _rounds(spec: Spec) -> int:
-    """Start, levels, losses: at most."""
+    """Start, levels, losses, pairs: at most."""
+    if spec.private:
+        return rounds_of(spec)
+    search = MAX_ROUNDS if searching(spec) else 0
     trees = spec.trees
-    return 1 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+    return search + 2 + trees * max(spec.depth, 1) + (trees + 1 if spec.validation else 0)
+
+
+def _asks(spec: Spec) -> tuple[str, ...]:
+    """The steps of a fit."""
+    if spec.private:
+        return ("trees.private_level", "trees.private_leaves")
+    search = ("descriptive.histogram",) if searching(spec) else ()
+    if spec.loss == "cox":
+        return (*search, "trees.events", "trees.cells", "trees.held", "trees.concordance")
+    return (*search, "trees.start", "trees.cells", "trees.loss")
 
 
 def _check_start(spec: Spec, plan: Plan) -> None:
@@ -229,7 +222,7 @@ def _check_start(spec: Spec, plan: Plan) -> None:
 
 
 def _check_state(spec: Spec, plan: Plan) -> None:
-    check_state(spec, plan)
+    check_state(spec_of(plan), plan)
 
 
 def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
@@ -240,8 +233,9 @@ def _check_predictor(spec: Spec, data: Mapping[str, Any]) -> None:
         del wanted[name]
     from polyclinic.core import codec
 
-    if codec.digest(data["spec"]) != codec.digest(wanted):
+    if codec.digest(closed(data["spec"])) != codec.digest(wanted):
         raise ValueError("of another model")
+    spec = TreesPredictor.from_data(data).spec
     base = data["base"]
     if not isinstance(base, np.ndarray) or base.shape != (spec.lanes,):
         raise ValueError("not one start per outcome")
@@ -254,22 +248,35 @@ def _wrong(what: str, rule: str) -> InputError:
     return InputError(what, code="WRONG_VALUE", rule=rule, next="correct it")
 
 
-def _kind(name: str, title: str, spec: Callable[[Asked], Spec]) -> Kind:
+def _kind(name: str, title: str, spec: Callable[[Asked], Spec], explains: Explains = "any") -> Kind:
+    survival = explains == "survival"
+    start, loss = ("trees.events", "trees.held") if survival else ("trees.start", "trees.loss")
+    noisy: dict[str, Check] = {
+        "trees.private_level": check_private,
+        "trees.private_leaves": check_private,
+    }
+    more: dict[str, Check] = {"trees.concordance": _check_state} if survival else noisy
     return Kind(
         name,
         title,
-        "any",
+        explains,
         spec,
         Spec.from_data,
         _rounds,
         {
-            "trees.start": _check_start,
+            start: _check_start,
             "trees.cells": _check_state,
-            "trees.loss": _check_state,
+            loss: _check_state,
+            **more,
         },
+        foreign={"descriptive.histogram": check_search},
         predictor=_check_predictor,
         predicts_as="trees",
         gaps=True,
+        private=not survival,
+        asks=_asks,
+        closed=closed,
+        pooled=False,  # hospitals may join bins
     )
 
 
@@ -277,4 +284,5 @@ KINDS = (
     _kind("tree", "decision tree", tree_spec),
     _kind("forest", "random forest", forest_spec),
     _kind("boosting", "gradient boosting", boosting_spec),
+    _kind("survival-boosting", "gradient boosting of survival", survival_spec, "survival"),
 )

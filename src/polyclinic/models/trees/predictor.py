@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.design import Design
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.models.predictor import register_predictor
 from polyclinic.models.trees import losses
@@ -22,7 +23,8 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class TreesPredictor:
-    """Expected outcome: base + the values of the leaves of all trees, through the link."""
+    """Expected outcome: base + the values of the leaves of all trees, through the link; of
+    survival the relative hazard."""
 
     spec: Spec
     base: Floats
@@ -59,6 +61,8 @@ class TreesPredictor:
     def explains(self) -> str:
         """What the outcome is."""
         classes = self.spec.classes
+        if self.spec.survival:
+            return "survival"
         return "number" if not classes else "binary" if classes == 2 else "classes"
 
     def outcome(self, partition: Partition) -> Floats:
@@ -80,4 +84,14 @@ class TreesPredictor:
         return TreesPredictor(spec, np.asarray(data["base"]), Stack.from_data(data["trees"]))
 
 
-register_predictor("trees", TreesPredictor.from_data)
+def scored(data: Mapping[str, Any]) -> TreesPredictor:
+    """What a site scores its rows with. Raises BAD_MESSAGE: durations are no outcome of these."""
+    found = TreesPredictor.from_data(data)
+    if found.spec.survival:
+        raise PolyclinicError(
+            "survival models are not evaluated by their predictions", code="BAD_MESSAGE"
+        )
+    return found
+
+
+register_predictor("trees", scored)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.models.survival.concordance import Pairs, concordance_of
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
+from polyclinic.privacy.dp import DifferentialPrivacy
 
 Floats = NDArray[np.float64]
 
@@ -22,6 +25,7 @@ class Fit:
     base         margin without a tree, (n_lanes,)
     gain, cover  per node: what its split gained, and the second derivatives behind it
     losses       mean loss of the held-out rows before the first round and after each
+    events, pairs  of survival: events that were fitted, and pairs of patients by risk
     """
 
     spec: Spec
@@ -33,11 +37,19 @@ class Fit:
     patients: int
     rounds: int
     losses: list[float]
+    events: int = 0
+    pairs: Mapping[str, Any] | None = None
 
     @staticmethod
     def none(spec: Spec) -> Fit:
         empty = np.zeros(0)
         return Fit(spec, np.zeros(spec.lanes), Stack.none(spec.width), empty, empty, 0, 0, 0, [])
+
+    @property
+    def privacy(self) -> DifferentialPrivacy | None:
+        """What all rounds together guarantee; None: the sums are exact."""
+        private = self.spec.private
+        return None if private is None else DifferentialPrivacy(private.epsilon, private.delta)
 
     @property
     def converged(self) -> bool:
@@ -47,6 +59,12 @@ class Fit:
     def predictor(self) -> TreesPredictor:
         """What predicts with the trees."""
         return TreesPredictor(self.spec, self.base, self.trees)
+
+    @property
+    def concordance(self) -> dict[str, float] | None:
+        """Harrell's C over pairs of one site and stratum: of patients that were held out, or else
+        of those that were fitted; None of other outcomes."""
+        return None if self.pairs is None else concordance_of(Pairs.of(self.pairs))
 
     def importances(self) -> dict[str, Floats]:
         """Per feature: sum of gains, number of splits, sum of covers, (n_features,) each."""
@@ -75,6 +93,14 @@ class Fit:
         ]
         return {"importances": lines}
 
+    def _ranking(self, found: Mapping[str, float]) -> str:
+        who = "held out" if self.spec.validation else "that the trees were fitted to"
+        return (
+            f"{self.events} events among {self.patients} patients; one baseline per site. Of two "
+            f"patients of one site, {who}, the one with the higher risk had the event first in "
+            f"{100 * found['c']:.1f} % (standard error {100 * found['se']:.1f})."
+        )
+
     def blocks(self) -> list[dict[str, Any]]:
         """Importances, the losses of the held-out rows, and of a single tree the tree."""
         from polyclinic.models.trees.words import to_svg, to_text
@@ -85,6 +111,8 @@ class Fit:
             if line["gain"] > 0
         ]
         found: list[dict[str, Any]] = []
+        if self.concordance:
+            found.append({"kind": "text", "text": self._ranking(self.concordance)})
         if bars:
             note = "Sum of what the splits on a column gained."
             found.append({"kind": "bars", "title": "Importance", "bars": bars, "note": note})
@@ -98,8 +126,6 @@ class Fit:
         if self.trees.trees == 1:
             text = to_text(self)
             found.append({"kind": "svg", "title": "Tree", "svg": to_svg(self), "alt": text})
-            lines = [[line] for line in text.split("\n")]
-            found.append(
-                {"kind": "table", "title": "The tree in words", "head": ["rule"], "rows": lines}
-            )
+            lines = {"kind": "lines", "title": "The tree in words", "lines": text.split("\n")}
+            found.append(lines)
         return found

@@ -7,6 +7,7 @@ rounds and made anew where it does not fit the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +18,10 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
 from polyclinic.models.learner import spec_in
+from polyclinic.models.survival.rows import outcome_of, strata_numbers
 from polyclinic.models.trees import kernels, losses
 from polyclinic.models.trees.bins import Bools, binned
+from polyclinic.models.trees.cox import RiskSets
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack, checked
 
@@ -149,12 +152,16 @@ class Rows:
     def __init__(self, spec: Spec, partition: Partition, class_weight: Floats) -> None:
         columns, self.spec = partition.columns, spec
         self.bins, self.columns = _bins(spec, partition)
-        self.y = _outcome(columns[spec.design.response], spec, partition.site)
+        self.time, self.y, allowed = _outcome(columns, spec, partition.site)
         self.target = losses.targets(self.y, spec)
         self.weight = _weights(columns, spec, self.y, class_weight)
+        self.chosen = _chosen(spec, partition) & (self.weight > 0)
         self.class_weight = class_weight
         self.keys, self.site = partition.keys, partition.site
-        mine = _chosen(spec, partition) & (self.weight > 0)
+        strata = spec.design.strata if spec.survival else ()
+        self.stratum = strata_numbers(columns, strata, spec.levels)
+        self.allowed = allowed
+        mine = self.chosen & allowed
         held = np.zeros(len(mine), dtype=bool)
         if spec.validation:
             held = uniform(self.keys, spec.seed, VALIDATION, self.site) < spec.validation
@@ -166,6 +173,36 @@ class Rows:
         self.nodes: list[Nodes] = []
         self.lanes: list[Ints] = []
         self.grown = 0  # trees before those that are grown now, or -1
+
+    def risk_sets(self, rows: Ints) -> RiskSets:
+        """The order of some rows' times. Raises BAD_MESSAGE for outcomes without."""
+        if not self.spec.survival:
+            raise PolyclinicError("these trees are not of survival", code="BAD_MESSAGE")
+        stratum = None if self.stratum is None else self.stratum[rows]
+        keys = self.keys[rows]
+        several = int(np.unique(keys, return_counts=True)[1].max(initial=1))
+        order = (self.time[rows], self.y[rows] > 0, self.weight[rows], keys, stratum)
+        return RiskSets(*order, parts=max(self.spec.cell, 1) * several)
+
+    @cached_property
+    def risks(self) -> RiskSets:
+        """That of the rows that are fitted."""
+        return self.risk_sets(self.used)
+
+    @cached_property
+    def held_risks(self) -> RiskSets:
+        """That of the rows that are held out."""
+        return self.risk_sets(self.held)
+
+    def derivatives(self) -> tuple[Floats, Floats]:
+        """First and second at the margins, as `losses.derivatives`; of rows that are not fitted
+        they are 0 where they hang on those that are."""
+        if not self.spec.survival:
+            return losses.derivatives(self.margin, self.target, self.spec)
+        first, second = np.zeros((2, len(self.y), 1))
+        found = self.risks.derivatives(self.margin[self.used, 0])
+        first[self.used, 0], second[self.used, 0] = found
+        return first, second
 
     def draws(self, tree: int) -> Floats:
         """How often each used row is in the sample of a tree, (n_used,)."""
@@ -243,7 +280,7 @@ class Rows:
         """Derivatives and samples of the trees that grow now; all rows stand at the roots."""
         spec, self.grown = self.spec, first_tree
         self.nodes, self.lanes = [], []
-        first, second = losses.derivatives(self.margin, self.target, spec)
+        first, second = self.derivatives()
         sampled = spec.bootstrap or spec.rows_share < 1.0
         for at in range(many):
             lane, weight, used = self._lane(at), self.weight, self.used
@@ -331,7 +368,12 @@ def _weights(columns: Any, spec: Spec, y: Floats, class_weight: Floats) -> Float
     return weight
 
 
-def _outcome(y: Floats, spec: Spec, site: str) -> Floats:
+def _outcome(columns: Any, spec: Spec, site: str) -> tuple[Floats, Floats, Bools]:
+    """Durations (empty of other outcomes), outcomes or events, and which rows have one."""
+    y, design = columns[spec.design.response], spec.design
+    if spec.survival:
+        time, event, allowed = outcome_of(columns, design, spec.cause)
+        return time, event.astype(np.float64), allowed
     good = np.isfinite(y)
     if spec.classes:
         good &= np.isin(y, np.arange(max(spec.classes, 2)))
@@ -343,4 +385,4 @@ def _outcome(y: Floats, spec: Spec, site: str) -> Floats:
             code="BAD_DATA",
             rule="classes as in the codebook, counts of 0 or more",
         )
-    return y
+    return np.zeros(0), y, good

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design, exponent
 from polyclinic.core.errors import InputError
 
-LOSSES = ("squared", "logistic", "softmax", "poisson")
+LOSSES = ("squared", "logistic", "softmax", "poisson", "focal", "cox")
 MOST_LEVELS = 62  # of a category: a set of them is the bits of one whole number
 MOST_BINS = 1024
 LARGEST_BOUND = 2.0**20  # what stands for a range where the codebook gives none
+MOST_FOCUS = 10.0
+COX_BOUND = 64.0  # of derivatives of the Cox loss: those beyond count as this
+EDGE_PLACES = 1 << 14  # of a range, at which an edge that is found may lie
 POISSON_DAMPING = 0.7  # as in XGBoost: the curvature is exp(0.7) times as large, steps at most so
 
 
@@ -28,6 +32,8 @@ class Feature:
     levels   of a category, whose values are 0 to levels - 1; 0: a number
     missing  whether values may be missing: they have a bin of their own
     names    of the levels
+    quantiles  bins with as many rows each that are to be found; 0: edges are agreed beforehand
+    low, high  range in which they are searched
     """
 
     name: str
@@ -35,6 +41,9 @@ class Feature:
     levels: int = 0
     missing: bool = False
     names: tuple[str, ...] = ()
+    quantiles: int = 0
+    low: float = 0.0
+    high: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.levels <= MOST_LEVELS:
@@ -43,6 +52,10 @@ class Feature:
             raise _wrong(f"the edges of {self.name} do not ascend", "edges ascend")
         if len(self.edges) >= MOST_BINS:
             raise _wrong(f"{self.name} has too many edges", f"at most {MOST_BINS - 1} edges")
+        if self.quantiles and self.edges:
+            on_grid = np.isin(np.asarray(self.edges, np.float32), places(self).astype(np.float32))
+            if len(self.edges) >= self.quantiles or not on_grid.all():
+                raise _wrong(f"edges of {self.name}", "found edges lie on the grid of the range")
 
     @cached_property
     def bins(self) -> int:
@@ -51,12 +64,31 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class Private:
+    """Noise that trees grow with.
+
+    epsilon, delta  of the whole fit
+    centre, unit    the outcome y is (y - centre) / unit, cut to [-1, 1], while trees grow
+    start           whether trees correct a start that takes a round of its own
+    """
+
+    epsilon: float
+    delta: float
+    centre: float = 0.0
+    unit: float = 1.0
+    start: bool = False
+
+
+@dataclass(frozen=True)
 class Spec:
     """Trees to grow.
 
     design         outcome and weight; the terms only name the columns
     features       the columns with their bins
-    loss           squared | logistic | softmax | poisson
+    loss           squared | logistic | softmax | poisson | focal | cox
+    focus          of the focal loss: its gamma
+    cause, levels  of the Cox loss: the event column's level that is the event, and the number of
+                   levels of each of the design's strata
     classes        outcome classes; 0: a number. Squared loss of classes: one indicator per class
     trees          number of rounds of boosting, or of trees of a forest
     forest         True: trees side by side, averaged; False: each corrects the ones before
@@ -76,11 +108,15 @@ class Spec:
     class_weight   weight per class, "balanced", or None
     seed           of all hashes
     cell           patients in every number that leaves a hospital; 0: rows in one trust domain
+    private        noise in place of cells; None: exact sums
     """
 
     design: Design
     features: tuple[Feature, ...]
     loss: str = "squared"
+    focus: float = 0.0
+    cause: int = 1
+    levels: tuple[int, ...] = ()
     classes: int = 0
     trees: int = 1
     forest: bool = False
@@ -101,6 +137,7 @@ class Spec:
     class_weight: tuple[float, ...] | str | None = None
     seed: int = 0
     cell: int = 0
+    private: Private | None = None
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -110,6 +147,30 @@ class Spec:
             raise _wrong("no column to split on", "at least one column")
         if self.monotone and (len(self.monotone) != len(self.features) or self.lanes > 1):
             raise _wrong("monotone constraints do not fit", "one per column, and one outcome")
+        if not 0 <= self.focus <= MOST_FOCUS:
+            raise _wrong(f"focus = {self.focus!r}", f"a number from 0 to {MOST_FOCUS:.0f}")
+        self._check_survival()
+
+    def _check_survival(self) -> None:
+        design = self.design
+        if self.survival != (design.event is not None):
+            raise _wrong(f"loss = {self.loss!r} of this outcome", "Surv(duration, event): cox")
+        if not self.survival:
+            return
+        if self.forest or self.bootstrap or self.classes or self.class_weight is not None:
+            raise _wrong("a Cox loss of classes or of a forest", "boosting of durations")
+        own = {design.response, design.event, *design.strata}
+        read = {f.column for term in design.terms for f in term.factors}
+        read |= set() if design.is_array else {one.name for one in self.features}
+        if own & read:
+            raise _wrong("the outcome is among the columns", "columns known before the outcome")
+        if len(self.levels) != len(design.strata):
+            raise _wrong("strata without their levels", "a number of levels per column of strata")
+
+    @cached_property
+    def survival(self) -> bool:
+        """Whether the outcome is a duration and how it ended."""
+        return self.loss == "cox"
 
     @cached_property
     def lanes(self) -> int:
@@ -164,13 +225,20 @@ class Spec:
     @cached_property
     def gradient_exponent(self) -> int:
         """Power of two that no first derivative times a weight exceeds."""
-        bound = {"squared": 2 * self.response_bound, "poisson": self.response_bound}
+        bound = {
+            "squared": 2 * self.response_bound,
+            "poisson": self.response_bound,
+            "focal": 1.0 + self.focus,
+            "cox": COX_BOUND,
+        }
         return exponent(bound.get(self.loss, 1.0) * self.design.weight_bound * self.most_weight)
 
     @cached_property
     def hessian_exponent(self) -> int:
         """The same for second derivatives."""
-        bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0}
+        focal = (1 + self.focus) ** 2 / (2 + self.focus)
+        focal *= ((1 + self.focus) / (2 + self.focus)) ** (1 + self.focus)
+        bound = {"logistic": 0.25, "softmax": 0.5, "squared": 1.0, "focal": focal, "cox": COX_BOUND}
         most = bound.get(self.loss, 2.5 * self.response_bound)
         return exponent(most * self.design.weight_bound * self.most_weight)
 
@@ -186,9 +254,13 @@ class Spec:
         return balanced * (8.0 if self.bootstrap else 1.0)
 
     def algorithm(self) -> Algorithm:
+        from polyclinic.models.trees.edges import binning, searching
         from polyclinic.models.trees.grow import Growing
+        from polyclinic.models.trees.private import PrivateGrowing
 
-        return Growing(self)
+        if self.private:
+            return PrivateGrowing(self)
+        return binning(self) if searching(self) else Growing(self)
 
     def to_data(self) -> dict[str, Any]:
         data = {one.name: getattr(self, one.name) for one in fields(self)}
@@ -202,11 +274,16 @@ class Spec:
                     "levels": f.levels,
                     "missing": f.missing,
                     "names": list(f.names),
+                    "quantiles": f.quantiles,
+                    "low": f.low,
+                    "high": f.high,
                 }
                 for f in self.features
             ],
             "monotone": list(self.monotone),
+            "levels": list(self.levels),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
+            "private": None if self.private is None else asdict(self.private),
             "rows": dict(self.rows),
         }
 
@@ -217,21 +294,25 @@ class Spec:
             **{
                 **{one.name: data[one.name] for one in fields(Spec) if one.name != "rows"},
                 "design": Design.from_data(data["design"]),
-                "features": tuple(
-                    Feature(
-                        f["name"],
-                        tuple(map(float, f["edges"])),
-                        f["levels"],
-                        f["missing"],
-                        tuple(f["names"]),
-                    )
-                    for f in data["features"]
-                ),
+                "features": tuple(map(feature_of, data["features"])),
                 "monotone": tuple(data["monotone"]),
+                "levels": tuple(data["levels"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
+                "private": None if data["private"] is None else Private(**data["private"]),
                 "rows": dict(data.get("rows", {})),
             }
         )
+
+
+def feature_of(data: Mapping[str, Any]) -> Feature:
+    """A feature of the data of a spec. Raises WRONG_VALUE."""
+    edges, names = tuple(map(float, data["edges"])), tuple(data["names"])
+    return Feature(**{**data, "edges": edges, "names": names})
+
+
+def places(feature: Feature) -> NDArray[np.float64]:
+    """Where edges that are found may lie: a grid inside the range."""
+    return np.linspace(feature.low, feature.high, EDGE_PLACES + 1)[1:-1]
 
 
 def _wrong(what: str, rule: str) -> InputError:

@@ -5,6 +5,7 @@ What leaves a site:
   weighted outcomes.
 - `trees.cells`: histograms of nodes, of which every number has enough patients; see cells.py.
 - `trees.loss`: the sum of losses of the rows that are held out, and of their weights.
+- survival: see survival.py.
 - `trees.sums` never crosses a border: it says nothing about how patients share in its sums, so
   every gate refuses it. It is for rows in one trust domain.
 """
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
@@ -97,7 +99,7 @@ class StartTask:
         )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        spec, rows = spec_of(plan), _rows(plan, partition)
+        spec, rows = spec_of(plan), rows_at_start(plan, partition)
         used = rows.used
         classes = max(spec.classes, 2) if spec.classes else 0
         label = rows.y[used].astype(np.int64) if classes else np.zeros(len(used), np.int64)
@@ -107,7 +109,7 @@ class StartTask:
         sums = np.zeros((max(classes, 1), spec.lanes + 1), dtype=np.int64)
         np.add.at(sums, label, whole)
         counts = np.bincount(label, minlength=classes)[:classes].astype(np.int64)
-        patients = partition.patients(_mask(used, partition.n_rows))
+        patients = partition.patients(mask_of(used, partition.n_rows))
         leaves: dict[str, Any] = {
             "n": len(used),
             "patients": patients,
@@ -118,9 +120,9 @@ class StartTask:
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Patients per class; of a number, how they share in its sum."""
-        spec, rows = spec_of(plan), _rows(plan, partition)
+        spec, rows = spec_of(plan), rows_at_start(plan, partition)
         used = rows.used
-        mask = _mask(used, partition.n_rows)
+        mask = mask_of(used, partition.n_rows)
         slots = {
             f"outcome = {k}": partition.patients(mask & (rows.y == k))
             for k in range(max(spec.classes, 2) if spec.classes else 0)
@@ -164,13 +166,15 @@ class LossTask:
 
     def _parts(self, plan: Plan, partition: Partition) -> Any:
         spec, rows = spec_of(plan), rows_of(plan, partition)
+        if spec.survival:
+            raise PolyclinicError("a loss of risk sets is no sum over rows", code="BAD_MESSAGE")
         held = rows.held
-        found = losses.losses(rows.margin[held], rows.target[held], spec.loss)
+        found = losses.losses(rows.margin[held], rows.target[held], spec.loss, spec.focus)
         most = np.ldexp(1.0, spec.gradient_exponent + 4) ** 2
         return (
             np.clip(found, -most, most) * rows.weight[held],
             rows.weight[held],
-            _mask(held, partition.n_rows),
+            mask_of(held, partition.n_rows),
         )
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
@@ -193,17 +197,19 @@ class LossTask:
 def members(spec: Spec, partition: Partition, mask: NDArray[np.bool_]) -> Members:
     """Patients behind sums over the rows `mask`."""
     names = tuple(f.name for f in spec.features)
-    weight = (spec.design.weight,) if spec.design.weight else ()
-    return Members((*names, spec.design.response, *weight), np.unique(partition.persons[mask]))
+    design = spec.design
+    more = (one for one in (design.response, design.weight, design.event) if one)
+    return Members((*names, *more, *design.strata), np.unique(partition.persons[mask]))
 
 
-def _mask(rows: Ints, size: int) -> NDArray[np.bool_]:
+def mask_of(rows: Ints, size: int) -> NDArray[np.bool_]:
+    """Rows as a mask of so many."""
     found = np.zeros(size, dtype=bool)
     found[rows] = True
     return found
 
 
-def _rows(plan: Plan, partition: Partition) -> Rows:
+def rows_at_start(plan: Plan, partition: Partition) -> Rows:
     """The rows before there is a state."""
     spec = spec_of(plan)
     made: Rows = partition.cached("trees at the start", lambda: Rows(spec, partition, np.zeros(0)))

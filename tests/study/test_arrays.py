@@ -1,0 +1,29 @@
+"""Arrays: what is found in one pass over them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from polyclinic.study.arrays import from_arrays, ranges
+
+
+@pytest.mark.parametrize("rows", [1, 15, 16, 17, 65_536 + 35])
+@pytest.mark.parametrize("kept", [np.ascontiguousarray, np.asfortranarray])
+def test_the_smallest_and_largest_value_of_each_column(rows, kept):
+    x = np.random.default_rng(rows).normal(size=(rows, 3))
+    x[-1, 0] = 100.0
+    low, high = ranges(kept(x))
+    assert np.array_equal(low, x.min(axis=0)) and np.array_equal(high, x.max(axis=0))
+    columns = from_arrays(kept(x), np.zeros(rows), ["a", "b", "c"]).columns()
+    assert [(c.name, c.low, c.high) for c in columns] == list(
+        zip("abc", low.tolist(), high.tolist(), strict=True)
+    )
+
+
+def test_missing_values_are_passed_over_or_shown():
+    x = np.arange(120.0).reshape(40, 3)
+    x[[0, 39], 1], x[:, 2] = np.nan, np.nan
+    low, high = ranges(x, gaps=True)
+    assert low.tolist() == [0.0, 4.0, 0.0] and high.tolist() == [117.0, 115.0, 0.0]
+    assert np.isnan(ranges(x)[0]).tolist() == [False, True, True]
