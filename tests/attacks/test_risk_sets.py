@@ -139,7 +139,7 @@ def test_the_other_steps_under_them(task: str, sums: str) -> None:
 
 
 def test_the_last_few_of_a_risk_set(wards: list[dict[str, Any]]) -> None:
-    """Half are marked, but not the last two: the sets are small when the last of the marked leaves."""
+    """Half are marked, but not the last two: when the last of the marked leaves, sets are small."""
     order = np.argsort(wards[0]["days"])
     wards[0]["forty"] = np.isin(np.arange(N), order[1:-2:2]) * 1.0
     wards[0]["died"][order[-2:]] = 1.0
