@@ -85,6 +85,7 @@ class Exposure:
     values        patients per value of the columns with few values; "*" among them: it has many
     columns       shares in the weighted column sums, by name of column
     weights       shares in the weights, one per candidate of the plan
+    crowd         fewest patients, effectively, whose leaving can be seen in a candidate's sums
     cells         shares per entry of a leaf, by name of leaf
     leverage      largest leverage of a patient
     levels        largest number of levels of a column
@@ -100,6 +101,7 @@ class Exposure:
     values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     columns: Mapping[str, Shares] = field(default_factory=dict)
     weights: Shares | None = None
+    crowd: Floats | None = None
     cells: Mapping[str, Shares] = field(default_factory=dict)
     leverage: float = 0.0
     levels: int = 0
@@ -115,6 +117,7 @@ class Exposure:
             _nested(self.values, other.values),
             _merged(self.columns, other.columns),
             self.weights if other.weights is None else _plus(self.weights, other.weights),
+            _least(self.crowd, other.crowd),
             _merged(self.cells, other.cells),
             max(self.leverage, other.leverage),
             max(self.levels, other.levels),
@@ -157,6 +160,12 @@ class Unaided:
 
 def _plus(a: Any, b: Any) -> Any:
     return b if a is None else a + b
+
+
+def _least(a: Floats | None, b: Floats | None) -> Floats | None:
+    if a is None or b is None:
+        return a if b is None else b
+    return np.asarray(np.minimum(a, b))
 
 
 def _merged(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,8 @@ def share(
     counts = levels_of(policy, exposure, evidence.patients)
     least = max(k, policy.min_subset) if selection.subset else k
     enough = evidence.patients >= least
-    kept = True if left_out is None else ~left_out
+    kept = ~_crowded_out(policy, exposure)
+    kept = kept if left_out is None else kept & ~left_out
     whole = [evidence.patients // k * k, enough, shown]
     joint = exposure.joint
     whole += [min(joint[s], k) if s in joint else counts.get(s, 0) // k * k for s in slots]
@@ -179,11 +180,18 @@ def isolating(policy: Policy, exposure: Exposure, others: Totals | None = None) 
     """
     if exposure.weights is None:
         return np.zeros(0, dtype=bool)
-    bad = ~_solid(policy, exposure.weights, others)
+    bad = ~_solid(policy, exposure.weights, others) | _crowded_out(policy, exposure)
     for name, one in exposure.columns.items():
         mine = others.columns.get(name) if others else None
         bad |= dominated(policy, one, mine)
     return np.asarray(bad)
+
+
+def _crowded_out(policy: Policy, exposure: Exposure) -> Bools:
+    """Candidates whose sums tell when a few patients left: no other site makes up for that."""
+    if exposure.crowd is None:
+        return np.zeros((), dtype=bool)
+    return np.asarray(exposure.crowd < policy.min_patients)
 
 
 def levels_of(policy: Policy, exposure: Exposure, patients: int) -> dict[str, int]:

@@ -35,6 +35,7 @@ from polyclinic.models.glm.support import (
     product_counts,
     value_counts,
 )
+from polyclinic.models.survival.crowd import crowds
 from polyclinic.models.survival.kernel import hazards, scores
 from polyclinic.models.survival.rows import Rows, rows_of, spec_of, strata_of
 from polyclinic.models.survival.spec import CoxSpec
@@ -139,6 +140,7 @@ def exposure_of(spec: CoxSpec, partition: Partition, own: Own, asked: Asked) -> 
         columns=_columns(design, rows, rates, used, key, asked)
         | _more(spec, partition, rows, used, key, asked),
         weights=Shares.of(second, key),
+        crowd=_crowd(spec, partition, asked, asked.theta),
         leverage=_leverage(rows, rates[2][:, 0], used, own, key),
         levels=max((len(levels) + 1 for levels in groups(design).values()), default=0),
         alone=names_a_site(design, partition.site),
@@ -193,6 +195,13 @@ def _rates(spec: CoxSpec, partition: Partition, theta: Floats) -> Floats:
                 curved[curved <= 1e-12 * found.own] = 0.0
                 out[2, one.rows, k] = curved
     return np.where(np.isfinite(out), out, np.inf)
+
+
+def _crowd(spec: CoxSpec, partition: Partition, asked: Asked, theta: Floats) -> Floats:
+    """The fewest over the strata, (m,), or () of a plan without candidates."""
+    found = [crowds(one, theta, partition.keys) for one in strata_of(spec, partition)]
+    fewest = np.min([np.full(len(theta), np.inf), *found], axis=0)
+    return np.asarray(fewest if asked.flagged else fewest[0])
 
 
 def _columns(

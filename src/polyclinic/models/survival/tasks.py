@@ -29,6 +29,9 @@ from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 
 Floats = NDArray[np.float64]
 SCALES = ("identity", "log", "rank")
+# Sums of times, of their logarithms and of the squares of both: for each as many events as the
+# minimum. Five whole numbers follow from their product, and that from the sum of logarithms.
+OF_TIMES, TIMED = 4, "patients with the event, by functions of its time"
 
 
 def theta_of(plan: Plan) -> Floats:
@@ -190,6 +193,17 @@ class SchoenfeldTask(Exposed):
 
     def asked(self, plan: Plan) -> Asked:
         return Asked(theta_of(plan)[:1], 1, times=True)
+
+    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+        """That of the regression, and how many events stand behind each function of time."""
+        found = super().exposure(plan, partition, own)
+        events = found.slots["outcome = 1"]
+        timed = max(events // OF_TIMES, min(events, 1))
+        return replace(found, slots={**found.slots, TIMED: timed})
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        """Those of the regression, and the events."""
+        return (*super().slots(plan), TIMED)
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         size, bound = theta_of(plan).shape[1], spec_of(plan).design.response_bound
