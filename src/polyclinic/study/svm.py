@@ -45,7 +45,8 @@ class _Classes(Classifier, _Machine):
     def _options(self) -> dict[str, Any]:
         """The parameters as options of the kind; weights in the order of the classes."""
         options = super()._options()
-        del options["probability"]  # of the estimator only: the curve is always fitted
+        if getattr(self, "_data", None) is not None:  # hospitals evaluate by probabilities
+            del options["probability"]
         given = options["class_weight"]
         if isinstance(given, Mapping) and self.classes_or_none_ is not None:
             names = self.classes_or_none_.tolist()
@@ -58,6 +59,11 @@ class _Classes(Classifier, _Machine):
                 )
             options["class_weight"] = [float(given.get(name, 1.0)) for name in names]
         return options
+
+    def _fit_arrays(self, *args: Any, **more: Any) -> Any:
+        """Over arrays the curve is fitted only where probabilities are asked for."""
+        self._data = None
+        return super()._fit_arrays(*args, **more)
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
         """Codes of the classes and their number. Raises ONE_CLASS."""

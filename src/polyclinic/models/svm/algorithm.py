@@ -37,7 +37,7 @@ def svm(spec: SVMSpec) -> Stages:
     def result(results: Sequence[Any]) -> Algorithm:
         return _Result(frame_of(spec, results[0]), tuple(results[1:]))
 
-    middle = (platt,) if spec.classifies else ()
+    middle = (platt,) if spec.classifies and spec.curve else ()
     return Stages((moments, solve, *middle, result))
 
 

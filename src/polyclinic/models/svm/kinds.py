@@ -42,7 +42,12 @@ _SHARED: dict[str, Callable[[Any], bool]] = {
     "tol": lambda value: _positive(value) and value < 1,
     "max_iter": _whole,
 }
-_CLASSES = {**_SHARED, "loss": CLASSIFIES.__contains__, "class_weight": _class_weight}
+_CLASSES: dict[str, Callable[[Any], bool]] = {
+    **_SHARED,
+    "loss": CLASSIFIES.__contains__,
+    "class_weight": _class_weight,
+    "probability": lambda value: isinstance(value, bool),
+}
 _NUMBER: dict[str, Callable[[Any], bool]] = {
     **_SHARED,
     "loss": REGRESSES.__contains__,
@@ -83,6 +88,7 @@ def _made(asked: Asked, known: Mapping[str, Callable[[Any], bool]], **defaults: 
         None,
         float(given.get("tol", 1e-9)),
         int(given.get("max_iter", 300)),
+        curve=bool(given.get("probability", True)),
         rows=dict(asked.rows),
     )
 
@@ -108,7 +114,7 @@ def svc(asked: Asked) -> SVMSpec:
 
 def rounds(spec: SVMSpec) -> int:
     """Different questions of a fit at most: moments, machines, probabilities."""
-    return 2 + spec.max_rounds + (platt.MOST_ROUNDS if spec.classifies else 0)
+    return 2 + spec.max_rounds + (platt.MOST_ROUNDS if spec.classifies and spec.curve else 0)
 
 
 def _numbers(value: Any, *shape: int, least: float | None = None, largest: float = LARGEST) -> None:

@@ -30,6 +30,7 @@ class SVMSpec:
     epsilon            width of the tube in which a number's error costs nothing
     intercept_scaling  None: the intercept b is free; s: 1/2 (b / s)^2 is added, as liblinear does
     class_weight       weight per class, "balanced" (from summed label counts), or None
+    curve              whether the probabilities' curve is fitted after the machines
     features           random features that stand for a kernel; None: the columns themselves
     tolerance          relative distance of the objective from its optimum
     max_rounds         a bound on rounds, not a target
@@ -48,6 +49,7 @@ class SVMSpec:
     tolerance: float = 1e-9
     max_rounds: int = 300
     warm_rows: int = WARM_ROWS
+    curve: bool = True
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
