@@ -103,7 +103,7 @@ class Training:
     def _asked(self, state: State, round: int, step: str) -> Plan:
         """The plan of a round over the network of `state`."""
         given, strategy = self.moments.class_weight, self.spec.strategy
-        extra = server.extra(strategy, state["memory"]) if "memory" in state else {}
+        extra = server.extra(strategy, state["memory"])
         asked = values(
             self.spec,
             round=round,

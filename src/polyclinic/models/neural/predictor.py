@@ -26,6 +26,7 @@ class NeuralPredictor:
     """A network with its numbers, and what is done to the table's columns first.
 
     after  the round from which a site's own numbers are, where it kept some; "": none did
+    own_numbers  how many of its numbers are the site's own
     """
 
     spec: NeuralSpec
@@ -33,6 +34,7 @@ class NeuralPredictor:
     weights: NDArray[np.float32]
     beside: NDArray[np.float32]
     after: str = ""
+    own_numbers: int = 0
     by_terms: ClassVar[bool] = False  # no sum over terms
 
     def outputs(self, partition: Partition) -> Floats:
@@ -48,7 +50,8 @@ class NeuralPredictor:
         network = network_of(self.spec)
         masks = personal(self.spec.strategy, network)
         weights, beside = own(masks, self.weights, self.beside, memory)
-        return replace(self, weights=weights, beside=beside)
+        many = len(weights) if "own" in memory else int(masks.weights.sum())
+        return replace(self, weights=weights, beside=beside, own_numbers=many)
 
     @property
     def design(self) -> Design:
