@@ -225,7 +225,7 @@ def split(y: Floats) -> tuple[Ints, Ints]:
     train, test = train_test_split(
         np.arange(len(y)), test_size=1 - 0.66, train_size=0.66, random_state=43, stratify=several
     )
-    return train, test
+    return np.sort(train), np.sort(test)  # as FLamby reads them: in the order of the file
 
 
 def logistic(outputs: Any, target: Any, options: Mapping[str, Any]) -> Any:
