@@ -61,6 +61,16 @@ class Plan:
         found: T = self._derived[name]
         return found
 
+    def looked_up(self, kept: Callable[[str], Mapping[str, Any] | None]) -> None:
+        """Let tasks read what the site that answers keeps, by the `bare_hash` of a plan."""
+        self._derived["kept"] = kept
+
+    def kept(self, after: str) -> Mapping[str, Any] | None:
+        """What the site kept at the round of an earlier plan; None: nothing, or none answers."""
+        look = self._derived.get("kept")
+        found: Mapping[str, Any] | None = look(after) if look and after else None
+        return found
+
     def content(self) -> dict[str, Any]:
         """What is computed, without its words and its place: asking again is the same content."""
         return {**self._sums(), **(self._rounding() if self.compress else {})}

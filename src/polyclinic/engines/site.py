@@ -336,6 +336,7 @@ class Site:
             task = lookup(plan.task, plan.version)
             if not isinstance(task, Exposing) and noise_of(plan) is None:
                 raise self.gate.refuse(plan, "NOT_JUDGED")
+            plan.looked_up(lambda after: self._kept(after, plan.cohort))
             summed, memory = self._sum(plan, workers)
             exposure, rows = workers.exposure(plan, summed), workers.rows
             policy, population = self.gate.policy, _population(rows)
@@ -354,14 +355,14 @@ class Site:
         """The site's sum, and what it keeps for a later round. Raises Refused (LEFTOVER_LOST)."""
         if not isinstance(lookup(plan.task, plan.version), Remembering):
             return workers.sum(plan), None
-        before = self._kept(plan) if goes_on_from(plan) else {}
+        before = self._kept(after, plan.cohort) if (after := goes_on_from(plan)) else {}
         if before is None:
             raise self.gate.refuse(plan, "LEFTOVER_LOST")
         return workers.remember(plan, before)
 
-    def _kept(self, plan: Plan) -> Mapping[str, Any] | None:
-        """What was kept at the round from which `plan` goes on, however that was seen."""
-        base = self.books.kept_over(goes_on_from(plan), plan.cohort)
+    def _kept(self, after: str, cohort: Cohort | None) -> Mapping[str, Any] | None:
+        """What was kept at the round of the plan with this `bare_hash`, however that was seen."""
+        base = self.books.kept_over(after, cohort)
         every = {"", codec.digest(list(self._pinned.roster.sites)) if self._pinned else ""}
         found = (self.books.memory(f"{base}+{members}") for members in sorted(every))
         return next((one for one in found if one is not None), None)

@@ -153,6 +153,7 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
         leverage=leverage,
         alone=alone or plan.combine == "collect" or _names_a_site(plan, partition.site),
         members=(members,),
+        updates=_own_numbers(plan),
     )
     if not whole_rows(plan):
         return found
@@ -162,6 +163,13 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
     shares = shares_of(plan, partition, mask)
     key = None if partition.key is None else partition.key[mask]
     return replace(found, columns=shares, weights=Shares.of(weight, key))
+
+
+def _own_numbers(plan: Plan) -> int:
+    """Numbers that the site has for itself in the predictors; its measures could tell them."""
+    if "spec" in plan.values:
+        return 0
+    return max(getattr(one, "own_numbers", 0) for one in predictors_of(plan))
 
 
 def shares_of(plan: Plan, partition: Partition, mask: Bools) -> dict[str, Shares]:

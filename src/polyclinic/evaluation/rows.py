@@ -15,7 +15,7 @@ from polyclinic.core.groups import group_size, groups_of, means, patients_by
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.predictor import GLMPredictor
-from polyclinic.models.predictor import Predictor, predictor_from
+from polyclinic.models.predictor import Personal, Predictor, predictor_from
 
 Floats = NDArray[np.float64]
 
@@ -44,7 +44,15 @@ def _predictors(plan: Plan) -> list[Predictor]:
             code="BAD_MESSAGE",
             rule="a cross-validation has a predictor for every fold",
         )
-    return [predictor_from(one) for one in given[: max(folds, 1)]]
+    return [_own(predictor_from(one), plan) for one in given[: max(folds, 1)]]
+
+
+def _own(predictor: Predictor, plan: Plan) -> Predictor:
+    """With the numbers that the site which answers kept of its own, where it did."""
+    if not isinstance(predictor, Personal):
+        return predictor
+    kept = plan.kept(predictor.after)
+    return predictor if kept is None else predictor.kept_by(kept)
 
 
 def chosen(plan: Plan, partition: Partition) -> NDArray[np.bool_]:

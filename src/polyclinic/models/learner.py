@@ -285,6 +285,7 @@ def fit_alone(
     """
     given = dict(data)
     spec = kind_of(given.pop("learner")).from_data(given)
+    spec = spec.alone() if hasattr(spec, "alone") else spec
     if fold is not None:
         spec = replace(spec, rows={"folds": folds, "without": fold})
     found = last(fit(spec.algorithm(), Domain(Inline(partition))).model).predictor()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,22 @@ class Predictor(Protocol):
     def to_data(self) -> dict[str, Any]:
         """Plain data with the key "kind"."""
         ...
+
+
+@runtime_checkable
+class Personal(Protocol):
+    """A predictor of which sites keep a part for themselves, which never leaves them.
+
+    after        `bare_hash` of the plan of the round at which it was kept; "": none was
+    own_numbers  how many numbers of it are the site's own
+    kept_by      the same with what a site kept
+    """
+
+    @property
+    def after(self) -> str: ...
+    @property
+    def own_numbers(self) -> int: ...
+    def kept_by(self, memory: Mapping[str, Any]) -> Predictor: ...
 
 
 _kinds: dict[str, Callable[[Mapping[str, Any]], Predictor]] = {}

@@ -197,7 +197,8 @@ class Learner(ShownLearner):
             self._options(),
             classes,
             (*arrays.columns(), *self._more_columns(sites)),
-            seed=self._seed,
+            self._array_sites(arrays),
+            self._seed,
         )
         spec: Spec = self.kind_.spec(question)
         engine_ = self._domain(arrays, engine)
@@ -208,6 +209,10 @@ class Learner(ShownLearner):
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
         """Who answers for arrays; a learner for which sites matter takes `arrays.by_site()`."""
         return engine.domain(arrays.rows)
+
+    def _array_sites(self, arrays: Arrays) -> tuple[str, ...]:
+        """Names of the sites, where the model needs them."""
+        return ()
 
     def _array_design(self, design: Design) -> Design:
         """The design of arrays, as the learner needs it."""

@@ -32,43 +32,6 @@ from polyclinic.study.learner import Learner
 Floats = NDArray[np.float64]
 
 
-def FedAvg(
-    rounds: int = 20,
-    local_epochs: int = 1,
-    batch_size: int = 32,
-    lr: float = 0.01,
-    **more: Any,
-) -> Strategy:
-    """Federated averaging (McMahan et al. 2017): sites train, their weights are averaged by rows.
-
-    Parameters
-    ----------
-    rounds : communication rounds.
-    local_epochs : passes over a site's rows in one round; or `local_steps` mini-batches.
-    batch_size : rows of a local step; 0: all rows of the site.
-    lr : local step size.
-    more : `local_steps`, `momentum`, `weight_decay`, `optimizer` ("sgd", "adam"), `server_lr`,
-        `lr_decay`, `stop_after` (rounds without a better validation loss).
-    """
-    given = {"rounds": rounds, "local_epochs": local_epochs, "batch_size": batch_size, "lr": lr}
-    return Strategy.from_data({"name": "fedavg", **given, **more})
-
-
-def FedSGD(rounds: int = 100, lr: float = 0.1, batch_size: int = 0, **more: Any) -> Strategy:
-    """Gradient sharing: each round is one step along the mean gradient of all rows.
-
-    Parameters
-    ----------
-    rounds : steps.
-    lr : step size.
-    batch_size : rows whose gradient is computed at once; 0: the library's choice.
-    more : `lr_decay`, `stop_after`.
-    """
-    return Strategy.from_data(
-        {"name": "fedsgd", "rounds": rounds, "lr": lr, "batch_size": batch_size, **more}
-    )
-
-
 def _classes(model: Any) -> bool:
     return bool(model._classifies)
 
@@ -183,7 +146,8 @@ class NeuralNetwork(Learner):
             self._options(),
             classes,
             (Column(ITEMS, kind, shape=x.shape[1:]),),
-            seed=self._seed,
+            self._array_sites(arrays),
+            self._seed,
         )
         spec = self.kind_.spec(question)
         domain = self._domain(arrays, engine)
@@ -195,6 +159,10 @@ class NeuralNetwork(Learner):
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
         """Every label trains by itself; their rows are never put together."""
         return engine.domain(arrays.rows) if arrays.labels is None else arrays.each_site(engine)
+
+    def _array_sites(self, arrays: Arrays) -> tuple[str, ...]:
+        """Every label has its turn."""
+        return () if arrays.labels is None else tuple(part.site for part in arrays.parts())
 
     def partition(self, X: Any) -> Partition:
         """New rows as the network reads them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from polyclinic.engines.embedded import Embedded
 from polyclinic.models.glm import GLMFit, Spec, glm
 from polyclinic.models.glm.private import PrivateGLM, PrivateGLMFit
 from polyclinic.models.learner import kind_of, last
+from polyclinic.models.neural.strategy import Strategy
 from polyclinic.study.estimator import Regression
 from polyclinic.study.formula import FormulaData, gone
 from polyclinic.study.learner import Learner
@@ -75,7 +77,7 @@ def load(path: str | Path) -> Any:
 
 def to_data(model: Fitted) -> dict[str, Any]:
     """A fitted model as plain data."""
-    params = {k: v for k, v in model.get_params(deep=False).items() if _is_plain(v)}
+    params = {k: _plain(v) for k, v in model.get_params(deep=False).items() if _is_plain(_plain(v))}
     if isinstance(model, Learner):
         own: dict[str, Any] = {"learner": type(model).__name__, "spec": model.spec_.to_data()}
     else:
@@ -86,6 +88,10 @@ def to_data(model: Fitted) -> dict[str, Any]:
         }
         params.pop("class_weight", None)
     return {**own, "state": model.state_, "params": params, **_around(model)}
+
+
+def _plain(value: Any) -> Any:
+    return value.to_data() if isinstance(value, Strategy) else value
 
 
 def _is_plain(value: Any) -> bool:
@@ -145,7 +151,10 @@ def from_data(content: dict[str, Any]) -> Fitted:
 
 def _learner(content: dict[str, Any]) -> Learner:
     model = estimator_called(content["learner"])
-    model.set_params(**content["params"])
+    params = dict(content["params"])
+    if isinstance(params.get("strategy"), Mapping):
+        params["strategy"] = Strategy.from_data(params["strategy"])
+    model.set_params(**params)
     spec = kind_of(model._kind).from_data(content["spec"])
     _put_around(model, content, spec.design)
     model.classes_or_none_ = getattr(model, "classes_", None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
@@ -88,29 +89,46 @@ class Training:
             "history": [],
             "best": {},
             "end": "",
+            "tuned": "",
         }
 
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
-            return None
-        given = self.moments.class_weight
+            if not self.spec.strategy.fine_tune or state["tuned"]:
+                return None
+            state = {**self._chosen(state), "memory": state["memory"]}
+            return self._asked(state, self.spec.strategy.rounds, "training on at each hospital")
+        return self._asked(state, state["round"], "round of training")
+
+    def _asked(self, state: State, round: int, step: str) -> Plan:
+        """The plan of a round over the network of `state`."""
+        given, strategy = self.moments.class_weight, self.spec.strategy
+        extra = server.extra(strategy, state["memory"])
         asked = values(
             self.spec,
-            round=state["round"],
+            round=round,
             weights=state["weights"],
             beside=state["beside"],
-            lr=self.spec.strategy.lr_at(state["round"]),
+            lr=strategy.lr_at(round),
             class_weight=np.zeros(0) if given is None else np.asarray(given),
             scaling=self.scaling.to_data(),
             after=state["after"],
+            **({"extra": extra} if extra else {}),
         )
-        return Plan("neural.train", asked, "round of training")
+        return Plan("neural.train", asked, step)
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
+        if state["end"]:
+            return {**state, "tuned": plan.bare_hash}
         weight = max(float(number(total["weight"])), 1e-12)
         change, beside = (number(total[name]) / weight for name in ("change", "beside"))
         strategy, done = self.spec.strategy, state["round"] + 1
-        weights, memory = server.step(strategy, state["memory"], state["weights"], change)
+        control: NDArray[np.float64] | None = None
+        if "control" in total.values:
+            control = number(total["control"]) / max(float(number(total["everyone"])), 1e-12)
+        weights, memory = server.step(
+            strategy, state["round"], state["memory"], state["weights"], change, control
+        )
         watched, rows = number(total["watched"])
         line = {"loss": float(number(total["loss"])) / weight}
         best = state["best"]
@@ -122,6 +140,7 @@ class Training:
                     "round": state["round"],
                     "weights": state["weights"],
                     "beside": state["beside"],
+                    "after": state["after"],
                 }
         patience = strategy.stop_after
         waited = patience and best and state["round"] - best["round"] >= patience
@@ -135,15 +154,15 @@ class Training:
             "history": [*state["history"], line],
             "best": best,
             "end": end,
+            "tuned": "",
         }
 
     def progress(self, state: State) -> Mapping[str, float]:
         return dict(state["history"][-1]) if state["history"] else {}
 
     def model(self, state: State) -> NeuralFit:
-        chosen = state
-        if self.spec.strategy.stop_after and state["best"]:
-            chosen = state["best"]
+        chosen, strategy = self._chosen(state), self.spec.strategy
+        kept = chosen["after"] if strategy.personal else ""
         return NeuralFit(
             self.spec,
             self.moments.n,
@@ -153,7 +172,14 @@ class Training:
             chosen["beside"],
             tuple(state["history"]),
             state["end"],
+            state["tuned"] or kept,
         )
+
+    def _chosen(self, state: State) -> State:
+        """The round whose network is the result."""
+        watched = self.spec.strategy.stop_after and state["best"]
+        found: State = state["best"] if watched else state
+        return found
 
 
 def scaling_of(spec: NeuralSpec, moments: Moments) -> Scaling:

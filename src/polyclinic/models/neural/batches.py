@@ -17,15 +17,16 @@ from polyclinic.models.neural.strategy import Strategy
 Ints = NDArray[np.int64]
 
 
-def batches(strategy: Strategy, rows: Ints, round: int, seed: int) -> Iterator[Ints]:
-    """The mini-batches of one round over `rows`."""
+def batches(
+    strategy: Strategy, rows: Ints, round: int, seed: int, many: int | None = None
+) -> Iterator[Ints]:
+    """The mini-batches of one round over `rows`; `many` of them, or as many as a round has."""
     size = strategy.batch_size or max(len(rows), 1)
     per_pass = max(1, -(-len(rows) // size))
-    steps = strategy.local_steps
-    first = round * (strategy.local_epochs * per_pass if steps is None else steps)
-    many = strategy.local_epochs * per_pass if steps is None else steps
+    steps = steps_of(strategy, len(rows))
+    first = round * steps
     held, order = -1, rows
-    for step in range(first, first + many):
+    for step in range(first, first + (many or steps)):
         epoch, place = divmod(step, per_pass)
         if epoch != held:
             held, order = epoch, rows[_permutation(len(rows), seed, epoch)]

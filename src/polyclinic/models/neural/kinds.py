@@ -15,7 +15,8 @@ from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Kind, check_options
 from polyclinic.models.neural.architectures import architecture_of, options_of
 from polyclinic.models.neural.losses import LOSSES
-from polyclinic.models.neural.network import sizes
+from polyclinic.models.neural.network import network_of, sizes
+from polyclinic.models.neural.personal import personal
 from polyclinic.models.neural.spec import SCALES, NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
 
@@ -69,7 +70,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         weight = tuple(float(w) for w in weight)
     if strategy.stop_after and not given.get("validation"):
         raise _wrong("stop_after without validation", "validation = 0.1 watches a tenth")
-    return NeuralSpec(
+    spec = NeuralSpec(
         replace(asked.design, intercept=False),
         one.name,
         one.version,
@@ -84,8 +85,15 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         weight,
         float(given.get("validation", 0.0)),
         asked.seed,
+        tuple(asked.sites) if strategy.by_turns else (),
         dict(asked.rows),
     )
+    if strategy.name in ("fedbn", "fedper"):
+        try:
+            personal(strategy, network_of(spec))
+        except ValueError as error:
+            raise _wrong(f"{strategy!r} with {one.name}", str(error)) from None
+    return spec
 
 
 def _loss_options(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,19 +126,28 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     """Raises ValueError for a state that no fit has."""
     state = plan.values["state"]
     names = {"round", "weights", "beside", "lr", "class_weight", "scaling", "after"}
+    weights, beside = sizes(spec)
+    if spec.strategy.name == "scaffold":
+        names.add("extra")
     if set(state) != names:
         raise ValueError("a state of another form")
-    weights, beside = sizes(spec)
+    if "extra" in names:
+        if set(state["extra"]) != {"control"}:
+            raise ValueError("something else beside the weights")
+        _numbers(state["extra"]["control"], weights)
     _numbers(state["weights"], weights)
     _numbers(state["beside"], beside)
-    if type(state["round"]) is not int or not 0 <= state["round"] < spec.strategy.rounds:
+    end = spec.strategy.rounds + (spec.strategy.fine_tune > 0)
+    if type(state["round"]) is not int or not 0 <= state["round"] < end:
         raise ValueError("another round")
     if not math.isclose(float(state["lr"]), spec.strategy.lr_at(state["round"]), rel_tol=1e-12):
         raise ValueError("another step size")
     _class_weights(spec, state["class_weight"])
     _scaling(spec, state["scaling"])
     after = state["after"]
-    if not isinstance(after, str) or len(after) > 64 or bool(after) != (state["round"] > 0):
+    # The network that is trained on after the last round may be the first one.
+    fits = state["round"] == spec.strategy.rounds or bool(after) == (state["round"] > 0)
+    if not isinstance(after, str) or len(after) > 64 or not fits:
         raise ValueError("another round before")
 
 
@@ -152,8 +169,11 @@ def _scaling(spec: NeuralSpec, scaling: Any) -> None:
 
 def check_predictor(spec: NeuralSpec, data: Mapping[str, Any]) -> None:
     """Raises ValueError for numbers that no fit has."""
-    if set(data) != {"kind", "design", "spec", "scaling", "weights", "beside"}:
+    names = {"kind", "design", "spec", "scaling", "weights", "beside"}
+    if not names <= set(data) <= names | ({"after"} if spec.strategy.personal else set()):
         raise ValueError("another model")
+    if not isinstance(data.get("after", ""), str) or len(data.get("after", "")) > 64:
+        raise ValueError("another round")
     wanted = spec.to_data()
     del wanted["design"], wanted["rows"]
     if codec.digest(data["spec"]) != codec.digest(wanted):
@@ -166,7 +186,7 @@ def check_predictor(spec: NeuralSpec, data: Mapping[str, Any]) -> None:
 
 def rounds(spec: NeuralSpec) -> int:
     """Different questions of a fit at most."""
-    return 2 + spec.strategy.rounds
+    return 2 + spec.strategy.rounds + (spec.strategy.fine_tune > 0)
 
 
 kinds = [

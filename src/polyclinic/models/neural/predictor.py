@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.models.neural.inputs import Scaling, inputs_of
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of
+from polyclinic.models.neural.personal import own, personal
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.predictor import register_predictor
 
@@ -22,12 +23,18 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class NeuralPredictor:
-    """A network with its numbers, and what is done to the table's columns first."""
+    """A network with its numbers, and what is done to the table's columns first.
+
+    after  the round from which a site's own numbers are, where it kept some; "": none did
+    own_numbers  how many of its numbers are the site's own
+    """
 
     spec: NeuralSpec
     scaling: Scaling
     weights: NDArray[np.float32]
     beside: NDArray[np.float32]
+    after: str = ""
+    own_numbers: int = 0
     by_terms: ClassVar[bool] = False  # no sum over terms
 
     def outputs(self, partition: Partition) -> Floats:
@@ -37,6 +44,14 @@ class NeuralPredictor:
 
     def predict(self, partition: Partition) -> Floats:
         return LOSSES[self.spec.loss].predict(self.outputs(partition))
+
+    def kept_by(self, memory: Mapping[str, Any]) -> NeuralPredictor:
+        """The same with the numbers that a site kept of its own."""
+        network = network_of(self.spec)
+        masks = personal(self.spec.strategy, network)
+        weights, beside = own(masks, self.weights, self.beside, memory)
+        many = len(weights) if "own" in memory else int(masks.weights.sum())
+        return replace(self, weights=weights, beside=beside, own_numbers=many)
 
     @property
     def design(self) -> Design:
@@ -64,6 +79,7 @@ class NeuralPredictor:
             "scaling": self.scaling.to_data(),
             "weights": self.weights,
             "beside": self.beside,
+            **({"after": self.after} if self.after else {}),
         }
 
     @staticmethod
@@ -71,7 +87,7 @@ class NeuralPredictor:
         spec = NeuralSpec.from_data({**data["spec"], "design": data["design"], "rows": {}})
         scaling = Scaling(**{k: np.asarray(v) for k, v in data["scaling"].items()})
         weights, beside = (np.asarray(data[k], np.float32) for k in ("weights", "beside"))
-        return NeuralPredictor(spec, scaling, weights, beside)
+        return NeuralPredictor(spec, scaling, weights, beside, str(data.get("after", "")))
 
 
 register_predictor("neural", NeuralPredictor.from_data)

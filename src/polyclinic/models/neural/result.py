@@ -24,6 +24,7 @@ class NeuralFit:
     weights, beside   numbers of the network
     history           of each round the mean training loss, and the watched one, if any
     end               "rounds", or "stopped_early"
+    after             where sites kept numbers of their own: the round from which they are; or ""
     """
 
     spec: NeuralSpec
@@ -34,6 +35,7 @@ class NeuralFit:
     beside: Floats
     history: tuple[Mapping[str, float], ...]
     end: str
+    after: str = ""
 
     @property
     def rounds(self) -> int:
@@ -46,7 +48,7 @@ class NeuralFit:
 
     def predictor(self) -> NeuralPredictor:
         """What predicts with it."""
-        return NeuralPredictor(self.spec, self.scaling, self.weights, self.beside)
+        return NeuralPredictor(self.spec, self.scaling, self.weights, self.beside, self.after)
 
     def warnings(self) -> list[str]:
         """What a reader of the result should know."""
@@ -56,6 +58,11 @@ class NeuralFit:
                 f"the validation loss was still falling within {self.spec.strategy.stop_after} "
                 f"rounds of the last one; more rounds may give a better network"
             )
+        if self.spec.strategy.name in ("fedbn", "fedper"):
+            found.append(
+                "layers of this network stay at the hospitals; for other patients than theirs it "
+                "predicts with the first, untrained weights of these layers"
+            )
         return found
 
     def blocks(self) -> list[dict[str, Any]]:
@@ -64,7 +71,7 @@ class NeuralFit:
         rows = [
             ["architecture", f"{spec.architecture}, version {spec.version}"],
             ["numbers trained", len(self.weights)],
-            ["strategy", f"{strategy.name}, {len(self.history)} rounds"],
+            ["strategy", f"{strategy!r}, {len(self.history)} rounds"],
             ["loss", spec.loss],
         ]
         curves = []

@@ -61,7 +61,7 @@ def _question(plan: Plan) -> Question:
         int(state["round"]),
         float(state["lr"]),
         np.asarray(state["class_weight"]),
-        dict(state.get("extra", {})),
+        {name: np.asarray(value) for name, value in state.get("extra", {}).items()},
     )
 
 

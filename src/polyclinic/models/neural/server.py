@@ -1,7 +1,19 @@
-"""The coordinator's half of a strategy: from the mean change of the sites to the next weights."""
+"""The coordinator's half of a strategy: from the sums of the sites to the next weights.
+
+With the mean change d of the sites' weights and the step size s of the round
+
+- average     w + s d. McMahan et al. (2017)
+- gradient    the same, where d is the mean negative gradient
+- scaffold    the same; the common control moves by the mean change of the sites' controls.
+              Karimireddy et al. (2020)
+- adam, yogi, adagrad   m = b1 m + (1 - b1) d, w + s m / (sqrt(v) + tau), where v becomes
+              b2 v + (1 - b2) d^2, or v - (1 - b2) d^2 sign(v - d^2), or v + d^2; both start at 0
+              and are not corrected for it. Reddi et al. (2021)
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,19 +21,52 @@ from numpy.typing import NDArray
 
 from polyclinic.models.neural.strategy import SERVER, Strategy
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.float64]
+Weights = NDArray[np.float32]
+Memory = dict[str, Any]
 
 
-def start(strategy: Strategy, size: int) -> dict[str, Any]:
+def start(strategy: Strategy, size: int) -> Memory:
     """What the coordinator remembers beside the weights, before the first round."""
+    names = {"scaffold": ("control",), "average": (), "gradient": ()}
+    rule = SERVER[strategy.name]
+    return {name: np.zeros(size) for name in names.get(rule, ("mean", "square"))}
+
+
+def extra(strategy: Strategy, memory: Mapping[str, Any]) -> dict[str, Weights]:
+    """What sites are sent beside the weights."""
+    if SERVER[strategy.name] == "scaffold":
+        return {"control": memory["control"].astype(np.float32)}
     return {}
 
 
 def step(
-    strategy: Strategy, memory: dict[str, Any], weights: Floats, change: NDArray[np.float64]
-) -> tuple[Floats, dict[str, Any]]:
-    """Weights and memory after a round, from the mean change of the sites, (n_weights,)."""
-    if SERVER[strategy.name] == "average":
-        moved = weights.astype(np.float64) + strategy.server_lr * change
-        return moved.astype(np.float32), memory
-    raise ValueError(f"no server step for {strategy.name}")
+    strategy: Strategy,
+    round: int,
+    memory: Memory,
+    weights: Weights,
+    change: Floats,
+    control: Floats | None = None,
+) -> tuple[Weights, Memory]:
+    """Weights and memory after a round.
+
+    change   mean of the sites' changes by their rows' weights, (n_weights,)
+    control  of "scaffold" the mean over all sites of the changes of their controls, (n_weights,)
+    """
+    size, rule = strategy.server_lr_at(round), SERVER[strategy.name]
+    if control is not None:
+        memory = {"control": memory["control"] + control}
+    elif rule in ("adam", "yogi", "adagrad"):
+        mean = strategy.beta1 * memory["mean"] + (1.0 - strategy.beta1) * change
+        square = _square(rule, strategy.beta2, memory["square"], change * change)
+        memory = {"mean": mean, "square": square}
+        change = mean / (np.sqrt(square) + strategy.tau)
+    return (weights.astype(np.float64) + size * change).astype(np.float32), memory
+
+
+def _square(rule: str, beta2: float, before: Floats, now: Floats) -> Floats:
+    if rule == "adam":
+        return beta2 * before + (1.0 - beta2) * now
+    if rule == "yogi":
+        return before - (1.0 - beta2) * now * np.sign(before - now)
+    return before + now

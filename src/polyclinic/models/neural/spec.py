@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from polyclinic.core.design import Design
 from polyclinic.models import glm
-from polyclinic.models.neural.strategy import Strategy
+from polyclinic.models.neural.strategy import OPTIONS, Strategy
 
 if TYPE_CHECKING:
     from polyclinic.core.algorithm import Algorithm
@@ -32,6 +32,7 @@ class NeuralSpec:
     class_weight  weight per class, "balanced" (from summed label counts), or None
     validation    share of the patients on whom the loss is watched; they are not trained on
     seed          of first weights, batches and dropout
+    sites         names of the sites where not all of them train in every round; else ()
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
     """
 
@@ -49,6 +50,7 @@ class NeuralSpec:
     class_weight: tuple[float, ...] | str | None = None
     validation: float = 0.0
     seed: int = 0
+    sites: tuple[str, ...] = ()
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,6 +76,15 @@ class NeuralSpec:
 
         return neural(self)
 
+    def alone(self) -> NeuralSpec:
+        """The network that a site fits to its own rows only: nothing is shared, so all of it is its
+        own, and every turn is its own."""
+        data, known = self.strategy.to_data(), OPTIONS["fedavg"]
+        if self.strategy.personal or self.strategy.by_turns:
+            data = {name: value for name, value in data.items() if name in known}
+            data |= {"name": "fedavg", "clients": 1.0, "fine_tune": 0}
+        return replace(self, strategy=Strategy.from_data(data), sites=())
+
     def to_data(self) -> dict[str, Any]:
         weight = self.class_weight
         return {
@@ -84,6 +95,7 @@ class NeuralSpec:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "output": list(self.output),
             "strategy": self.strategy.to_data(),
+            "sites": list(self.sites),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
             "rows": dict(self.rows),
         }
@@ -97,6 +109,7 @@ class NeuralSpec:
                 "design": Design.from_data(data["design"]),
                 "shapes": {name: tuple(shape) for name, shape in data["shapes"].items()},
                 "output": tuple(data["output"]),
+                "sites": tuple(data["sites"]),
                 "strategy": Strategy.from_data(data["strategy"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
                 "rows": dict(data["rows"]),

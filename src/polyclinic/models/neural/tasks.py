@@ -6,7 +6,10 @@ weights; the sum of their losses; of the patients who are not trained on the sum
 their number. Before the first round counts and moments of the columns, as for a regression.
 
 One site's change of a network can show what it was trained on. It is an update (`Exposure.updates`)
-that leaves in a secure sum only, with noise, or where the site's policy allows it by itself.
+that leaves in a secure sum only, with noise, or where the site's policy allows it by itself. A site
+whose turn it is not adds zeros and says that nobody is behind them, so a sum to which fewer than
+three sites add something does not pass the gate. With Scaffold the change of the site's control
+leaves beside that of its weights. What a site keeps for itself never leaves: it is in its memory.
 """
 
 from __future__ import annotations
@@ -26,8 +29,10 @@ from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
 from polyclinic.models.neural.fixed import whole
 from polyclinic.models.neural.network import network_of, sizes
+from polyclinic.models.neural.personal import own, personal
 from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
 from polyclinic.models.neural.train import row_weights, train
+from polyclinic.models.neural.turns import trains
 
 _MOMENTS = Plain()
 Memory = Mapping[str, Any]
@@ -70,13 +75,17 @@ class TrainTask(Unaided):
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         weights, beside = sizes(spec_of(plan))
-        return (
+        found = (
             Leaf("change", (weights,), "update", "int64"),
             Leaf("beside", (beside,), "update", "int64"),
             Leaf("weight", (), "count", "int64"),
             Leaf("loss", (), "loss", "int64"),
             Leaf("watched", (2,), "loss", "int64"),
         )
+        if spec_of(plan).strategy.name != "scaffold":
+            return found
+        control = Leaf("control", (weights,), "update", "int64")
+        return (*found, control, Leaf("everyone", (), "count", "int64"))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         """The contribution without a memory of earlier rounds."""
@@ -87,11 +96,14 @@ class TrainTask(Unaided):
     ) -> tuple[Contribution, Memory]:
         """The contribution, and what the site keeps for its next round."""
         spec, asked = spec_of(plan), question(plan)
+        if not trains(spec, partition.site, asked.round):
+            return self._nothing(plan, partition), memory
         rows, network = inputs(plan, partition), network_of(spec)
         trained, watched = split(plan, partition)
         watching = np.zeros(2)
-        if len(watched):
-            network.load(asked.weights, asked.beside)
+        if len(watched) and asked.round < spec.strategy.rounds:
+            masks = personal(spec.strategy, network)
+            network.load(*own(masks, asked.weights, asked.beside, memory))
             weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
             watching[:] = network.losses(rows, watched) @ weight, weight.sum()
         answer = train(spec, network, rows, trained, asked, memory)
@@ -102,15 +114,40 @@ class TrainTask(Unaided):
             "loss": whole(answer.loss),
             "watched": whole(watching),
         }
-        patients = partition.patients(used(plan, partition))
-        return Contribution(leaves, Evidence(patients)), answer.memory
+        if answer.control is not None and spec.strategy.name == "scaffold":
+            held = row_weights(spec, rows, asked.class_weight)[trained].sum()
+            leaves["control"] = whole(answer.control * answer.weight)
+            leaves["everyone"] = whole(held)
+        return Contribution(leaves, Evidence(_patients(plan, partition))), answer.memory
+
+    def _nothing(self, plan: Plan, partition: Partition) -> Contribution:
+        """Zeros, but for the weight of rows where that is summed over all sites."""
+        leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
+        if "everyone" in leaves:
+            trained, _ = split(plan, partition)
+            rows, given = inputs(plan, partition), question(plan).class_weight
+            leaves["everyone"] = whole(row_weights(spec_of(plan), rows, given)[trained].sum())
+        return Contribution(leaves, Evidence(0))
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """An update, of these patients."""
-        weights, _ = sizes(spec_of(plan))
+        spec, round = spec_of(plan), question(plan).round
+        if not trains(spec, partition.site, round):
+            return Exposure()
+        weights = sizes(spec)[0] if round < spec.strategy.rounds else 0
         person = np.unique(partition.persons[used(plan, partition)])
-        columns = spec_of(plan).design.columns
+        columns = spec.design.columns
         return Exposure(updates=weights, members=(Members(columns, person),))
+
+
+def _patients(plan: Plan, partition: Partition) -> int:
+    """Patients behind the sum of fewest: those who are trained on, or those who are watched."""
+    counts = []
+    for rows in split(plan, partition):
+        mask = np.zeros(partition.n_rows, dtype=bool)
+        mask[rows] = True
+        counts.append(partition.patients(mask))
+    return min((n for n in counts if n), default=0)
 
 
 tasks = [MomentsTask(), TrainTask()]

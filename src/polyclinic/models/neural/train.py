@@ -1,9 +1,18 @@
-"""What a site does with the common weights in one round: it trains, or takes a gradient."""
+"""What a site does with the common weights in one round: it trains, or takes a gradient.
+
+A local step follows the gradient of the mean loss of a mini-batch, to which a strategy adds:
+FedProx mu (w - w_start); Scaffold c - c_k, the common control less the site's own; Ditto, for the
+site's own network v, pull (v - w_start).
+
+References: Li et al. (2020), "Federated optimization in heterogeneous networks"; Karimireddy et al.
+(2020), "SCAFFOLD", option II; Li et al. (2021), "Ditto"; Li, Jiang et al. (2021), "FedBN";
+Arivazhagan et al. (2019), "Federated learning with personalization layers".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +23,7 @@ from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import Network, seeded
+from polyclinic.models.neural.personal import own, personal, whole
 from polyclinic.models.neural.spec import NeuralSpec
 
 Floats = NDArray[np.float32]
@@ -47,6 +57,7 @@ class Answer:
     weight          sum of the rows' weights
     steps           local steps
     memory          what the site keeps for its next round
+    control         by how much the site's control moved (Scaffold)
     """
 
     change: NDArray[np.float64]
@@ -55,6 +66,46 @@ class Answer:
     weight: float
     steps: int
     memory: Memory = field(default_factory=dict)
+    control: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A network with the rows that it is trained on; `weight` is of all rows of `inputs`."""
+
+    spec: NeuralSpec
+    network: Network
+    inputs: Inputs
+    rows: NDArray[np.int64]
+    weight: Floats
+    asked: Question
+
+    def descend(
+        self, chosen: Iterable[NDArray[np.int64]], adjust: Callable[[], None] | None = None
+    ) -> tuple[float, int]:
+        """Local steps over mini-batches: the sum of losses over the rows, and how many steps.
+
+        adjust  changes the gradients before each step
+        """
+        library, optimizer = torch(), _optimizer(self.spec, self.network, self.asked.lr)
+        total, seen, steps = 0.0, 0.0, 0
+        for rows in chosen:
+            optimizer.zero_grad(set_to_none=True)
+            _, losses = self.network.rows(self.inputs, rows)
+            own = library.from_numpy(self.weight[rows])
+            ((losses * own).sum() / own.sum().clamp_min(1e-12)).backward()
+            if adjust is not None:
+                adjust()
+            optimizer.step()
+            total += float((losses.detach() * own).sum())
+            seen += float(own.sum())
+            steps += 1
+        # A round may pass over rows twice.
+        return total * float(self.weight[self.rows].sum()) / max(seen, 1e-12), steps
+
+    def batches(self, steps: int | None = None) -> Iterable[NDArray[np.int64]]:
+        """The mini-batches of the round."""
+        return batches(self.spec.strategy, self.rows, self.asked.round, self.spec.seed, steps)
 
 
 def train(
@@ -66,13 +117,21 @@ def train(
     memory: Memory,
 ) -> Answer:
     """One round at a site over `rows`. Raises Refused (LOSS_EXPLODED)."""
-    network.load(asked.weights, asked.beside)
     weight = row_weights(spec, inputs, asked.class_weight)
+    if not len(rows) or asked.round >= spec.strategy.rounds:
+        nothing = np.zeros(len(asked.weights))
+        answer = Answer(nothing, np.zeros(len(asked.beside)), 0.0, 0.0, 0, memory, nothing)
+        if not len(rows):
+            return answer
+    site = _Site(spec, network, inputs, rows, weight, asked)
     with seeded(_seed(spec, asked.round)):
         network.module.train()
+        if asked.round >= spec.strategy.rounds:
+            return replace(answer, memory=_tuned(site, memory))
+        network.load(asked.weights, asked.beside)
         if spec.strategy.gradients:
-            return _gradient(spec, network, inputs, rows, weight)
-        return _trained(spec, network, inputs, rows, asked, weight)
+            return replace(_gradient(spec, network, inputs, rows, weight), memory=memory)
+        return _trained(site, memory)
 
 
 def row_weights(
@@ -84,31 +143,88 @@ def row_weights(
     return inputs.weight * class_weight.astype(np.float32)[inputs.target.astype(np.int64)]
 
 
-def _trained(
-    spec: NeuralSpec,
-    network: Network,
-    inputs: Inputs,
-    rows: NDArray[np.int64],
-    asked: Question,
-    weight: NDArray[np.float32],
-) -> Answer:
-    library, strategy = torch(), spec.strategy
-    optimizer = _optimizer(spec, network, asked.lr)
-    total, seen, steps = 0.0, 0.0, 0
-    for chosen in batches(strategy, rows, asked.round, spec.seed):
-        optimizer.zero_grad(set_to_none=True)
-        _, losses = network.rows(inputs, chosen)
-        own = library.from_numpy(weight[chosen])
-        loss = (losses * own).sum() / own.sum().clamp_min(1e-12)
-        loss.backward()
-        optimizer.step()
-        total += float((losses.detach() * own).sum())
-        seen += float(own.sum())
-        steps += 1
-    share = float(weight[rows].sum()) / max(seen, 1e-12)  # a round may pass over rows twice
-    change = network.weights().astype(np.float64) - asked.weights
-    beside = network.beside().astype(np.float64) - asked.beside
-    return _sound(Answer(change, beside, total * share, float(weight[rows].sum()), steps))
+def _trained(site: _Site, memory: Memory) -> Answer:
+    asked, network, strategy = site.asked, site.network, site.spec.strategy
+    masks = personal(strategy, network)
+    weights, beside = masks.over(asked.weights, asked.beside, memory)
+    network.load(weights, beside)
+    loss, steps = site.descend(site.batches(), _adjustment(site, memory))
+    change = network.weights().astype(np.float64) - weights
+    moved = network.beside().astype(np.float64) - beside
+    control: NDArray[np.float64] | None = None
+    if strategy.name == "scaffold":
+        before, common = _control(asked, memory), asked.extra["control"].astype(np.float64)
+        after = (before - common - change / (steps * asked.lr)).astype(np.float32)
+        control, memory = after.astype(np.float64) - before, {**memory, "control": after}
+    if masks.weights.any():
+        memory = {**memory, "kept": masks.of(network)}
+        change[masks.weights], moved[masks.beside] = 0.0, 0.0
+    if strategy.name == "ditto":
+        memory = {**memory, "own": _drawn(site, memory)}
+    held = float(site.weight[site.rows].sum())
+    return _sound(Answer(change, moved, loss, held, steps, memory, control))
+
+
+def _adjustment(site: _Site, memory: Memory) -> Callable[[], None] | None:
+    """What a strategy adds to the gradients of a local step."""
+    strategy, network, asked = site.spec.strategy, site.network, site.asked
+    if strategy.name == "fedprox":
+        return _pull(network, strategy.mu)
+    if strategy.name == "scaffold":
+        shift = asked.extra["control"] - _control(asked, memory).astype(np.float32)
+        parts = _shaped(network, shift)
+
+        def adjust() -> None:
+            for parameter, part in zip(network.parameters, parts, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad.add_(part)
+
+        return adjust
+    return None
+
+
+def _pull(network: Network, weight: float, to: Floats | None = None) -> Callable[[], None]:
+    """Adds the gradient of weight / 2 |w - to|^2; None: to what the weights are now."""
+    anchor = _shaped(network, network.weights() if to is None else to)
+
+    def adjust() -> None:
+        for parameter, start in zip(network.parameters, anchor, strict=True):
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter.detach() - start, alpha=weight)
+
+    return adjust
+
+
+def _drawn(site: _Site, memory: Memory) -> dict[str, Floats]:
+    """The site's own network after a round, drawn to the common one (Ditto)."""
+    asked, network = site.asked, site.network
+    network.load(*own(personal(site.spec.strategy, network), asked.weights, asked.beside, memory))
+    site.descend(site.batches(), _pull(network, site.spec.strategy.pull, asked.weights))
+    return _finite(whole(network))
+
+
+def _tuned(site: _Site, memory: Memory) -> Memory:
+    """Memory with the site's own network, trained on from the last common one."""
+    asked, network, strategy = site.asked, site.network, site.spec.strategy
+    network.load(*own(personal(strategy, network), asked.weights, asked.beside, memory))
+    adjust = _pull(network, strategy.pull, asked.weights) if strategy.name == "ditto" else None
+    site.descend(site.batches(strategy.fine_tune), adjust)
+    return {**memory, "own": _finite(whole(network))}
+
+
+def _control(asked: Question, memory: Memory) -> NDArray[np.float64]:
+    """The site's control; 0 before its first round."""
+    return np.asarray(memory.get("control", np.zeros(len(asked.weights))), dtype=np.float64)
+
+
+def _shaped(network: Network, flat: Floats) -> list[Any]:
+    """A vector as long as the weights, cut into tensors of the parameters' shapes."""
+    parts = torch().from_numpy(np.array(flat, dtype=np.float32))
+    sizes = [p.numel() for p in network.parameters]
+    return [
+        part.reshape(p.shape)
+        for part, p in zip(parts.split(sizes), network.parameters, strict=True)
+    ]
 
 
 def _gradient(
@@ -146,10 +262,23 @@ def _optimizer(spec: NeuralSpec, network: Network, lr: float) -> Any:
 
 def _sound(answer: Answer) -> Answer:
     """Raises Refused where training has run away: nothing of it leaves."""
-    arrays = (answer.change, answer.beside, np.array([answer.loss]))
-    if all(np.isfinite(one).all() for one in arrays):
-        return answer
-    raise Refused(
+    arrays = [answer.change, answer.beside, np.array([answer.loss])]
+    if answer.control is not None:
+        arrays.append(answer.control)
+    if not all(np.isfinite(one).all() for one in arrays):
+        raise _ran_away()
+    return answer
+
+
+def _finite(kept: dict[str, Floats]) -> dict[str, Floats]:
+    """Raises Refused where a site's own network has run away."""
+    if not all(np.isfinite(one).all() for one in kept.values()):
+        raise _ran_away()
+    return kept
+
+
+def _ran_away() -> Refused:
+    return Refused(
         "training ran away here: a loss or a weight is not a finite number",
         code="LOSS_EXPLODED",
         rule="only finite numbers leave a site",
