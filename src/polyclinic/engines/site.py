@@ -34,6 +34,7 @@ from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
 from polyclinic.privacy.secure.keyring import threshold_of
+from polyclinic.privacy.secure.site_rounds import RoundPlan
 
 SHARE = "share"
 Rows = Callable[[Cohort | None], ThreadWorkers]
@@ -384,14 +385,17 @@ class Site:
             )
         return self._party.receive(message, self._contribute)
 
-    def _contribute(self, asked: Mapping[str, Any]) -> NDArray[np.uint64]:
+    def _contribute(self, asked: RoundPlan) -> NDArray[np.uint64]:
         """The vector that a secure sum asks for; the code of a refusal leaves instead."""
         plan = Plan.from_data(asked.get("plan"))
         try:
-            if asked.get("what") == "share":
+            share = asked.get("what") == "share"
+            leaves = lookup(plan.task, plan.version).leaves(plan)
+            if asked.profile != ("exact128" if share else vector.profile(leaves)):
+                raise self.gate.refuse(plan, "SCHEMA_MISMATCH", f"asked for in {asked.profile}")
+            if share:
                 return self._share(plan)
             audience = self._audience(self._totals(plan, asked.get("record")))
-            leaves = lookup(plan.task, plan.version).leaves(plan)
             return vector.join(leaves, self._release(plan, audience))
         except PolyclinicError as error:
             self._refused(error, plan)
