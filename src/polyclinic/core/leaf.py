@@ -20,6 +20,7 @@ class Leaf:
     bound    norm that one patient's part of the array cannot exceed, where the task clips; None:
              not bounded
     norm     which norm that is: "l2" for Gaussian noise, "l1" for Laplace noise
+    noised   whether the task has added the noise of a plan that asks for "steps" of it
     support  who stands behind an entry: all "patients" of the contribution, per entry ("cells"), or
              as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
@@ -43,6 +44,7 @@ class Leaf:
     small: Literal["refuse", "hide"] = "refuse"
     closed: tuple[Literal["first", "last", "groups"], ...] = ()
     lossy: bool = False
+    noised: bool = False
 
     @property
     def size(self) -> int:

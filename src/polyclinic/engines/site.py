@@ -24,7 +24,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Remembering, goes_on_from, lookup
 from polyclinic.engines import candidates
-from polyclinic.engines.books import Books, Kept
+from polyclinic.engines.books import Books, Kept, Memory
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
 from polyclinic.privacy.disclosure import Selection
@@ -59,7 +59,7 @@ class _Computed:
     exposure: Exposure
     rows: Partition
     left_out: NDArray[np.bool_] | None = None
-    memory: Mapping[str, Any] | None = None
+    memory: Memory | None = None
 
     def shown(self, release: Release) -> list[Members]:
         """The patients behind what leaves."""
@@ -351,16 +351,17 @@ class Site:
             self._last = last
         return last
 
-    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Mapping[str, Any] | None]:
+    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Memory | None]:
         """The site's sum, and what it keeps for a later round. Raises Refused (LEFTOVER_LOST)."""
         if not isinstance(lookup(plan.task, plan.version), Remembering):
             return workers.sum(plan), None
-        before = self._kept(plan) if goes_on_from(plan) else {}
+        before = self._kept(plan) if goes_on_from(plan) else Memory({})
         if before is None:
             raise self.gate.refuse(plan, "LEFTOVER_LOST")
-        return workers.remember(plan, before)
+        summed, kept = workers.remember(plan, before.kept)
+        return summed, Memory(kept, before.chain)
 
-    def _kept(self, plan: Plan) -> Mapping[str, Any] | None:
+    def _kept(self, plan: Plan) -> Memory | None:
         """What was kept at the round from which `plan` goes on, however that was seen."""
         base = self.books.kept_over(goes_on_from(plan), plan.cohort)
         every = {"", codec.digest(list(self._pinned.roster.sites)) if self._pinned else ""}

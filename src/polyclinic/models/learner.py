@@ -20,6 +20,7 @@ from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.predictor import Predictor
+from polyclinic.privacy.noisy import KEY
 
 Explains = Literal["classes", "binary", "number", "any", "survival", "nothing"]
 FORM = {"spec", "rows", "state"}
@@ -134,6 +135,7 @@ class Kind:
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
     media      whether it reads images and series
+    private    whether there is a version under differential privacy
     collected  steps that every hospital answers by itself, with what of it leaves, in words
     """
 
@@ -149,6 +151,7 @@ class Kind:
     predicts_as: str = ""
     gaps: bool = False
     media: bool = False
+    private: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -199,7 +202,7 @@ def spec_in(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
 
 def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any]) -> Any:
     try:
-        if set(plan.values) != FORM:
+        if set(plan.values) - {KEY} != FORM:
             raise ValueError("a plan of another form")
         return from_data({**plan.values["spec"], "rows": plan.values["rows"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -153,7 +153,7 @@ class Ledger:
             found = self._db.execute(
                 "SELECT release FROM releases WHERE content_hash = ?", (content_hash,)
             ).fetchall()
-            return self._unseal(found[0][0]) if found else None
+            return self._unseal(found[0][0]) if found and found[0][0] else None
 
     def shown(self, question: str) -> bool:
         """Whether the answer to a question was released to be seen alone."""
@@ -189,6 +189,7 @@ class Ledger:
         max_cohorts: int | None = None,
         spend: Mapping[str, Any] | None = None,
         budget: Budget | None = None,
+        forget: Sequence[str] = (),
     ) -> bytes:
         """Store a release with its cohorts and its spend, or nothing; the bytes that may leave.
 
@@ -204,6 +205,8 @@ class Ledger:
             `max_cohorts`.
         spend : the privacy event; None for sums without noise.
         budget : what the data set's events may cost; None: any.
+        forget : content hashes of releases whose bytes are dropped; that they left, over whom and
+            at what cost stays.
 
         Raises
         ------
@@ -232,6 +235,8 @@ class Ledger:
                     "INSERT INTO spends (dataset, event, release) VALUES (?, ?, ?)",
                     (dataset, _seal(codec.encode(spend)), content_hash),
                 )
+            for one in forget:
+                self._db.execute("UPDATE releases SET release = x'' WHERE content_hash = ?", (one,))
         return release
 
     def refuse(self, *, study: str, step: str, task: str, code: str, note: str = "") -> None:
@@ -316,6 +321,13 @@ class Ledger:
             "UPDATE releases SET times = times + 1 WHERE content_hash = ? RETURNING release",
             (content_hash,),
         ).fetchall()
+        if found and not found[0][0]:
+            raise Refused(
+                "this was released before, and its bytes are no longer kept",
+                code="LEFTOVER_LOST",
+                rule=RULES["LEFTOVER_LOST"],
+                next=NEXT["LEFTOVER_LOST"],
+            )
         return self._unseal(found[0][0]) if found else None
 
     def _check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:

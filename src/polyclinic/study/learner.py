@@ -24,6 +24,7 @@ from polyclinic.engines.secure import SecureSums
 from polyclinic.governance.asked import asked, check_outcome
 from polyclinic.models.learner import Asked, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
+from polyclinic.privacy.dp import DifferentialPrivacy
 from polyclinic.study.arrays import Arrays, coded, columns_of, from_arrays, native
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.formula import FormulaData, from_formula
@@ -43,7 +44,7 @@ class Learner(ShownLearner):
 
     _kind = ""
     _supervised = True
-    _privacy = None
+    _privacy: DifferentialPrivacy | None = None
     _arrays: Arrays | None
     _data: FormulaData | None
     _evaluated: Evaluated | None
@@ -74,7 +75,8 @@ class Learner(ShownLearner):
         callbacks : called after every round with a `Round`.
         store : keeps the state after every round; one that holds a state resumes it.
         privacy : `SecureSum()`: only totals of all sites are ever seen. None: secure sums where a
-            site may not release alone.
+            site may not release alone. `DifferentialPrivacy(epsilon, delta)`: noise hides every
+            patient, of networks.
         purpose : what it is for, for the sites' policies.
 
         Raises
@@ -83,12 +85,15 @@ class Learner(ShownLearner):
         """
         engine = engine or Embedded()
         noise, sums = ways(X, y, privacy)
-        if noise is not None:
+        if noise is not None and not self.kind_.private:
             raise no_noise(self.kind_)
+        self._privacy = noise
         if not isinstance(X, Sites):
             return self._fit_arrays(X, y, sample_weight, sites, engine, callbacks, store)
         about = About(purpose=purpose)
-        data = from_formula(X, y, engine, sums=sums, about=about, gaps=self.kind_.gaps)
+        data = from_formula(
+            X, y, engine, sums=sums, about=about, gaps=self.kind_.gaps, exact=noise is None
+        )
         return self._fit_data(data, engine, callbacks, store)
 
     @property
@@ -143,7 +148,7 @@ class Learner(ShownLearner):
             sites=sites,
             seed=self._seed,
         )
-        spec: Spec = self.kind_.spec(question)
+        spec = self._noisy(self.kind_.spec(question))
         run = fit(
             spec.algorithm(),
             data.federation,
@@ -152,6 +157,10 @@ class Learner(ShownLearner):
             store=store,
         )
         return self._finish(run, spec, engine)
+
+    def _noisy(self, spec: Any) -> Any:
+        """The spec under the differential privacy that was asked for, if any was."""
+        return spec
 
     def _fit_arrays(
         self,

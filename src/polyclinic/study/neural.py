@@ -22,6 +22,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.neural.inputs import ITEMS
+from polyclinic.models.neural.kinds import with_privacy
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of
 from polyclinic.models.neural.result import NeuralFit
@@ -88,6 +89,9 @@ class NeuralNetwork(Learner):
     class_weight : None, "balanced" (from summed label counts), or a weight per class, as a dict or
         in the order of the classes.
     validation : share of the patients on whom the loss is watched; they are not trained on.
+    noise : how a fit with `privacy=DifferentialPrivacy(...)` is made: ``{"unit": "patient", "clip":
+        1.0, "rate": 0.1}`` draws every patient with probability `rate` in each local step and
+        shortens his gradient to norm `clip`; unit "hospital" shortens a hospital's whole update.
     random_state : seed of first weights, batches and dropout.
 
     Attributes
@@ -112,6 +116,7 @@ class NeuralNetwork(Learner):
         scale: str = "pooled",
         class_weight: Any = None,
         validation: float = 0.0,
+        noise: Mapping[str, Any] | None = None,
         random_state: int | None = 0,
     ) -> None:
         self.architecture = architecture
@@ -122,6 +127,7 @@ class NeuralNetwork(Learner):
         self.scale = scale
         self.class_weight = class_weight
         self.validation = validation
+        self.noise = noise
         self.random_state = random_state
 
     @property
@@ -146,6 +152,11 @@ class NeuralNetwork(Learner):
             names = self.classes_or_none_.tolist()
             options["class_weight"] = [float(given.get(name, 1.0)) for name in names]
         return options
+
+    def _noisy(self, spec: Any) -> Any:
+        if self._privacy is None:
+            return spec
+        return with_privacy(spec, self.noise, self._privacy.epsilon, self._privacy.delta)
 
     def _fit_arrays(self, X: Any, y: Any, sample_weight: Any, sites: Any, *more: Any) -> Any:
         """Arrays: rows of a table (n, features), images (n, channels, height, width), or series

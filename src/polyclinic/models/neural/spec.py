@@ -32,6 +32,8 @@ class NeuralSpec:
     class_weight  weight per class, "balanced" (from summed label counts), or None
     validation    share of the patients on whom the loss is watched; they are not trained on
     seed          of first weights, batches and dropout
+    privacy       under differential privacy "unit", "epsilon", "delta", "clip" and "rate", see
+                  `private`; {}: exact
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
     """
 
@@ -49,6 +51,7 @@ class NeuralSpec:
     class_weight: tuple[float, ...] | str | None = None
     validation: float = 0.0
     seed: int = 0
+    privacy: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -85,6 +88,7 @@ class NeuralSpec:
             "output": list(self.output),
             "strategy": self.strategy.to_data(),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
+            "privacy": dict(self.privacy),
             "rows": dict(self.rows),
         }
 
@@ -99,6 +103,7 @@ class NeuralSpec:
                 "output": tuple(data["output"]),
                 "strategy": Strategy.from_data(data["strategy"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
+                "privacy": dict(data["privacy"]),
                 "rows": dict(data["rows"]),
             }
         )

@@ -6,7 +6,8 @@ weights; the sum of their losses; of the patients who are not trained on the sum
 their number. Before the first round counts and moments of the columns, as for a regression.
 
 One site's change of a network can show what it was trained on. It is an update (`Exposure.updates`)
-that leaves in a secure sum only, with noise, or where the site's policy allows it by itself.
+that leaves in a secure sum only, with noise, or where the site's policy allows it by itself. Under
+differential privacy nothing leaves but noisy changes, and one noisy count of patients: `private`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,11 @@ from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
 from polyclinic.models.neural.fixed import whole
 from polyclinic.models.neural.network import network_of, sizes
+from polyclinic.models.neural.private import check_private, hospital_round, patients_round
 from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
+from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import row_weights, train
+from polyclinic.privacy.noisy import noise_required
 
 _MOMENTS = Plain()
 Memory = Mapping[str, Any]
@@ -69,7 +73,10 @@ class TrainTask(Unaided):
     grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        weights, beside = sizes(spec_of(plan))
+        spec = spec_of(plan)
+        weights, beside = sizes(spec)
+        if spec.privacy:
+            return (_private_leaf(spec, weights),)
         return (
             Leaf("change", (weights,), "update", "int64"),
             Leaf("beside", (beside,), "update", "int64"),
@@ -87,6 +94,8 @@ class TrainTask(Unaided):
     ) -> tuple[Contribution, Memory]:
         """The contribution, and what the site keeps for its next round."""
         spec, asked = spec_of(plan), question(plan)
+        if spec.privacy:
+            return _private(plan, partition), {}
         rows, network = inputs(plan, partition), network_of(spec)
         trained, watched = split(plan, partition)
         watching = np.zeros(2)
@@ -113,4 +122,46 @@ class TrainTask(Unaided):
         return Exposure(updates=weights, members=(Members(columns, person),))
 
 
-tasks = [MomentsTask(), TrainTask()]
+@dataclass(frozen=True)
+class CountTask(Unaided):
+    """Patients who are trained on; with noise, or not at all."""
+
+    name: str = "neural.count"
+    version: int = 1
+    grain: Grain = "site"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        return (Leaf("patients", (), "count", bound=1.0),)
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        noise_required(plan)
+        patients = partition.patients(used(plan, partition))
+        return Contribution({"patients": float(patients)}, Evidence(patients))
+
+    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
+        """A count of these patients."""
+        person = np.unique(partition.persons[used(plan, partition)])
+        return Exposure(members=(Members(spec_of(plan).design.columns, person),))
+
+
+def _private_leaf(spec: NeuralSpec, weights: int) -> Leaf:
+    if spec.privacy["unit"] == "patient":
+        return Leaf("change", (weights,), "update", "int64", noised=True)
+    return Leaf("change", (weights,), "update", bound=2 * float(spec.privacy["clip"]))
+
+
+def _private(plan: Plan, partition: Partition) -> Contribution:
+    """A round under differential privacy; see `private`."""
+    spec, asked, noise = spec_of(plan), question(plan), noise_required(plan)
+    check_private(spec)
+    rows, trained = inputs(plan, partition), split(plan, partition)[0]
+    change: Any
+    if spec.privacy["unit"] == "patient":
+        found = patients_round(spec, rows, trained, partition.persons, asked, noise)
+        change = whole(found)
+    else:
+        change = hospital_round(spec, rows, trained, asked)
+    return Contribution({"change": change}, Evidence(partition.patients(used(plan, partition))))
+
+
+tasks = [MomentsTask(), TrainTask(), CountTask()]

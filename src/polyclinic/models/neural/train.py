@@ -93,7 +93,7 @@ def _trained(
     weight: NDArray[np.float32],
 ) -> Answer:
     library, strategy = torch(), spec.strategy
-    optimizer = _optimizer(spec, network, asked.lr)
+    optimizer = optimizer_of(spec, network, asked.lr)
     total, seen, steps = 0.0, 0.0, 0
     for chosen in batches(strategy, rows, asked.round, spec.seed):
         optimizer.zero_grad(set_to_none=True)
@@ -135,7 +135,8 @@ def _gradient(
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
 
 
-def _optimizer(spec: NeuralSpec, network: Network, lr: float) -> Any:
+def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Any:
+    """The optimizer of the local steps."""
     library, strategy = torch(), spec.strategy
     if strategy.optimizer == "adam":
         return library.optim.Adam(network.parameters, lr=lr, weight_decay=strategy.weight_decay)
