@@ -130,7 +130,7 @@ class Books:
         # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
         compared = () if spend and policy.budget else members
         cohorts = self._cohorts(compared, population)
-        beside = {"known": known} if known else {}
+        beside: dict[str, Any] = {"known": known} if known else {}
         chain: tuple[str, ...] = () if memory is None else memory.chain
         if memory is not None:
             beside |= {"memory": memory.kept, "chain": list(chain[-HELD_ROUNDS:])}

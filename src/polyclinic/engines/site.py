@@ -50,8 +50,7 @@ class Pinned:
 
 @dataclass(frozen=True)
 class _Computed:
-    """A site's own answer, before the gate; `left_out` are candidates that do not pass it, and
-    `memory` is what the site keeps for a later round."""
+    """A site's own answer, before the gate; `left_out` are candidates that do not pass it."""
 
     plan: Plan
     leaves: tuple[Leaf, ...]
@@ -114,9 +113,9 @@ class Site:
                 if value["kind"] == MAY:
                     plan = Plan.from_data(value.get("plan"))
                     return self._may(plan, value.get("secure") is True)
-                return (
-                    self._heads(value) if value["kind"] == HEADS else self._secure(bytes(message))
-                )
+                if value["kind"] == HEADS:
+                    return self._heads(value)
+                return self._secure(bytes(message))
             plan = Plan.from_data(value)
             release = self._release(plan, Audience(self._n_sites))
             return release.to_bytes(packed=bool(plan.compress))
@@ -393,7 +392,7 @@ class Site:
             share = asked.get("what") == "share"
             leaves = lookup(plan.task, plan.version).leaves(plan)
             if asked.profile != ("exact128" if share else vector.profile(leaves)):
-                raise self.gate.refuse(plan, "SCHEMA_MISMATCH", f"asked for in {asked.profile}")
+                raise self.gate.refuse(plan, "SCHEMA_MISMATCH", asked.profile)
             if share:
                 return self._share(plan)
             audience = self._audience(self._totals(plan, asked.get("record")))
@@ -416,8 +415,7 @@ class Site:
         stored = self.books.before(key)
         if stored is None:
             stored = self._shared_of(key, plan, self._summed(plan), audience)
-        words: NDArray[np.uint64] = stored[0]["share"]
-        return words
+        return np.asarray(stored[0]["share"])
 
     def _without(self, found: _Computed) -> _Computed:
         """The same answer, of which no candidate leaves."""

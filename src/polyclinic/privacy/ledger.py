@@ -205,8 +205,7 @@ class Ledger:
             `max_cohorts`.
         spend : the privacy event; None for sums without noise.
         budget : what the data set's events may cost; None: any.
-        forget : content hashes of releases whose bytes are dropped; that they left, over whom and
-            at what cost stays.
+        forget : earlier contents whose bytes are dropped; all else about them stays.
 
         Raises
         ------
@@ -322,12 +321,8 @@ class Ledger:
             (content_hash,),
         ).fetchall()
         if found and not found[0][0]:
-            raise Refused(
-                "this was released before, and its bytes are no longer kept",
-                code="LEFTOVER_LOST",
-                rule=RULES["LEFTOVER_LOST"],
-                next=NEXT["LEFTOVER_LOST"],
-            )
+            code, what = "LEFTOVER_LOST", "the bytes of this release are no longer kept"
+            raise Refused(what, code=code, rule=RULES[code], next=NEXT[code])
         return self._unseal(found[0][0]) if found else None
 
     def _check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
