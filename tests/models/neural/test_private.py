@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -251,7 +253,7 @@ def test_batch_normalization_is_refused():
 
     register_architectures([Architecture("normed-for-tests", lambda spec: Normed())])
     with pytest.raises(InputError, match="batch normalization"):
-        with_privacy(spec(architecture="normed-for-tests"), None, 1.0, 1e-5)
+        with_privacy(replace(spec(), architecture="normed-for-tests"), None, 1.0, 1e-5)
 
 
 def sites(policy=None):
@@ -279,7 +281,7 @@ def test_a_fit_learns_within_its_budget_and_is_charged(unit, secure):
         (name,) = site.books.ledger.datasets()
         spent = accounting.epsilon(site.books.ledger.spent(name), 1e-5)
         assert 6.0 < spent <= 8.0
-    names = {leaf["array"] for done in model.rounds_ for leaf in done.left}
+    names = {leaf["leaf"] for done in model.rounds_ for leaf in done.left}
     assert names == {"patients", "change"}
 
 
