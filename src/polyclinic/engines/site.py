@@ -17,7 +17,7 @@ from polyclinic.core import codec, ring
 from polyclinic.core.compress import Known, known_after, sent
 from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import PolyclinicError, Refused
-from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.exposure import Exposing, Members
 from polyclinic.core.federation import HEADS, MAY, Cohort
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
@@ -25,6 +25,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Remembering, goes_on_from, lookup
 from polyclinic.engines import candidates
 from polyclinic.engines.books import Books, Kept, Memory
+from polyclinic.engines.computed import Computed
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
 from polyclinic.privacy.disclosure import Selection
@@ -46,29 +47,6 @@ class Pinned:
 
     roster: Roster
     run: str
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """A site's own answer, before the gate; `left_out` are candidates that do not pass it."""
-
-    plan: Plan
-    leaves: tuple[Leaf, ...]
-    sum: Sum
-    exposure: Exposure
-    rows: Partition
-    left_out: NDArray[np.bool_] | None = None
-    memory: Memory | None = None
-
-    def shown(self, release: Release) -> list[Members]:
-        """The patients behind what leaves."""
-        some = candidates.shown(self.exposure.members, self.left_out)
-        return [one for one in some if _is_shown(one, release)]
-
-    def may_leave_out(self, error: Refused) -> bool:
-        """Whether it is candidates of which there are too few or too many, taken together."""
-        some = self.left_out is not None and not self.left_out.all()
-        return some and error.code in ("COHORT_TOO_CLOSE", "TOO_MANY_COHORTS")
 
 
 class Site:
@@ -101,7 +79,7 @@ class Site:
         self._n_sites, self._study, self._pinned = sites, study, pinned
         self._admits, self._leaves = admits, leaves
         self._party = None if pinned is None else self._join(pinned)
-        self._last: _Computed | None = None
+        self._last: Computed | None = None
         self.log: list[Exception] = []
 
     def answer(self, message: codec.Bytes) -> bytes:
@@ -118,7 +96,7 @@ class Site:
                 return self._secure(bytes(message))
             plan = Plan.from_data(value)
             release = self._release(plan, Audience(self._n_sites))
-            return release.to_bytes(packed=bool(plan.compress))
+            return release.to_bytes(packed=bool(plan.compress) or _packs(plan))
         except PolyclinicError as error:
             return self._code(error, plan)
         except Exception as error:  # whatever it was, no more than a code may cross the border
@@ -190,9 +168,13 @@ class Site:
         if plan.compress and (audience.secure or noise_of(plan) is not None):
             # Each site rounds to a step of its own: the low digits of a total would be one site's.
             raise self.gate.refuse(plan, "BAD_MESSAGE", "only sums that are seen alone are rounded")
+        if audience.secure and _packs(plan):
+            raise self.gate.refuse(
+                plan, "UPDATE_ALONE", "a masked number has the bytes of its mask"
+            )
         self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
 
-    def _gated(self, plan: Plan, found: _Computed, audience: Audience) -> Release:
+    def _gated(self, plan: Plan, found: Computed, audience: Audience) -> Release:
         return self.gate.release(
             plan,
             found.leaves,
@@ -204,7 +186,7 @@ class Site:
             found.left_out,
         )
 
-    def _stored(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
+    def _stored(self, key: str, plan: Plan, found: Computed, audience: Audience) -> Kept:
         """What the ledger holds for this release from now on, or from before."""
         release = self._gated(plan, found, audience)
         members = found.shown(release)
@@ -233,7 +215,7 @@ class Site:
         key: str,
         plan: Plan,
         release: Release,
-        found: _Computed,
+        found: Computed,
         audience: Audience,
         members: Sequence[Members],
         kind: str = "values",
@@ -301,7 +283,7 @@ class Site:
         )
         self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
 
-    def _compute(self, plan: Plan, audience: Audience) -> _Computed:
+    def _compute(self, plan: Plan, audience: Audience) -> Computed:
         """The site's own sum; kept for the further steps of the same round.
 
         Too few patients are refused before anything is computed from them.
@@ -330,7 +312,7 @@ class Site:
             raise self.gate.refuse(plan, "LEFTOVER_LOST")
         return known
 
-    def _summed(self, plan: Plan) -> _Computed:
+    def _summed(self, plan: Plan) -> Computed:
         last, workers = self._last, self._rows(plan.cohort)
         if last is None or last.plan.round_hash != plan.round_hash:
             task = lookup(plan.task, plan.version)
@@ -346,7 +328,7 @@ class Site:
             out = None
             if isinstance(policy, Policy):
                 out = candidates.left_out(exposure, population, policy, check)
-            last = _Computed(plan, task.leaves(plan), summed, exposure, rows, out, memory)
+            last = Computed(plan, task.leaves(plan), summed, exposure, rows, out, memory)
             self._last = last
         return last
 
@@ -417,13 +399,13 @@ class Site:
             stored = self._shared_of(key, plan, self._summed(plan), audience)
         return np.asarray(stored[0]["share"])
 
-    def _without(self, found: _Computed) -> _Computed:
+    def _without(self, found: Computed) -> Computed:
         """The same answer, of which no candidate leaves."""
         out = np.ones_like(found.left_out, dtype=bool)
         self._last = replace(found, left_out=out)
         return self._last
 
-    def _shared_of(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
+    def _shared_of(self, key: str, plan: Plan, found: Computed, audience: Audience) -> Kept:
         task = lookup(plan.task, plan.version)
         shown = self.books.ledger.shown(self._asked(plan, audience).question)
         slots = task.slots(plan) if isinstance(task, Exposing) else ()
@@ -439,7 +421,7 @@ class Site:
         return self._shared(key, plan, release, found, audience)
 
     def _shared(
-        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
+        self, key: str, plan: Plan, release: Release, found: Computed, audience: Audience
     ) -> Kept:
         """What is safe, or nothing at all where the answer itself will be hidden."""
         about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
@@ -483,19 +465,17 @@ def unwritten(error: Exception) -> str:
     return "CANNOT_WRITE" if full else "SITE_FAILED"
 
 
+def _packs(plan: Plan) -> bool:
+    """Whether its task rounds what leaves to few bytes."""
+    return any(leaf.packed for leaf in lookup(plan.task, plan.version).leaves(plan))
+
+
 def _population(rows: Partition) -> int:
     return rows.population or rows.n_patients
 
 
 def _selection(rows: Partition) -> Selection:
     return Selection(rows.outside, _population(rows) > rows.n_patients)
-
-
-def _is_shown(members: Members, release: Release) -> bool:
-    if members.cell is None:
-        return True
-    leaf, place = members.cell
-    return not release.hidden[leaf][place]
 
 
 def _seen_as(audience: Audience) -> str:

@@ -234,8 +234,8 @@ class Ledger:
                     "INSERT INTO spends (dataset, event, release) VALUES (?, ?, ?)",
                     (dataset, _seal(codec.encode(spend)), content_hash),
                 )
-            for one in forget:
-                self._db.execute("UPDATE releases SET release = x'' WHERE content_hash = ?", (one,))
+            drop = "UPDATE releases SET release = x'' WHERE content_hash = ?"
+            self._db.executemany(drop, [(one,) for one in forget])
         return release
 
     def refuse(self, *, study: str, step: str, task: str, code: str, note: str = "") -> None:
@@ -259,7 +259,7 @@ class Ledger:
     def datasets(self) -> list[str]:
         """Data sets of which something noisy was released."""
         with self._guard():
-            found = self._db.execute("SELECT DISTINCT dataset FROM spends ORDER BY dataset")
+            found = self._db.execute("SELECT DISTINCT dataset FROM spends ORDER BY 1")
             return [str(name) for (name,) in found]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -277,10 +277,8 @@ class Ledger:
         )
 
     def _members_of(self, question: str) -> set[str]:
-        found = self._db.execute(
-            "SELECT DISTINCT members FROM releases WHERE question = ? AND question <> ''",
-            (question,),
-        ).fetchall()
+        asked = "SELECT DISTINCT members FROM releases WHERE question = ? AND question <> ''"
+        found = self._db.execute(asked, (question,)).fetchall()
         return {str(members) for (members,) in found}
 
     def _check_audience(self, asked: Asked) -> None:

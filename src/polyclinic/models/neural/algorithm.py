@@ -128,10 +128,7 @@ class PrivateTraining:
         return Plan("neural.train", asked, "round of training with noise")
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
-        change = np.asarray(total["change"])
-        if change.dtype.kind == "i":
-            change = number(change)
-        mean = change / max(len(total.sites), 1)
+        mean = number(total["change"]) / max(len(total.sites), 1)
         weights, _ = server.step(self.spec.strategy, {}, state["weights"], mean)
         done = {"round": state["round"] + 1, "weights": weights, "after": plan.bare_hash}
         return {**state, **done}

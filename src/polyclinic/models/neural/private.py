@@ -87,6 +87,7 @@ def check_private(spec: NeuralSpec) -> None:
             spec.class_weight == "balanced"
         ),
         "validation: the watched loss is an exact sum": spec.validation > 0,
+        "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
         f"the strategy {spec.strategy.name}": spec.strategy.name not in PRIVATE,
         "batch normalization: it mixes the rows of a batch; take group normalization": _mixes(
             network_of(spec)

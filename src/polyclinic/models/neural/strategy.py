@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from polyclinic.core.compress import KINDS
 from polyclinic.core.errors import InputError
 
 # What the coordinator does with the mean of the sites' changes, by the strategy's name.
@@ -35,6 +36,8 @@ class Strategy:
     optimizer      of the local steps: "sgd" | "adam"
     server_lr      step size of the coordinator, who takes the mean change as a gradient
     lr_decay       the local step size falls as lr * lr_decay ** round
+    compress       "float16" or "int8": a site's change is sent in 2 or 1 bytes per number, and what
+                   rounding leaves over is added to its next one; only where it is seen alone
     stop_after     rounds without a better summed validation loss after which it stops; 0: never
     """
 
@@ -50,6 +53,7 @@ class Strategy:
     server_lr: float = 1.0
     lr_decay: float = 1.0
     stop_after: int = 0
+    compress: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -113,4 +117,5 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "server_lr": (_real(0, 1e3, open_=True), "above 0"),
     "lr_decay": (_real(0, 1, open_=True), "above 0, at most 1"),
     "stop_after": (_whole(0), "a whole number; 0: never"),
+    "compress": (("", *KINDS).__contains__, f"one of {', '.join(KINDS)}, or empty"),
 }

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.core.compress import rounded
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.exposure import Exposure, Members, Unaided
 from polyclinic.core.leaf import Leaf
@@ -25,7 +26,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
-from polyclinic.models.neural.fixed import whole
+from polyclinic.models.neural.fixed import number, whole
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.private import check_private, hospital_round, patients_round
 from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
@@ -78,7 +79,7 @@ class TrainTask(Unaided):
         if spec.privacy:
             return (_private_leaf(spec, weights),)
         return (
-            Leaf("change", (weights,), "update", "int64"),
+            _change_leaf(spec, weights),
             Leaf("beside", (beside,), "update", "int64"),
             Leaf("weight", (), "count", "int64"),
             Leaf("loss", (), "loss", "int64"),
@@ -104,15 +105,16 @@ class TrainTask(Unaided):
             weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
             watching[:] = network.losses(rows, watched) @ weight, weight.sum()
         answer = train(spec, network, rows, trained, asked, memory)
+        change, left = _rounded(spec, answer.change * answer.weight, memory)
         leaves = {
-            "change": whole(answer.change * answer.weight),
+            "change": change,
             "beside": whole(answer.beside * answer.weight),
             "weight": whole(answer.weight),
             "loss": whole(answer.loss),
             "watched": whole(watching),
         }
         patients = partition.patients(used(plan, partition))
-        return Contribution(leaves, Evidence(patients)), answer.memory
+        return Contribution(leaves, Evidence(patients)), {**answer.memory, **left}
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """An update, of these patients."""
@@ -142,6 +144,23 @@ class CountTask(Unaided):
         """A count of these patients."""
         person = np.unique(partition.persons[used(plan, partition)])
         return Exposure(members=(Members(spec_of(plan).design.columns, person),))
+
+
+def _change_leaf(spec: NeuralSpec, weights: int) -> Leaf:
+    kind: Any = spec.strategy.compress
+    ring: Any = "exact128" if kind else "int64"
+    return Leaf("change", (weights,), "update", ring, packed=kind)
+
+
+def _rounded(spec: NeuralSpec, change: Any, memory: Memory) -> tuple[Any, Memory]:
+    """The change as it leaves, and what of it is kept for the next round (error feedback: Seide
+    et al. 2014)."""
+    kind = spec.strategy.compress
+    if not kind:
+        return whole(change), {}
+    due = number(whole(change + memory.get("left_over", 0.0)))
+    sent = rounded(due, kind)
+    return sent, {"left_over": due - sent}
 
 
 def _private_leaf(spec: NeuralSpec, weights: int) -> Leaf:
