@@ -84,7 +84,8 @@ RULES = {
     "WRONG_HUB": "a hospital takes studies of the hub that it has joined",
     "WRONG_SITE": "a question is for the hospital whose name stands on it",
     "CODEBOOK_DIFFERS": "all hospitals of a study read their data by the same codebook",
-    "LEFTOVER_LOST": "a rounded sum goes on from one that the hospital has released before",
+    "LEFTOVER_LOST": "a round goes on from one that the hospital has released before, and keeps "
+    "the bytes of the last few",
     "REPLAYED": "a question is answered in its turn, and once",
     "RUN_LOST": "the name of a run is used once; a hospital's part of it ends with its process",
     "VERSION_DIFFERS": "hub and hospitals have the same version of Polyclinic",

@@ -338,7 +338,8 @@ def _open_reply(
     words, hidden = fields.get("words"), fields.get("hidden")
     if fields.get("site") != site or fields.get("plan") != plan.round_hash:
         return "WRONG_ANSWER"
-    if plan.compress and isinstance(words, dict):
+    packed = plan.compress or any(leaf.packed for leaf in leaves)
+    if packed and isinstance(words, dict):
         try:
             words = {name: unpack(packed) for name, packed in words.items()}
         except codec.CodecError:

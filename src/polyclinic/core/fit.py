@@ -153,6 +153,8 @@ def _bytes(leaf: Leaf, plan: Plan, total: Total) -> int:
 
     What is masked in a secure sum is a whole number of the ring, rounded or not.
     """
+    if leaf.packed:
+        return KINDS[leaf.packed]
     if leaf.lossy and plan.compress and total.seen == "this site":
         return KINDS[plan.compress]
     return (8 if leaf.ring == "int64" else 16) + (8 if leaf.small == "hide" else 0)

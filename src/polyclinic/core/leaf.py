@@ -20,6 +20,9 @@ class Leaf:
     bound    norm that one patient's part of the array cannot exceed, where the task clips; None:
              not bounded
     norm     which norm that is: "l2" for Gaussian noise, "l1" for Laplace noise
+    noised   whether the task has added the noise of a plan that asks for "steps" of it
+    packed   "float16" or "int8": its task has rounded it to numbers of so many bytes, and keeps
+             what is left over for a later round; so it travels, and never in a secure sum; "": no
     support  who stands behind an entry: all "patients" of the contribution, per entry ("cells"), or
              as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
@@ -43,6 +46,8 @@ class Leaf:
     small: Literal["refuse", "hide"] = "refuse"
     closed: tuple[Literal["first", "last", "groups"], ...] = ()
     lossy: bool = False
+    noised: bool = False
+    packed: Literal["", "float16", "int8"] = ""
 
     @property
     def size(self) -> int:

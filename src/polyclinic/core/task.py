@@ -48,7 +48,8 @@ class Remembering(Protocol):
     """A task of grain "site" whose site goes on from what it kept at an earlier round.
 
     What is kept stands in the site's ledger beside the release of that round, and never leaves. The
-    plan's state names that round: "after" is the `bare_hash` of its plan, "" for none.
+    plan's state names that round: "after" is the `bare_hash` of its plan, "" for none. Of a
+    chain of rounds the ledger keeps the bytes of the last few.
     """
 
     def remember(

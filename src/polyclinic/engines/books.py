@@ -21,6 +21,15 @@ from polyclinic.privacy.secure import Identity, MemoryJournal
 from polyclinic.privacy.secure.journal import Journal
 
 Kept = tuple[Mapping[str, Any], Mapping[str, Any]]  # words and hidden entries by leaf
+HELD_ROUNDS = 3  # rounds of one fit before the last one whose answers can be asked for again
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a site keeps for a later round, and under which keys the rounds before it are."""
+
+    kept: Mapping[str, Any]
+    chain: tuple[str, ...] = ()
 
 
 class Log(Protocol):
@@ -82,13 +91,15 @@ class Books:
         known: Known | None = None if found is None else codec.decode(found).get("known")
         return known
 
-    def memory(self, key: str) -> dict[str, Any] | None:
+    def memory(self, key: str) -> Memory | None:
         """What was kept for later rounds beside the release under this key, if there is one."""
         found = self.ledger.holds(key)
-        memory: dict[str, Any] | None = None
-        if found is not None:
-            memory = codec.decode(found).get("memory")
-        return memory
+        if found is None:
+            return None
+        value = codec.decode(found)
+        if "memory" not in value:
+            return None
+        return Memory(value["memory"], (*value.get("chain", ()), key))
 
     def before(self, key: str) -> Kept | None:
         """Words and hidden entries that were released under this key, if any."""
@@ -107,10 +118,10 @@ class Books:
         spend: Mapping[str, Any] | None,
         entry: Mapping[str, Any],
         known: Known | None = None,
-        memory: Mapping[str, Any] | None = None,
+        memory: Memory | None = None,
     ) -> Kept:
         """Store a release before it leaves; what may leave. `known` and `memory` are stored with
-        it.
+        it; of the rounds that it goes on from only the last few are held.
 
         Raises
         ------
@@ -119,8 +130,10 @@ class Books:
         # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
         compared = () if spend and policy.budget else members
         cohorts = self._cohorts(compared, population)
-        beside = {"known": known} if known else {}
-        beside |= {} if memory is None else {"memory": memory}
+        beside: dict[str, Any] = {"known": known} if known else {}
+        chain: tuple[str, ...] = () if memory is None else memory.chain
+        if memory is not None:
+            beside |= {"memory": memory.kept, "chain": list(chain[-HELD_ROUNDS:])}
         data = codec.encode({"words": release.words, "hidden": release.hidden, **beside})
         kept = self.ledger.commit(
             key,
@@ -133,6 +146,7 @@ class Books:
             max_cohorts=policy.max_cohorts,
             spend=spend,
             budget=policy.budget,
+            forget=chain[:-HELD_ROUNDS],
         )
         self._known.update((name, digest) for name, _, digest in cohorts)
         return _opened(kept)

@@ -60,9 +60,10 @@ class SecureSums:
         about, shared = _values(plan), 0
         if self._leaning:
             about["record"], shared = self._share(plan, sites, ask)
-        opened = self._ask(about, plan, size, sites, ask)
+        profile = vector.profile(leaves)
+        opened = self._ask(about, plan, size, sites, ask, profile)
         words, hidden = vector.split(leaves, opened.words)
-        sizes = dict.fromkeys(sites, PROFILES["exact128"].bytes(size))
+        sizes = dict.fromkeys(sites, PROFILES[profile].bytes(size))
         least = threshold_of(self._threshold, len(self.roster.sites))
         return Summed(words, hidden, sizes, f"total of {len(sites)}", least, shared)
 
@@ -78,15 +79,23 @@ class SecureSums:
         task = lookup(plan.task, plan.version)
         size = disclosure.share_size(task, plan) if isinstance(task, Exposing) else 1
         about = {"what": "share", "plan": plan.to_data()}
-        opened = self._ask(about, plan, size, sites, ask)
+        opened = self._ask(about, plan, size, sites, ask, "exact128")
         record: Mapping[str, Any] = codec.decode(opened.transcript)
         return record, size
 
     def _ask(
-        self, about: Mapping[str, Any], plan: Plan, size: int, sites: Sequence[str], ask: Ask
+        self,
+        about: Mapping[str, Any],
+        plan: Plan,
+        size: int,
+        sites: Sequence[str],
+        ask: Ask,
+        profile: str,
     ) -> Opened:
         self._round += 1
-        steps = self._coordinator.total(about, size, round=self._round, sites=sites)
+        steps = self._coordinator.total(
+            about, size, profile=profile, round=self._round, sites=sites
+        )
         try:
             return drive(steps, lambda asked: {s: bytes(r) for s, r in ask(asked).items()})
         except SiteRefused as error:

@@ -17,14 +17,15 @@ from polyclinic.core import codec, ring
 from polyclinic.core.compress import Known, known_after, sent
 from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import PolyclinicError, Refused
-from polyclinic.core.exposure import Exposing, Exposure, Members
+from polyclinic.core.exposure import Exposing, Members
 from polyclinic.core.federation import HEADS, MAY, Cohort
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Remembering, goes_on_from, lookup
 from polyclinic.engines import candidates
-from polyclinic.engines.books import Books, Kept
+from polyclinic.engines.books import Books, Kept, Memory
+from polyclinic.engines.computed import Computed
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.privacy import disclosure, vector
 from polyclinic.privacy.disclosure import Selection
@@ -34,6 +35,7 @@ from polyclinic.privacy.noisy import noise_of
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Roster, SecureSite, verify_transcript
 from polyclinic.privacy.secure.keyring import threshold_of
+from polyclinic.privacy.secure.site_rounds import RoundPlan
 
 SHARE = "share"
 Rows = Callable[[Cohort | None], ThreadWorkers]
@@ -45,30 +47,6 @@ class Pinned:
 
     roster: Roster
     run: str
-
-
-@dataclass(frozen=True)
-class _Computed:
-    """A site's own answer, before the gate; `left_out` are candidates that do not pass it, and
-    `memory` is what the site keeps for a later round."""
-
-    plan: Plan
-    leaves: tuple[Leaf, ...]
-    sum: Sum
-    exposure: Exposure
-    rows: Partition
-    left_out: NDArray[np.bool_] | None = None
-    memory: Mapping[str, Any] | None = None
-
-    def shown(self, release: Release) -> list[Members]:
-        """The patients behind what leaves."""
-        some = candidates.shown(self.exposure.members, self.left_out)
-        return [one for one in some if _is_shown(one, release)]
-
-    def may_leave_out(self, error: Refused) -> bool:
-        """Whether it is candidates of which there are too few or too many, taken together."""
-        some = self.left_out is not None and not self.left_out.all()
-        return some and error.code in ("COHORT_TOO_CLOSE", "TOO_MANY_COHORTS")
 
 
 class Site:
@@ -101,7 +79,7 @@ class Site:
         self._n_sites, self._study, self._pinned = sites, study, pinned
         self._admits, self._leaves = admits, leaves
         self._party = None if pinned is None else self._join(pinned)
-        self._last: _Computed | None = None
+        self._last: Computed | None = None
         self.log: list[Exception] = []
 
     def answer(self, message: codec.Bytes) -> bytes:
@@ -113,12 +91,12 @@ class Site:
                 if value["kind"] == MAY:
                     plan = Plan.from_data(value.get("plan"))
                     return self._may(plan, value.get("secure") is True)
-                return (
-                    self._heads(value) if value["kind"] == HEADS else self._secure(bytes(message))
-                )
+                if value["kind"] == HEADS:
+                    return self._heads(value)
+                return self._secure(bytes(message))
             plan = Plan.from_data(value)
             release = self._release(plan, Audience(self._n_sites))
-            return release.to_bytes(packed=bool(plan.compress))
+            return release.to_bytes(packed=bool(plan.compress) or _packs(plan))
         except PolyclinicError as error:
             return self._code(error, plan)
         except Exception as error:  # whatever it was, no more than a code may cross the border
@@ -190,9 +168,13 @@ class Site:
         if plan.compress and (audience.secure or noise_of(plan) is not None):
             # Each site rounds to a step of its own: the low digits of a total would be one site's.
             raise self.gate.refuse(plan, "BAD_MESSAGE", "only sums that are seen alone are rounded")
+        if audience.secure and _packs(plan):
+            raise self.gate.refuse(
+                plan, "UPDATE_ALONE", "a masked number has the bytes of its mask"
+            )
         self.gate.check_columns(plan, self._rows(plan.cohort).rows.columns)
 
-    def _gated(self, plan: Plan, found: _Computed, audience: Audience) -> Release:
+    def _gated(self, plan: Plan, found: Computed, audience: Audience) -> Release:
         return self.gate.release(
             plan,
             found.leaves,
@@ -204,7 +186,7 @@ class Site:
             found.left_out,
         )
 
-    def _stored(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
+    def _stored(self, key: str, plan: Plan, found: Computed, audience: Audience) -> Kept:
         """What the ledger holds for this release from now on, or from before."""
         release = self._gated(plan, found, audience)
         members = found.shown(release)
@@ -233,7 +215,7 @@ class Site:
         key: str,
         plan: Plan,
         release: Release,
-        found: _Computed,
+        found: Computed,
         audience: Audience,
         members: Sequence[Members],
         kind: str = "values",
@@ -301,7 +283,7 @@ class Site:
         )
         self.books.record("refused", plan=plan.content_hash if plan else "", code=error.code)
 
-    def _compute(self, plan: Plan, audience: Audience) -> _Computed:
+    def _compute(self, plan: Plan, audience: Audience) -> Computed:
         """The site's own sum; kept for the further steps of the same round.
 
         Too few patients are refused before anything is computed from them.
@@ -330,13 +312,13 @@ class Site:
             raise self.gate.refuse(plan, "LEFTOVER_LOST")
         return known
 
-    def _summed(self, plan: Plan) -> _Computed:
+    def _summed(self, plan: Plan) -> Computed:
         last, workers = self._last, self._rows(plan.cohort)
         if last is None or last.plan.round_hash != plan.round_hash:
             task = lookup(plan.task, plan.version)
             if not isinstance(task, Exposing) and noise_of(plan) is None:
                 raise self.gate.refuse(plan, "NOT_JUDGED")
-            plan.looked_up(lambda after: self._kept(after, plan.cohort))
+            plan.looked_up(lambda after: self._lent(after, plan.cohort))
             summed, memory = self._sum(plan, workers)
             exposure, rows = workers.exposure(plan, summed), workers.rows
             policy, population = self.gate.policy, _population(rows)
@@ -347,25 +329,30 @@ class Site:
             out = None
             if isinstance(policy, Policy):
                 out = candidates.left_out(exposure, population, policy, check)
-            last = _Computed(plan, task.leaves(plan), summed, exposure, rows, out, memory)
+            last = Computed(plan, task.leaves(plan), summed, exposure, rows, out, memory)
             self._last = last
         return last
 
-    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Mapping[str, Any] | None]:
+    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Memory | None]:
         """The site's sum, and what it keeps for a later round. Raises Refused (LEFTOVER_LOST)."""
         if not isinstance(lookup(plan.task, plan.version), Remembering):
             return workers.sum(plan), None
-        before = self._kept(after, plan.cohort) if (after := goes_on_from(plan)) else {}
+        before = self._kept(after, plan.cohort) if (after := goes_on_from(plan)) else Memory({})
         if before is None:
             raise self.gate.refuse(plan, "LEFTOVER_LOST")
-        return workers.remember(plan, before)
+        summed, kept = workers.remember(plan, before.kept)
+        return summed, Memory(kept, before.chain)
 
-    def _kept(self, after: str, cohort: Cohort | None) -> Mapping[str, Any] | None:
+    def _kept(self, after: str, cohort: Cohort | None) -> Memory | None:
         """What was kept at the round of the plan with this `bare_hash`, however that was seen."""
         base = self.books.kept_over(after, cohort)
         every = {"", codec.digest(list(self._pinned.roster.sites)) if self._pinned else ""}
         found = (self.books.memory(f"{base}+{members}") for members in sorted(every))
         return next((one for one in found if one is not None), None)
+
+    def _lent(self, after: str, cohort: Cohort | None) -> Mapping[str, Any] | None:
+        found = self._kept(after, cohort)
+        return None if found is None else found.kept
 
     def _heads(self, value: Mapping[str, Any]) -> bytes:
         """Take the signed heads of the other sites' logs, and show this one's."""
@@ -385,14 +372,17 @@ class Site:
             )
         return self._party.receive(message, self._contribute)
 
-    def _contribute(self, asked: Mapping[str, Any]) -> NDArray[np.uint64]:
+    def _contribute(self, asked: RoundPlan) -> NDArray[np.uint64]:
         """The vector that a secure sum asks for; the code of a refusal leaves instead."""
         plan = Plan.from_data(asked.get("plan"))
         try:
-            if asked.get("what") == "share":
+            share = asked.get("what") == "share"
+            leaves = lookup(plan.task, plan.version).leaves(plan)
+            if asked.profile != ("exact128" if share else vector.profile(leaves)):
+                raise self.gate.refuse(plan, "SCHEMA_MISMATCH", asked.profile)
+            if share:
                 return self._share(plan)
             audience = self._audience(self._totals(plan, asked.get("record")))
-            leaves = lookup(plan.task, plan.version).leaves(plan)
             return vector.join(leaves, self._release(plan, audience))
         except PolyclinicError as error:
             self._refused(error, plan)
@@ -412,16 +402,15 @@ class Site:
         stored = self.books.before(key)
         if stored is None:
             stored = self._shared_of(key, plan, self._summed(plan), audience)
-        words: NDArray[np.uint64] = stored[0]["share"]
-        return words
+        return np.asarray(stored[0]["share"])
 
-    def _without(self, found: _Computed) -> _Computed:
+    def _without(self, found: Computed) -> Computed:
         """The same answer, of which no candidate leaves."""
         out = np.ones_like(found.left_out, dtype=bool)
         self._last = replace(found, left_out=out)
         return self._last
 
-    def _shared_of(self, key: str, plan: Plan, found: _Computed, audience: Audience) -> Kept:
+    def _shared_of(self, key: str, plan: Plan, found: Computed, audience: Audience) -> Kept:
         task = lookup(plan.task, plan.version)
         shown = self.books.ledger.shown(self._asked(plan, audience).question)
         slots = task.slots(plan) if isinstance(task, Exposing) else ()
@@ -437,7 +426,7 @@ class Site:
         return self._shared(key, plan, release, found, audience)
 
     def _shared(
-        self, key: str, plan: Plan, release: Release, found: _Computed, audience: Audience
+        self, key: str, plan: Plan, release: Release, found: Computed, audience: Audience
     ) -> Kept:
         """What is safe, or nothing at all where the answer itself will be hidden."""
         about = replace(plan, step=f"{plan.step or plan.task}: what is safe", _derived={})
@@ -481,19 +470,17 @@ def unwritten(error: Exception) -> str:
     return "CANNOT_WRITE" if full else "SITE_FAILED"
 
 
+def _packs(plan: Plan) -> bool:
+    """Whether its task rounds what leaves to few bytes."""
+    return any(leaf.packed for leaf in lookup(plan.task, plan.version).leaves(plan))
+
+
 def _population(rows: Partition) -> int:
     return rows.population or rows.n_patients
 
 
 def _selection(rows: Partition) -> Selection:
     return Selection(rows.outside, _population(rows) > rows.n_patients)
-
-
-def _is_shown(members: Members, release: Release) -> bool:
-    if members.cell is None:
-        return True
-    leaf, place = members.cell
-    return not release.hidden[leaf][place]
 
 
 def _seen_as(audience: Audience) -> str:

@@ -99,6 +99,11 @@ class LearnerScope:
         asks = self.kind.asks
         return found if asks is None else {name: found[name] for name in asks(self.spec)}
 
+    @property
+    def private(self) -> bool:
+        """Whether all of the fit's sums have noise."""
+        return self.agreed.study.privacy.noise is not None
+
     @cached_property
     def multiplier(self) -> float:
         """The noise of each round that a study's epsilon takes; 0: none."""
@@ -134,8 +139,11 @@ class LearnerScope:
         return dict(self.kind.collected)
 
     def _own(self, check: Check, plan: Plan) -> None:
-        require(set(plan.values) == (NOISY_FORM if self.multiplier else FORM), "another form")
-        if self.multiplier:
+        require(set(plan.values) == (NOISY_FORM if self.private else FORM), "another form")
+        if self.private and self.kind.noise is not None:
+            wanted = codec.digest(self.kind.noise(self.spec, plan))
+            require(codec.digest(plan.values[noisy.KEY]) == wanted, "other noise")
+        elif self.private:
             noise = plan.values[noisy.KEY]
             require(set(noise) == {"multiplier"}, "other noise")
             require(noise["multiplier"] >= self.multiplier * (1 - 1e-9), "less noise")

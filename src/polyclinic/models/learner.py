@@ -155,6 +155,7 @@ class Kind:
                all have the same multiplier
     asks       which of the steps a spec asks; None: all
     closed     of the data of a plan's spec, what the study fixes; None: all of it
+    noise      of a private spec and a plan: the noise of that step; None: all steps have the same
     """
 
     name: str
@@ -177,6 +178,7 @@ class Kind:
     private: bool = False
     asks: Callable[[Any], Collection[str]] | None = None
     closed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    noise: Callable[[Any, Plan], Mapping[str, Any]] | None = None
 
     @property
     def predicts(self) -> bool:

@@ -36,6 +36,7 @@ FINE_STEPS = 1024.0  # a grid this much finer than the noise cannot be told from
 _TOLERANCE = 1e-3
 _RESOLUTION = 5e-5  # width of a bin of privacy loss, relative to epsilon
 _MANY = 10_000  # compositions from which on bins are narrower
+_ORDERS = (*range(2, 64), 128, 256, 512)  # of sampled noise: whole ones have a finite sum
 _COARSE = 5e-4  # for a first guess only
 _STEP = 2.5e-5
 
@@ -158,7 +159,8 @@ def _distribution(pld: Any, event: _Event, times: int, width: float) -> Any:
 
 
 def _renyi(library: Any, groups: Sequence[_Group]) -> Any:
-    accountant = library.rdp.RdpAccountant()
+    sampled = any(event.rate != 1.0 for event, _ in groups)
+    accountant = library.rdp.RdpAccountant(*([_ORDERS] if sampled else []))
     for event, times in groups:
         accountant.compose(_renyi_event(library, event), times)
     return accountant

@@ -153,7 +153,7 @@ class Ledger:
             found = self._db.execute(
                 "SELECT release FROM releases WHERE content_hash = ?", (content_hash,)
             ).fetchall()
-            return self._unseal(found[0][0]) if found else None
+            return self._unseal(found[0][0]) if found and found[0][0] else None
 
     def shown(self, question: str) -> bool:
         """Whether the answer to a question was released to be seen alone."""
@@ -189,6 +189,7 @@ class Ledger:
         max_cohorts: int | None = None,
         spend: Mapping[str, Any] | None = None,
         budget: Budget | None = None,
+        forget: Sequence[str] = (),
     ) -> bytes:
         """Store a release with its cohorts and its spend, or nothing; the bytes that may leave.
 
@@ -204,6 +205,7 @@ class Ledger:
             `max_cohorts`.
         spend : the privacy event; None for sums without noise.
         budget : what the data set's events may cost; None: any.
+        forget : earlier contents whose bytes are dropped; all else about them stays.
 
         Raises
         ------
@@ -232,6 +234,8 @@ class Ledger:
                     "INSERT INTO spends (dataset, event, release) VALUES (?, ?, ?)",
                     (dataset, _seal(codec.encode(spend)), content_hash),
                 )
+            drop = "UPDATE releases SET release = x'' WHERE content_hash = ?"
+            self._db.executemany(drop, [(one,) for one in forget])
         return release
 
     def refuse(self, *, study: str, step: str, task: str, code: str, note: str = "") -> None:
@@ -255,7 +259,7 @@ class Ledger:
     def datasets(self) -> list[str]:
         """Data sets of which something noisy was released."""
         with self._guard():
-            found = self._db.execute("SELECT DISTINCT dataset FROM spends ORDER BY dataset")
+            found = self._db.execute("SELECT DISTINCT dataset FROM spends ORDER BY 1")
             return [str(name) for (name,) in found]
 
     def rows(self) -> list[dict[str, Any]]:
@@ -273,10 +277,8 @@ class Ledger:
         )
 
     def _members_of(self, question: str) -> set[str]:
-        found = self._db.execute(
-            "SELECT DISTINCT members FROM releases WHERE question = ? AND question <> ''",
-            (question,),
-        ).fetchall()
+        asked = "SELECT DISTINCT members FROM releases WHERE question = ? AND question <> ''"
+        found = self._db.execute(asked, (question,)).fetchall()
         return {str(members) for (members,) in found}
 
     def _check_audience(self, asked: Asked) -> None:
@@ -316,6 +318,9 @@ class Ledger:
             "UPDATE releases SET times = times + 1 WHERE content_hash = ? RETURNING release",
             (content_hash,),
         ).fetchall()
+        if found and not found[0][0]:
+            code, what = "LEFTOVER_LOST", "the bytes of this release are no longer kept"
+            raise Refused(what, code=code, rule=RULES[code], next=NEXT[code])
         return self._unseal(found[0][0]) if found else None
 
     def _check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:

@@ -7,6 +7,9 @@ Laplace noise. Noise is not added to a leaf that is bounded in the other norm.
     gaussian   with L leaves each gets sigma = z * bound * sqrt(L), so that all of them together are
                one Gaussian mechanism of multiplier z
     laplace    every entry gets the scale z * (sum of all bounds): one Laplace mechanism, for counts
+    steps      the task itself adds Gaussian noise of multiplier z in each of `times` steps, each of
+               patients who were drawn with probability `rate`, and says of its leaves that they
+               are `noised`; the gate adds none and takes no other leaf
 """
 
 from __future__ import annotations
@@ -21,17 +24,23 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.plan import Plan
 from polyclinic.privacy.noise import add_laplace, add_noise, grid_of, rounded_sensitivity
 
-KEY = "noise"  # of the plan's values: {"multiplier": z}, with "mechanism": "laplace" for that
-NORMS: dict[str, Literal["l2", "l1"]] = {"gaussian": "l2", "laplace": "l1"}  # by mechanism
+KEY = "noise"  # of the plan's values: {"multiplier": z}, with "mechanism" for another one
+NORMS: dict[str, Literal["l2", "l1"]] = {"gaussian": "l2", "laplace": "l1", "steps": "l2"}
+MOST_STEPS = 10**6
 LAPLACE_STEPS = 1024  # accounted for as on this grid; the real one is finer and costs less
 
 
 @dataclass(frozen=True)
 class Noise:
-    """What a plan asks for; `multiplier` is relative to what one patient can change."""
+    """What a plan asks for; `multiplier` is relative to what one patient can change.
+
+    rate, times  of "steps": chance of each patient to be drawn, and how many steps there are
+    """
 
     mechanism: str
     multiplier: float
+    rate: float = 1.0
+    times: int = 1
 
     @property
     def norm(self) -> Literal["l2", "l1"]:
@@ -45,6 +54,9 @@ class Noise:
             about = {"mechanism": "discrete_laplace", "steps": LAPLACE_STEPS}
         else:
             about = {"mechanism": "gaussian"}
+            if self.mechanism == "steps":
+                sampled = {} if self.rate == 1.0 else {"rate": self.rate}
+                return {**about, **sampled, "multiplier": self.multiplier, "times": self.times}
         return {**about, "multiplier": self.multiplier, "times": 1}
 
     def variance(self, leaf: Leaf, leaves: Sequence[Leaf]) -> float:
@@ -59,6 +71,10 @@ class Noise:
 
     def added(self, leaves: Sequence[Leaf], words: Mapping[str, Any], share: int) -> dict[str, Any]:
         """The ring words of all leaves with noise; `share`: sites whose noise adds up to sigma."""
+        if self.mechanism == "steps":
+            if other := [leaf.name for leaf in leaves if not leaf.noised]:
+                raise _not_bounded(f"{', '.join(other)} has no noise of its own")
+            return dict(words)
         found = {}
         for leaf in leaves:
             if self.mechanism == "laplace":
@@ -97,15 +113,28 @@ def noise_of(plan: Plan) -> Noise | None:
     asked = plan.values.get(KEY)
     if asked is None:
         return None
-    if isinstance(asked, Mapping) and set(asked) <= {"multiplier", "mechanism"}:
-        value, mechanism = asked.get("multiplier"), asked.get("mechanism", "gaussian")
-        if isinstance(value, float) and 0 < value < math.inf and mechanism in NORMS:
-            return Noise(mechanism, value)
+    found = _noise(asked) if isinstance(asked, Mapping) else None
+    if found is not None:
+        return found
     raise PolyclinicError(
         "the plan's noise is not one",
         code="BAD_MESSAGE",
-        rule="a multiplier above 0, and gaussian or laplace",
+        rule="a multiplier above 0, and gaussian or laplace; or steps, with rate and times",
     )
+
+
+def _noise(asked: Mapping[str, Any]) -> Noise | None:
+    value, mechanism = asked.get("multiplier"), asked.get("mechanism", "gaussian")
+    more = {"rate", "times"} if mechanism == "steps" else set()
+    if not more <= set(asked) <= {"multiplier", "mechanism"} | more or mechanism not in NORMS:
+        return None
+    if not isinstance(value, float) or not 0 < value < math.inf:
+        return None
+    rate, times = asked.get("rate", 1.0), asked.get("times", 1)
+    if not isinstance(rate, float) or type(times) is not int:
+        return None
+    fits = 0 < rate <= 1 and 1 <= times <= MOST_STEPS
+    return Noise(str(mechanism), value, rate, times) if fits else None
 
 
 def noise_required(plan: Plan) -> Noise:

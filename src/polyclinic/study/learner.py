@@ -76,8 +76,8 @@ class Learner(ShownLearner):
         callbacks : called after every round with a `Round`.
         store : keeps the state after every round; one that holds a state resumes it.
         privacy : `SecureSum()`: only totals of all sites are ever seen;
-            `DifferentialPrivacy(epsilon, delta)`, of trees: noise hides every patient; or a list of
-            both. None: secure sums where a site may not release alone.
+            `DifferentialPrivacy(epsilon, delta)`, of trees and networks: noise hides every patient;
+            or a list of both. None: secure sums where a site may not release alone.
         purpose : what it is for, for the sites' policies.
 
         Raises

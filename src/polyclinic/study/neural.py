@@ -51,6 +51,9 @@ class NeuralNetwork(Learner):
     class_weight : None, "balanced" (from summed label counts), or a weight per class, as a dict or
         in the order of the classes.
     validation : share of the patients on whom the loss is watched; they are not trained on.
+    noise : how a fit with `privacy=DifferentialPrivacy(...)` is made: ``{"unit": "patient", "clip":
+        1.0, "rate": 0.1}`` draws every patient with probability `rate` in each local step and
+        shortens his gradient to norm `clip`; unit "hospital" shortens a hospital's whole update.
     random_state : seed of first weights, batches and dropout.
 
     Attributes
@@ -75,6 +78,7 @@ class NeuralNetwork(Learner):
         scale: str = "pooled",
         class_weight: Any = None,
         validation: float = 0.0,
+        noise: Mapping[str, Any] | None = None,
         random_state: int | None = 0,
     ) -> None:
         self.architecture = architecture
@@ -85,6 +89,7 @@ class NeuralNetwork(Learner):
         self.scale = scale
         self.class_weight = class_weight
         self.validation = validation
+        self.noise = noise
         self.random_state = random_state
 
     @property

@@ -19,17 +19,21 @@ from polyclinic.models.neural import server
 from polyclinic.models.neural.fixed import number
 from polyclinic.models.neural.inputs import Scaling
 from polyclinic.models.neural.network import Network
+from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.privacy.noisy import KEY
 
 
 def neural(spec: NeuralSpec) -> Stages:
     """The algorithm that fits `spec`; its last result is a `NeuralFit`."""
 
     def moments(results: Sequence[Any]) -> Algorithm:
-        return _Moments(spec)
+        return _Count(spec) if spec.privacy else _Moments(spec)
 
     def rounds(results: Sequence[Any]) -> Algorithm:
+        if spec.privacy:
+            return PrivateTraining(spec, *results[0])
         return Training(spec, results[0])
 
     return Stages((moments, rounds))
@@ -63,6 +67,84 @@ class _Moments:
 
     def model(self, state: State) -> Moments:
         return self._plain.model(state)
+
+
+@dataclass(frozen=True)
+class _Count:
+    """A noisy count of patients: over all hospitals, and the mean of one, 1 at least."""
+
+    spec: NeuralSpec
+
+    def init(self, seed: int) -> State:
+        return {"patients": None}
+
+    def plan(self, state: State) -> Plan | None:
+        if state["patients"] is not None:
+            return None
+        asked = {**values(self.spec), KEY: noise_for(self.spec, counts=True)}
+        return Plan("neural.count", asked, "noisy count of patients")
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        return {"patients": total.number("patients"), "sites": max(len(total.sites), 1)}
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return {}
+
+    def model(self, state: State) -> tuple[float, float]:
+        return state["patients"], max(state["patients"] / state["sites"], 1.0)
+
+
+@dataclass(frozen=True)
+class PrivateTraining:
+    """Rounds under differential privacy: the hospitals' noisy changes, one as much as the other.
+
+    patients  noisy number of all; `each`: of a hospital on average
+    """
+
+    spec: NeuralSpec
+    patients: float
+    each: float
+
+    def init(self, seed: int) -> State:
+        check_private(self.spec)
+        network = Network(self.spec)
+        weights, beside = network.weights(), network.beside()
+        return {"round": 0, "weights": weights, "beside": beside, "after": ""}
+
+    def plan(self, state: State) -> Plan | None:
+        if state["round"] >= self.spec.strategy.rounds:
+            return None
+        asked = values(
+            self.spec,
+            round=state["round"],
+            weights=state["weights"],
+            beside=state["beside"],
+            lr=self.spec.strategy.lr_at(state["round"]),
+            class_weight=np.asarray(self.spec.class_weight or ()),
+            scaling=scaling_of(self.spec, None).to_data(),
+            after=state["after"],
+            extra={"patients": np.asarray(self.each)},
+        )
+        asked[KEY] = noise_for(self.spec, counts=False)
+        return Plan("neural.train", asked, "round of training with noise")
+
+    def update(self, state: State, plan: Plan, total: Total) -> State:
+        mean = number(total["change"]) / max(len(total.sites), 1)
+        weights, _ = server.step(
+            self.spec.strategy, state["round"], {}, state["weights"], mean.astype(np.float64)
+        )
+        done = {"round": state["round"] + 1, "weights": weights, "after": plan.bare_hash}
+        return {**state, **done}
+
+    def progress(self, state: State) -> Mapping[str, float]:
+        return {}
+
+    def model(self, state: State) -> NeuralFit:
+        n = max(round(self.patients), 0)
+        history: tuple[Mapping[str, float], ...] = ({},) * state["round"]
+        scaling = scaling_of(self.spec, None)
+        weights, beside = state["weights"], state["beside"]
+        return NeuralFit(self.spec, n, n, scaling, weights, beside, history, "rounds")
 
 
 @dataclass(frozen=True)
@@ -182,10 +264,10 @@ class Training:
         return found
 
 
-def scaling_of(spec: NeuralSpec, moments: Moments) -> Scaling:
+def scaling_of(spec: NeuralSpec, moments: Moments | None) -> Scaling:
     """By the pooled mean and standard deviation, by the declared range, or not at all."""
     e, width = spec.design.exponents, spec.table
-    if spec.scale == "pooled":
+    if spec.scale == "pooled" and moments is not None:
         spread = np.ldexp(np.where(moments.sd > 0, moments.sd, 1.0), e)
         return Scaling(np.ldexp(moments.mean, e), spread)
     if spec.scale == "range":

@@ -30,5 +30,8 @@ def whole(values: Any) -> NDArray[np.int64]:
 
 
 def number(steps: Any) -> NDArray[np.float64]:
-    """The numbers of summed steps."""
+    """The numbers of summed steps; of a leaf that is no whole number they are there already."""
+    array = np.asarray(steps)
+    if array.dtype.kind == "f":
+        return array
     return np.asarray(np.ldexp(np.asarray(steps, dtype=np.float64), -FRACTION))

@@ -17,15 +17,40 @@ from polyclinic.models.neural.architectures import architecture_of, options_of
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import personal
+from polyclinic.models.neural.private import UNITS, check_private, good_privacy, noise_for
 from polyclinic.models.neural.spec import SCALES, NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
+from polyclinic.privacy.noisy import KEY
 
+NOISE = {"unit": "patient", "clip": 1.0, "rate": 0.1}  # where nothing else is asked for
 LARGEST = 2.0**40  # of a number that a plan holds
 
 
 def _class_weight(v: Any) -> bool:
     given = isinstance(v, (list, tuple)) and all(isinstance(w, (int, float)) and w > 0 for w in v)
     return v is None or v == "balanced" or given
+
+
+def _noise(v: Any) -> bool:
+    """The unit, clip norm and rate of a fit under differential privacy."""
+    if v is None:
+        return True
+    known = isinstance(v, Mapping) and set(v) <= set(NOISE)
+    return known and good_privacy({**NOISE, **_floats(v), "epsilon": 1.0, "delta": 0.5})
+
+
+def _floats(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: float(v) if type(v) is int else v for k, v in given.items()}
+
+
+def with_privacy(
+    spec: NeuralSpec, given: Mapping[str, Any] | None, epsilon: float, delta: float
+) -> NeuralSpec:
+    """The spec under differential privacy. Raises NO_PRIVATE_VERSION."""
+    about = {**NOISE, **_floats(given or {}), "epsilon": float(epsilon), "delta": float(delta)}
+    found = replace(spec, privacy=about)
+    check_private(found)
+    return found
 
 
 _KNOWN: dict[str, Callable[[Any], bool]] = {
@@ -37,10 +62,12 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "scale": SCALES.__contains__,
     "class_weight": _class_weight,
     "validation": lambda v: isinstance(v, (int, float)) and 0 <= v <= 0.5,
+    "noise": _noise,
 }
 _RULE = (
     f"loss is one of {', '.join(LOSSES)}; scale one of {', '.join(SCALES)}; validation "
-    'from 0 to 0.5; class_weight None, "balanced" or a weight above 0 per class'
+    'from 0 to 0.5; class_weight None, "balanced" or a weight above 0 per class; noise None, or '
+    f"unit ({', '.join(UNITS)}), clip (above 0) and rate (above 0, at most 1)"
 )
 
 
@@ -61,8 +88,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
             raise _wrong(f"{one.name} with the {kind} {name}", f"{one.name} reads {reads}")
     if not asked.columns:
         raise _wrong("a network without any input", "at least one column")
-    strategy = given.get("strategy") or Strategy()
-    strategy = strategy if isinstance(strategy, Strategy) else Strategy.from_data(strategy)
+    strategy = _strategy(given.get("strategy"))
     weight = given.get("class_weight")
     if isinstance(weight, (list, tuple)):
         if len(weight) != asked.classes:
@@ -86,6 +112,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         float(given.get("validation", 0.0)),
         asked.seed,
         tuple(asked.sites) if strategy.by_turns else (),
+        {},
         dict(asked.rows),
     )
     if strategy.name in ("fedbn", "fedper"):
@@ -93,7 +120,25 @@ def neural_spec(asked: Asked) -> NeuralSpec:
             personal(strategy, network_of(spec))
         except ValueError as error:
             raise _wrong(f"{strategy!r} with {one.name}", str(error)) from None
-    return spec
+    if asked.privacy is None:
+        return spec
+    return with_privacy(spec, given.get("noise"), asked.privacy.epsilon, asked.privacy.delta)
+
+
+def _prescribed(spec: NeuralSpec, plan: Plan) -> Mapping[str, Any]:
+    """The noise of a step."""
+    return noise_for(spec, plan.task == "neural.count") if spec.privacy else {}
+
+
+def _asks(spec: NeuralSpec) -> tuple[str, ...]:
+    """The steps of a fit."""
+    return ("neural.count" if spec.privacy else "neural.moments", "neural.train")
+
+
+def _strategy(given: Any) -> Strategy:
+    if isinstance(given, Strategy):
+        return given
+    return Strategy.from_data(given) if given else Strategy()
 
 
 def _loss_options(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,11 +172,12 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     state = plan.values["state"]
     names = {"round", "weights", "beside", "lr", "class_weight", "scaling", "after"}
     weights, beside = sizes(spec)
-    if spec.strategy.name == "scaffold":
-        names.add("extra")
+    scaffold = spec.strategy.name == "scaffold"
+    names |= {"extra"} if spec.privacy or scaffold else set()
     if set(state) != names:
         raise ValueError("a state of another form")
-    if "extra" in names:
+    check_noise(spec, plan, counts=False)
+    if scaffold:
         if set(state["extra"]) != {"control"}:
             raise ValueError("something else beside the weights")
         _numbers(state["extra"]["control"], weights)
@@ -149,6 +195,22 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     fits = state["round"] == spec.strategy.rounds or bool(after) == (state["round"] > 0)
     if not isinstance(after, str) or len(after) > 64 or not fits:
         raise ValueError("another round before")
+
+
+def check_count(spec: NeuralSpec, plan: Plan) -> None:
+    """Raises ValueError for a count of patients that no fit asks for."""
+    if not spec.privacy or plan.values["state"] != {}:
+        raise ValueError("a count that no fit asks for")
+    check_noise(spec, plan, counts=True)
+
+
+def check_noise(spec: NeuralSpec, plan: Plan, counts: bool) -> None:
+    """Raises ValueError for other noise than the spec's budget takes."""
+    wanted = noise_for(spec, counts) if spec.privacy else None
+    if not good_privacy(spec.privacy) or plan.values.get(KEY) != wanted:
+        raise ValueError("other noise")
+    if wanted and not counts:
+        _numbers(plan.values["state"]["extra"]["patients"])
 
 
 def _class_weights(spec: NeuralSpec, weight: Any) -> None:
@@ -197,8 +259,15 @@ kinds = [
         neural_spec,
         NeuralSpec.from_data,
         rounds,
-        {"neural.moments": check_moments, "neural.train": check_train},
+        {
+            "neural.moments": check_moments,
+            "neural.count": check_count,
+            "neural.train": check_train,
+        },
         predictor=check_predictor,
         media=True,
+        private=True,
+        asks=_asks,
+        noise=_prescribed,
     )
 ]

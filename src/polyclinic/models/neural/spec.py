@@ -33,6 +33,8 @@ class NeuralSpec:
     validation    share of the patients on whom the loss is watched; they are not trained on
     seed          of first weights, batches and dropout
     sites         names of the sites where not all of them train in every round; else ()
+    privacy       under differential privacy "unit", "epsilon", "delta", "clip" and "rate", see
+                  `private`; {}: exact
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
     """
 
@@ -51,6 +53,7 @@ class NeuralSpec:
     validation: float = 0.0
     seed: int = 0
     sites: tuple[str, ...] = ()
+    privacy: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -97,6 +100,7 @@ class NeuralSpec:
             "strategy": self.strategy.to_data(),
             "sites": list(self.sites),
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
+            "privacy": dict(self.privacy),
             "rows": dict(self.rows),
         }
 
@@ -112,6 +116,7 @@ class NeuralSpec:
                 "sites": tuple(data["sites"]),
                 "strategy": Strategy.from_data(data["strategy"]),
                 "class_weight": tuple(weight) if isinstance(weight, list) else weight,
+                "privacy": dict(data["privacy"]),
                 "rows": dict(data["rows"]),
             }
         )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from polyclinic.core.compress import KINDS
 from polyclinic.core.errors import InputError
 
 # What the coordinator does with the mean of the sites' changes, by the strategy's name.
@@ -47,12 +48,12 @@ _ANY = ("name", "rounds", "lr", "lr_schedule", "lr_decay", "lr_every", "batch_si
 _STEPS = (*_ANY, "local_epochs", "local_steps", "weight_decay", "fine_tune")
 _LOCAL = (*_STEPS, "momentum", "optimizer")
 _SERVER = ("server_lr", "server_schedule", "server_decay", "server_every")
-_MEAN = (*_LOCAL, *_SERVER, "stop_after")
+_MEAN = (*_LOCAL, *_SERVER, "stop_after", "compress")
 _MOMENTS = (*_MEAN, "beta1", "tau")
 # The options of each strategy; those of others are refused.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fedavg": _MEAN,
-    "fedsgd": (*_ANY, "stop_after"),
+    "fedsgd": (*_ANY, "stop_after", "compress"),
     "fedprox": (*_MEAN, "mu"),
     "scaffold": (*_STEPS, *_SERVER, "stop_after"),
     "fedadam": (*_MOMENTS, "beta2"),
@@ -88,6 +89,8 @@ class Strategy:
     lr_schedule    how the local step size falls: "decay" as lr * lr_decay ** round, "step" by
                    lr_decay after every `lr_every` rounds, "cosine" to 0 after the last one
     server_schedule, server_decay, server_every   the same of `server_lr`
+    compress       "float16" or "int8": a site's change is sent in 2 or 1 bytes per number, and what
+                   rounding leaves over is added to its next one; only where it is seen alone
     stop_after     rounds without a better summed validation loss after which it stops; 0: never
     clients        share of the sites that train in a round, at least one
     mu             weight of 1/2 |w - w_start|^2 in the local loss
@@ -125,6 +128,7 @@ class Strategy:
     layers: int = 1
     pull: float = 0.1
     fine_tune: int = 0
+    compress: str = ""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -255,4 +259,5 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layers": _COUNT,
     "pull": (_real(0, 1e6), "0 or more"),
     "fine_tune": (_whole(0), "a whole number; 0: none"),
+    "compress": (("", *KINDS).__contains__, f"one of {', '.join(KINDS)}, or empty"),
 }

@@ -10,6 +10,8 @@ that leaves in a secure sum only, with noise, or where the site's policy allows 
 whose turn it is not adds zeros and says that nobody is behind them, so a sum to which fewer than
 three sites add something does not pass the gate. With Scaffold the change of the site's control
 leaves beside that of its weights. What a site keeps for itself never leaves: it is in its memory.
+Under differential privacy nothing leaves but noisy changes, and one noisy count of patients:
+`private`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from polyclinic.core.compress import rounded
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.exposure import Exposure, Members, Unaided
 from polyclinic.core.leaf import Leaf
@@ -27,12 +30,15 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
-from polyclinic.models.neural.fixed import whole
+from polyclinic.models.neural.fixed import number, whole
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import own, personal
+from polyclinic.models.neural.private import check_private, hospital_round, patients_round
 from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
+from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import row_weights, train
 from polyclinic.models.neural.turns import trains
+from polyclinic.privacy.noisy import noise_required
 
 _MOMENTS = Plain()
 Memory = Mapping[str, Any]
@@ -74,9 +80,12 @@ class TrainTask(Unaided):
     grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        weights, beside = sizes(spec_of(plan))
+        spec = spec_of(plan)
+        weights, beside = sizes(spec)
+        if spec.privacy:
+            return (_private_leaf(spec, weights),)
         found = (
-            Leaf("change", (weights,), "update", "int64"),
+            _change_leaf(spec, weights),
             Leaf("beside", (beside,), "update", "int64"),
             Leaf("weight", (), "count", "int64"),
             Leaf("loss", (), "loss", "int64"),
@@ -96,6 +105,8 @@ class TrainTask(Unaided):
     ) -> tuple[Contribution, Memory]:
         """The contribution, and what the site keeps for its next round."""
         spec, asked = spec_of(plan), question(plan)
+        if spec.privacy:
+            return _private(plan, partition), {}
         if not trains(spec, partition.site, asked.round):
             return self._nothing(plan, partition), memory
         rows, network = inputs(plan, partition), network_of(spec)
@@ -107,8 +118,9 @@ class TrainTask(Unaided):
             weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
             watching[:] = network.losses(rows, watched) @ weight, weight.sum()
         answer = train(spec, network, rows, trained, asked, memory)
+        change, left = _rounded(spec, answer.change * answer.weight, memory)
         leaves = {
-            "change": whole(answer.change * answer.weight),
+            "change": change,
             "beside": whole(answer.beside * answer.weight),
             "weight": whole(answer.weight),
             "loss": whole(answer.loss),
@@ -118,7 +130,8 @@ class TrainTask(Unaided):
             held = row_weights(spec, rows, asked.class_weight)[trained].sum()
             leaves["control"] = whole(answer.control * answer.weight)
             leaves["everyone"] = whole(held)
-        return Contribution(leaves, Evidence(_patients(plan, partition))), answer.memory
+        behind = Evidence(_patients(plan, partition))
+        return Contribution(leaves, behind), {**answer.memory, **left}
 
     def _nothing(self, plan: Plan, partition: Partition) -> Contribution:
         """Zeros, but for the weight of rows where that is summed over all sites."""
@@ -150,4 +163,63 @@ def _patients(plan: Plan, partition: Partition) -> int:
     return min((n for n in counts if n), default=0)
 
 
-tasks = [MomentsTask(), TrainTask()]
+@dataclass(frozen=True)
+class CountTask(Unaided):
+    """Patients who are trained on; with noise, or not at all."""
+
+    name: str = "neural.count"
+    version: int = 1
+    grain: Grain = "site"
+
+    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
+        return (Leaf("patients", (), "count", bound=1.0),)
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        noise_required(plan)
+        patients = partition.patients(used(plan, partition))
+        return Contribution({"patients": float(patients)}, Evidence(patients))
+
+    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
+        """A count of these patients."""
+        person = np.unique(partition.persons[used(plan, partition)])
+        return Exposure(members=(Members(spec_of(plan).design.columns, person),))
+
+
+def _change_leaf(spec: NeuralSpec, weights: int) -> Leaf:
+    kind: Any = spec.strategy.compress
+    ring: Any = "exact128" if kind else "int64"
+    return Leaf("change", (weights,), "update", ring, packed=kind)
+
+
+def _rounded(spec: NeuralSpec, change: Any, memory: Memory) -> tuple[Any, Memory]:
+    """The change as it leaves, and what of it is kept for the next round (error feedback: Seide
+    et al. 2014)."""
+    kind = spec.strategy.compress
+    if not kind:
+        return whole(change), {}
+    due = number(whole(change + memory.get("left_over", 0.0)))
+    sent = rounded(due, kind)
+    return sent, {"left_over": due - sent}
+
+
+def _private_leaf(spec: NeuralSpec, weights: int) -> Leaf:
+    if spec.privacy["unit"] == "patient":
+        return Leaf("change", (weights,), "update", "int64", noised=True)
+    return Leaf("change", (weights,), "update", bound=2 * float(spec.privacy["clip"]))
+
+
+def _private(plan: Plan, partition: Partition) -> Contribution:
+    """A round under differential privacy; see `private`."""
+    spec, asked, noise = spec_of(plan), question(plan), noise_required(plan)
+    check_private(spec)
+    rows, trained = inputs(plan, partition), split(plan, partition)[0]
+    change: Any
+    if spec.privacy["unit"] == "patient":
+        found = patients_round(spec, rows, trained, partition.persons, asked, noise)
+        change = whole(found)
+    else:
+        change = hospital_round(spec, rows, trained, asked)
+    return Contribution({"change": change}, Evidence(partition.patients(used(plan, partition))))
+
+
+tasks = [MomentsTask(), TrainTask(), CountTask()]

@@ -87,7 +87,7 @@ class _Site:
 
         adjust  changes the gradients before each step
         """
-        library, optimizer = torch(), _optimizer(self.spec, self.network, self.asked.lr)
+        library, optimizer = torch(), optimizer_of(self.spec, self.network, self.asked.lr)
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
             optimizer.zero_grad(set_to_none=True)
@@ -251,7 +251,8 @@ def _gradient(
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
 
 
-def _optimizer(spec: NeuralSpec, network: Network, lr: float) -> Any:
+def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Any:
+    """The optimizer of the local steps."""
     library, strategy = torch(), spec.strategy
     if strategy.optimizer == "adam":
         return library.optim.Adam(network.parameters, lr=lr, weight_decay=strategy.weight_decay)

@@ -34,11 +34,12 @@ from polyclinic.privacy.secure.site_keys import SiteKeys
 
 
 class RoundPlan(dict[str, Any]):
-    """The plan of a round. `members` are the sites whose vectors its total may hold."""
+    """The plan of a round. `members` are the sites whose vectors its total may hold, `profile` is
+    the ring in which it was asked for."""
 
-    def __init__(self, plan: Mapping[str, Any], members: tuple[str, ...]) -> None:
+    def __init__(self, plan: Mapping[str, Any], members: tuple[str, ...], profile: str) -> None:
         super().__init__(plan)
-        self.members = members
+        self.members, self.profile = members, profile
 
 
 Contribute = Callable[[RoundPlan], "np.ndarray[Any, Any]"]
@@ -78,7 +79,7 @@ class SiteRounds:
         about = Round(keyring, request.place, body["index"], plan, profile, size)
         sent = self._plan(about, request.digest)
         if sent is None:
-            words = contribute(RoundPlan(body["plan"], keyring.members))
+            words = contribute(RoundPlan(body["plan"], keyring.members, profile))
             sent = self._mask(about, request.digest, words)
         return sent
 
