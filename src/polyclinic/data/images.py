@@ -54,7 +54,9 @@ class Scale:
             found = (np.clip(found, low, high) - np.float32(low)) / np.float32(high - low)
         if self.mean != (0.0,) or self.sd != (1.0,):
             wide = (-1, *(1,) * (found.ndim - 1))
-            mean, sd = (np.array(one, dtype=np.float32).reshape(wide) for one in (self.mean, self.sd))
+            mean, sd = (
+                np.array(one, dtype=np.float32).reshape(wide) for one in (self.mean, self.sd)
+            )
             found = (found - mean) / sd
         return np.asarray(found, dtype=np.float32)
 
@@ -95,7 +97,9 @@ class Images:
         for one in self.where:
             at = file_of(one)
             inside = sorted(at.iterdir()) if at.is_dir() else [at]
-            digest.update(b"".join(marks.get(p, b"") for p in inside) + _place(one).encode() + b"\0")
+            digest.update(
+                b"".join(marks.get(p, b"") for p in inside) + _place(one).encode() + b"\0"
+            )
         return digest.hexdigest()[:16]
 
     def read(self, positions: Ints) -> Floats:
@@ -164,9 +168,7 @@ class Stack:
         return np.stack([self.scale(one) for one in chosen]) if len(chosen) else _none(self.shape)
 
 
-def bad_items(
-    site: str, column: str, shape: Sequence[int], bad: Mapping[str, int]
-) -> InputError:
+def bad_items(site: str, column: str, shape: Sequence[int], bad: Mapping[str, int]) -> InputError:
     """BAD_ITEM: how many images have what is wrong."""
     parts = [
         f"{count} image{'' if count == 1 else 's'} that {_verb(BAD[kind], count)}"

@@ -148,9 +148,7 @@ def _series(long: Long, source: Source, codebook: Codebook) -> tuple[Media, Floa
     return found, positions
 
 
-def _keys(
-    source: Source, site: str, name: str, stored: str
-) -> tuple[list[str], NDArray[np.int64]]:
+def _keys(source: Source, site: str, name: str, stored: str) -> tuple[list[str], NDArray[np.int64]]:
     """Names of the patients in order of first appearance, and the place of each row's."""
     text = cell_text(_stored(source, site, name, stored))
     cells = source.connection.execute(f"SELECT nullif({text}, '') AS v FROM source").df()["v"]

@@ -322,4 +322,3 @@ def _empty(shape: tuple[int, ...]) -> Floats:
     for start in range(0, shape[0], 1024):
         found[start : start + 1024] = np.nan
     return found
-
