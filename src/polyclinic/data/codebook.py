@@ -60,8 +60,9 @@ class Column(_Part):
     """One column. Outside `range` is an error; outside `usual` a finding, the value is kept.
 
     shape     of an image or series, which only some models read; see `polyclinic.core.media`
-    fit       how an image comes to its shape (None: it has it); `mean` and `sd` of what networks read of it, by
-              channel; values of an image outside `range` are cut to its ends
+    fit       how an image comes to its shape; None: it has it
+    mean, sd  by channel: networks read (value - mean) / sd, of an image whose values `range` has
+              brought to 0 to 1; those outside are cut to its ends
     series    where a series is written, its grid and its variables
     """
 

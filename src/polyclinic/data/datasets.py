@@ -172,7 +172,7 @@ def digits_images() -> Dataset:
     codebook = Codebook.from_dict(
         {**plain, "name": "digits-images", "columns": [("image", column), ("digit", outcome)]}
     )
-    tables = {}
+    tables: dict[str, Table] = {}
     for site, own in table.tables.items():
         pixels = [values for name, values in own.columns.items() if name != "digit"]
         images = np.stack(pixels, axis=1).reshape(-1, 1, 8, 8).astype(np.uint8)

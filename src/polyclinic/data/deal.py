@@ -46,9 +46,9 @@ def deal(
     if how not in HOW:
         raise _wrong(f"how = {how!r}", f"how is one of {', '.join(HOW)}", "use one of them")
     labels = None if by is None else pd.factorize(np.asarray(by), sort=True)[0]
-    if how in ("column", "dirichlet"):
-        if labels is None or len(labels) != n or (labels < 0).any():
-            raise _wrong(f'how = "{how}"', "by holds a label of every row", "give by=")
+    labelled = labels is not None and len(labels) == n and bool((labels >= 0).all())
+    if how in ("column", "dirichlet") and not labelled:
+        raise _wrong(f'how = "{how}"', "by holds a label of every row", "give by=")
     if how == "column":
         return _enough(np.asarray(labels, dtype=np.int64), min_rows)
     if not 1 <= hospitals <= n // max(min_rows, 1) or not alpha > 0:

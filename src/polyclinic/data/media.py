@@ -44,6 +44,9 @@ class Beside:
         return Beside(Path(given))
 
 
+HERE = Beside()
+
+
 def media_column(
     source: Source, codebook: Codebook, site: str, name: str, beside: Beside
 ) -> tuple[Media, Floats]:

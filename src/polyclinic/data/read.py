@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import InputError
 from polyclinic.core.media import Media
 from polyclinic.data.codebook import Codebook, Column, Mapped
-from polyclinic.data.media import Beside, media_column
+from polyclinic.data.media import HERE, Beside, media_column
 from polyclinic.data.source import PARQUET as PARQUET
 from polyclinic.data.source import (
     Source,
@@ -107,7 +107,7 @@ def to_table(
     codebook: Codebook,
     site: str,
     wanted: Sequence[str] | None = None,
-    beside: Beside = Beside(),
+    beside: Beside = HERE,
 ) -> Table:
     """Parse, check and convert every column that the codebook has (or that `wanted` needs)."""
     n_rows = count_rows(source)

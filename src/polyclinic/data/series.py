@@ -226,6 +226,7 @@ class Long:
         grid, how = self.grid, self.source.format
         value = cell_text(grid.value)
         missing = missing_condition(value, how, self.column, Mapped())
+        agreed = f"{number(value, how)} * coalesce(u.factor, n.factor) + coalesce(u.shift, n.shift)"
         unit = cell_text(grid.unit) if grid.unit else "NULL"
         return f"""
             SELECT *, CAST(floor(t / {grid.hours!r} + 1e-9) AS BIGINT) AS s, CASE
@@ -239,7 +240,7 @@ class Long:
                 ELSE '' END AS wrong
             FROM (SELECT k.position AS p, n.i AS i, n.low, n.high, {missing} AS m, r,
                 {self._time()} AS t,
-                {number(value, how)} * coalesce(u.factor, n.factor) + coalesce(u.shift, n.shift) AS v,
+                {agreed} AS v,
                 ({unit} IS NOT NULL AND {unit} != '' AND u.j IS NULL) AS bad_unit
                 FROM (SELECT *, row_number() OVER () AS r FROM source) AS lines
                 LEFT JOIN series_keys AS k ON k.key = {cell_text(grid.patient)}
@@ -318,7 +319,8 @@ def _empty(shape: tuple[int, ...]) -> Floats:
     """NaN everywhere; of many patients in a file without a name, which ends with the process."""
     if int(np.prod(shape)) * 4 <= IN_MEMORY:
         return np.full(shape, np.nan, dtype=np.float32)
-    found = np.memmap(tempfile.TemporaryFile(), dtype=np.float32, mode="w+", shape=shape)
+    with tempfile.TemporaryFile() as file:
+        found = np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
     for start in range(0, shape[0], 1024):
         found[start : start + 1024] = np.nan
     return found

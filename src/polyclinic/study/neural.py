@@ -88,7 +88,10 @@ class NeuralNetwork(Learner):
     class_weight : None, "balanced" (from summed label counts), or a weight per class, as a dict or
         in the order of the classes.
     validation : share of the patients on whom the loss is watched; they are not trained on.
-    random_state : seed of first weights, batches and dropout.
+    augment : what is done to images while they are trained on, by name with options:
+        ``{"flip": {"axes": ["width"]}, "crop": {"pixels": 2}, "rotation": {"degrees": 10},
+        "noise": {"sd": 0.05}}``.
+    random_state : seed of first weights, batches, dropout and `augment`.
 
     Attributes
     ----------
@@ -112,6 +115,7 @@ class NeuralNetwork(Learner):
         scale: str = "pooled",
         class_weight: Any = None,
         validation: float = 0.0,
+        augment: Mapping[str, Any] | None = None,
         random_state: int | None = 0,
     ) -> None:
         self.architecture = architecture
@@ -122,6 +126,7 @@ class NeuralNetwork(Learner):
         self.scale = scale
         self.class_weight = class_weight
         self.validation = validation
+        self.augment = augment
         self.random_state = random_state
 
     @property

@@ -14,6 +14,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Kind, check_options
 from polyclinic.models.neural.architectures import architecture_of, options_of
+from polyclinic.models.neural.augment import augment_of
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import sizes
 from polyclinic.models.neural.spec import SCALES, NeuralSpec
@@ -35,6 +36,7 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "strategy": lambda v: v is None or isinstance(v, (Strategy, Mapping)),
     "scale": SCALES.__contains__,
     "class_weight": _class_weight,
+    "augment": lambda v: v is None or isinstance(v, Mapping),
     "validation": lambda v: isinstance(v, (int, float)) and 0 <= v <= 0.5,
 }
 _RULE = (
@@ -83,6 +85,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         given.get("scale", "pooled"),
         weight,
         float(given.get("validation", 0.0)),
+        augment_of(given.get("augment")),
         asked.seed,
         dict(asked.rows),
     )

@@ -31,7 +31,8 @@ class NeuralSpec:
                   "range", or "none"
     class_weight  weight per class, "balanced" (from summed label counts), or None
     validation    share of the patients on whom the loss is watched; they are not trained on
-    seed          of first weights, batches and dropout
+    augment       what is done to images while they are trained on, by name with all options
+    seed          of first weights, batches, dropout and `augment`
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
     """
 
@@ -48,6 +49,7 @@ class NeuralSpec:
     scale: str = "pooled"
     class_weight: tuple[float, ...] | str | None = None
     validation: float = 0.0
+    augment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     rows: Mapping[str, Any] = field(default_factory=dict)
 
@@ -84,6 +86,7 @@ class NeuralSpec:
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "output": list(self.output),
             "strategy": self.strategy.to_data(),
+            "augment": {name: dict(options) for name, options in self.augment.items()},
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
             "rows": dict(self.rows),
         }

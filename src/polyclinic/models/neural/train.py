@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import torch
+from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import Network, seeded
@@ -68,6 +69,8 @@ def train(
     """One round at a site over `rows`. Raises Refused (LOSS_EXPLODED)."""
     network.load(asked.weights, asked.beside)
     weight = row_weights(spec, inputs, asked.class_weight)
+    if spec.augment:
+        inputs = replace(inputs, augment=Augment(spec.augment, spec.seed, asked.round))
     with seeded(_seed(spec, asked.round)):
         network.module.train()
         if spec.strategy.gradients:
