@@ -47,6 +47,12 @@ class Beside:
 HERE = Beside()
 
 
+def folder_of(path: str | Path) -> Path:
+    """Where the files beside a table lie."""
+    path = Path(path)
+    return path if path.is_dir() else path.parent
+
+
 def media_column(
     source: Source, codebook: Codebook, site: str, name: str, beside: Beside
 ) -> tuple[Media, Floats]:

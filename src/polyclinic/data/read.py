@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import InputError
 from polyclinic.core.media import Media
 from polyclinic.data.codebook import Codebook, Column, Mapped
-from polyclinic.data.media import HERE, Beside, media_column
+from polyclinic.data.media import HERE, Beside, folder_of, media_column
 from polyclinic.data.source import PARQUET as PARQUET
 from polyclinic.data.source import (
     Source,
@@ -53,12 +53,6 @@ def read_table(
     """
     beside = Beside.of(media, folder_of(path))
     return to_table(open_file(path, codebook, site, table), codebook, site, beside=beside)
-
-
-def folder_of(path: str | Path) -> Path:
-    """Where the files beside a table lie."""
-    path = Path(path)
-    return path if path.is_dir() else path.parent
 
 
 def table_from_frame(
