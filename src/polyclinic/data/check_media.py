@@ -58,7 +58,7 @@ def _series(
     try:
         long = long_table(source, codebook, site, name, beside)
         findings = list(_about_rows(long))
-        measured = ~np.isnan(long.values()).all(axis=(1, 2))
+        measured = [not np.isnan(one).all() for one in long.values()]
     except InputError as error:
         return ColumnFindings(name, n_rows, n_rows, (), (_plain(error),))
     grid = long.grid
@@ -67,7 +67,7 @@ def _series(
     cells = source.connection.execute(
         f"SELECT nullif({cell_text(stored)}, '') AS v FROM source"
     ).df()["v"]
-    there = dict(zip(cells.dropna().unique().tolist(), measured.tolist(), strict=True))
+    there = dict(zip(cells.dropna().unique().tolist(), measured, strict=True))
     missing = int(sum(not there.get(cell, False) for cell in cells.tolist()))
     return ColumnFindings(name, n_rows, missing, (), (*_few(n_rows - missing, n_rows), *findings))
 
