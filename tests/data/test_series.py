@@ -68,8 +68,8 @@ def pivoted(long):
     found = np.full((3, 6, 3), np.nan)
     for i, (name, how) in enumerate((("hr", "mean"), ("crea", "last"), ("urine", "sum"))):
         wide = long[long["variable"] == name].groupby(keys)["value"].agg(how).unstack("step")
-        found[:, :, i] = wide.droplevel("variable").reindex(["p1", "p2", "p3"]).reindex(
-            columns=range(6)
+        found[:, :, i] = (
+            wide.droplevel("variable").reindex(["p1", "p2", "p3"]).reindex(columns=range(6))
         )
     return found
 
@@ -177,7 +177,9 @@ def test_what_cannot_be_read_is_counted_not_shown(line, changes, code, what):
 
 
 def test_values_out_of_range_and_other_variables_may_be_left_out():
-    long = rows(("p1", 0, "hr", 60), ("p1", 0, "hr", 777), ("p1", 0, "lactate", 2), ("p2", 0, "hr", ""))
+    long = rows(
+        ("p1", 0, "hr", 60), ("p1", 0, "hr", 777), ("p1", 0, "lactate", 2), ("p2", 0, "hr", "")
+    )
     found = read(long, book(outside="drop")).media["course"].values
     assert found[0, 0, 0] == 60 and np.count_nonzero(~np.isnan(found)) == 1
 

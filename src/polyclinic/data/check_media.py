@@ -13,9 +13,10 @@ import numpy as np
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Mapped
 from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Severity
+from polyclinic.data.grid import Grid
 from polyclinic.data.media import Beside, image_cells, images_of, long_table
 from polyclinic.data.pixels import BAD
-from polyclinic.data.series import Long
+from polyclinic.data.series import Counted
 from polyclinic.data.source import Source, cell_text
 
 
@@ -57,10 +58,11 @@ def _series(
 ) -> ColumnFindings:
     try:
         long = long_table(source, codebook, site, name, beside)
-        findings = list(_about_rows(long))
-        measured = [not np.isnan(one).all() for one in long.values()]
+        counted, values = long.read()
     except InputError as error:
         return ColumnFindings(name, n_rows, n_rows, (), (_plain(error),))
+    findings = list(_about_rows(counted, long.grid))
+    measured = [not np.isnan(one).all() for one in values]
     grid = long.grid
     key = grid.key or codebook.patient.id
     stored = codebook.section(site).map.get(key, Mapped()).column or key
@@ -72,9 +74,8 @@ def _series(
     return ColumnFindings(name, n_rows, missing, (), (*_few(n_rows - missing, n_rows), *findings))
 
 
-def _about_rows(long: Long) -> Iterator[Finding]:
+def _about_rows(found: Counted, grid: Grid) -> Iterator[Finding]:
     """Rows of the long table; what is refused is an error, what is left out a note."""
-    found, grid = long.counted(), long.grid
     listed: list[tuple[str, int, Severity, str, str]] = [
         ("not_a_number", found.not_number, "error", "no number", "numbers"),
         ("not_a_time", found.not_time, "error", "no time", ""),

@@ -88,24 +88,25 @@ def physionet_series(codebook: Codebook) -> tuple[Mapping[str, Table], Codebook]
     paths = PHYSIONET_2012.paths()
     static = pd.read_csv(paths["set-a.static.csv"])
     outcome = pd.read_csv(paths["Outcomes-a.txt"]).set_index("RecordID")
-    measured = pd.read_csv(paths["set-a.measurements.csv.gz"])
-    wide = _series_codebook(codebook, sorted(measured["Parameter"].unique()))
+    wide = _series_codebook(codebook)
     frame = static[["RecordID", "Age", "Height", "Weight"]].assign(
         Male=static["Gender"].replace(-1, np.nan),
         died=outcome.loc[static["RecordID"], "In-hospital_death"].to_numpy(),
     )
+    measured = paths["set-a.measurements.csv.gz"].resolve()
     whole = table_from_frame(frame, wide, wide.name, media={"measured": measured})
     named = static["ICUType"].map(dict(enumerate(UNITS, 1)))
     return tables_by(whole, named.to_numpy()), wide
 
 
-def _series_codebook(codebook: Codebook, names: list[str]) -> Codebook:
+def _series_codebook(codebook: Codebook) -> Codebook:
     """Static columns, the series of all variables, and the outcome."""
     plain = codebook.to_dict()
     columns = dict(map(tuple, plain["columns"]))
+    measured = {name.removesuffix("_mean") for name in columns if name.endswith("_mean")}
     variables = []
-    for name in names:
-        like = columns.get(f"{name}_mean", {})
+    for name in sorted({*measured, *_LARGEST, "Weight"}):
+        like = columns.get(f"{name}_mean") or columns.get(name, {})
         spec = {key: like[key] for key in ("unit", "range", "usual") if key in like}
         if name in _LARGEST:
             spec = {"range": (0, 1)}

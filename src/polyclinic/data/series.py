@@ -31,6 +31,7 @@ from polyclinic.data.source import (
     number,
     open_file,
     open_frame,
+    quoted,
 )
 from polyclinic.data.units import conversion
 
@@ -83,7 +84,6 @@ class Series:
 class Counted:
     """Rows of a long table by what is wrong with them."""
 
-    rows: int = 0
     strangers: int = 0
     unknown: int = 0
     not_number: int = 0
@@ -122,37 +122,34 @@ class Long:
         self._check_columns()
         run = source.connection
         run.execute("SET threads = 1")  # so that sums are added in one order
+        run.execute("SET enable_progress_bar = false")
         run.register("series_keys", named)
         run.register("series_names", self._names())
         run.register("series_units", self._units())
 
-    def counted(self) -> Counted:
-        """Rows by what is wrong, each once."""
-        found = self._run(
-            "SELECT count(*), "
-            + ", ".join(f"count(*) FILTER (wrong = '{kind}')" for kind in _KINDS)
-            + f" FROM ({self._rows()})"
-        ).fetchone()
-        return Counted(*map(int, found or ()))
-
-    def values(self) -> Floats:
-        """All series in the codebook's units, (n, steps, variables)."""
-        shape = (self.n, *self.grid.shape)
-        found = _empty(shape)
+    def read(self) -> tuple[Counted, Floats]:
+        """Rows by what is wrong, each once; and all series in the codebook's units, (n, steps,
+        variables), without these rows."""
+        found, wrong = _empty((self.n, *self.grid.shape)), dict.fromkeys(_KINDS, 0)
         joins = sorted({v.join for v in self.grid.variables.values()})
-        how = [joins.index(v.join) for v in self.grid.variables.values()]
-        listed = ", ".join(_JOINS[join] for join in joins)
+        how = np.array([joins.index(v.join) for v in self.grid.variables.values()])
+        good = ", ".join(f"CASE WHEN wrong = '' THEN {one} END AS {one}" for one in "psi")
+        query = (
+            f"SELECT wrong, p, s, i, count(*), {', '.join(_JOINS[join] for join in joins)} FROM "
+            f"(SELECT wrong, {good}, t, r, v FROM ({self._rows()})) GROUP BY wrong, p, s, i"
+        )
         with tempfile.TemporaryDirectory() as folder:
-            self._run(f"SET temp_directory = '{folder}'")
+            self._run(f"SET temp_directory = {quoted(folder)}")
             self._run(f"SET memory_limit = '{DUCKDB_MEMORY}'")
-            answer = self._run(
-                f"SELECT p, s, i, {listed} FROM ({self._rows()}) WHERE wrong = '' GROUP BY p, s, i"
-            )
+            answer = self._run(query)
             while len(part := answer.fetch_df_chunk(64)):
-                p, s, i = (part.iloc[:, c].to_numpy(np.int64) for c in range(3))
-                joined = part.iloc[:, 3:].to_numpy(np.float64)
-                found[p, s, i] = joined[np.arange(len(part)), np.array(how)[i]]
-        return found
+                kept = part[part.iloc[:, 0] == ""]
+                p, s, i = (kept.iloc[:, c].to_numpy(np.int64) for c in range(1, 4))
+                joined = kept.iloc[:, 5:].to_numpy(np.float64)
+                found[p, s, i] = joined[np.arange(len(kept)), how[i]]
+                for kind, rows in zip(part.iloc[:, 0], part.iloc[:, 4], strict=True):
+                    wrong[kind] += int(rows)
+        return Counted(*(wrong[kind] for kind in _KINDS[2:])), found
 
     def _run(self, query: str) -> Any:
         try:
@@ -226,10 +223,17 @@ class Long:
         grid, how = self.grid, self.source.format
         value = cell_text(grid.value)
         missing = missing_condition(value, how, self.column, Mapped())
-        agreed = f"{number(value, how)} * coalesce(u.factor, n.factor) + coalesce(u.shift, n.shift)"
-        unit = cell_text(grid.unit) if grid.unit else "NULL"
+        agreed, foreign, units = f"{number(value, how)} * n.factor + n.shift", "false", ""
+        if grid.unit:
+            unit = cell_text(grid.unit)
+            factor, shift = "coalesce(u.factor, n.factor)", "coalesce(u.shift, n.shift)"
+            agreed = f"{number(value, how)} * {factor} + {shift}"
+            foreign = f"({unit} IS NOT NULL AND {unit} != '' AND u.j IS NULL)"
+            units = f"LEFT JOIN series_units AS u ON u.j = n.i AND u.u = {unit}"
+        ordered = any(v.join in ("first", "last") for v in grid.variables.values())
+        place = "row_number() OVER ()" if ordered else "0"
         return f"""
-            SELECT *, CAST(floor(t / {grid.hours!r} + 1e-9) AS BIGINT) AS s, CASE
+            SELECT *, TRY_CAST(floor(t / {grid.hours!r} + 1e-9) AS BIGINT) AS s, CASE
                 WHEN p IS NULL THEN 'stranger' WHEN i IS NULL THEN 'unknown'
                 WHEN m THEN 'gap' WHEN bad_unit THEN 'unit'
                 WHEN v IS NULL OR NOT isfinite(v) THEN 'number'
@@ -241,15 +245,15 @@ class Long:
             FROM (SELECT k.position AS p, n.i AS i, n.low, n.high, {missing} AS m, r,
                 {self._time()} AS t,
                 {agreed} AS v,
-                ({unit} IS NOT NULL AND {unit} != '' AND u.j IS NULL) AS bad_unit
-                FROM (SELECT *, row_number() OVER () AS r FROM source) AS lines
+                {foreign} AS bad_unit
+                FROM (SELECT *, {place} AS r FROM source) AS lines
                 LEFT JOIN series_keys AS k ON k.key = {cell_text(grid.patient)}
                 LEFT JOIN series_names AS n ON n.own = {cell_text(grid.variable)}
-                LEFT JOIN series_units AS u ON u.j = n.i AND u.u = {unit})
+                {units})
         """
 
 
-_KINDS = ("stranger", "unknown", "number", "time", "unit", "outside", "grid")
+_KINDS = ("", "gap", "stranger", "unknown", "number", "time", "unit", "outside", "grid")
 
 
 def open_long(where: Any, codebook: Codebook, site: str) -> Source:
@@ -264,7 +268,8 @@ def open_long(where: Any, codebook: Codebook, site: str) -> Source:
 def read_series(long: Long) -> Series:
     """All series of a column. Raises InputError: NOT_A_NUMBER, NOT_A_TIME, UNKNOWN_UNIT,
     OUT_OF_RANGE, UNKNOWN_VARIABLE."""
-    for code, count, what, rule, then in problems(long.counted(), long.grid, long.name):
+    counted, values = long.read()
+    for code, count, what, rule, then in problems(counted, long.grid, long.name):
         raise InputError(
             f"{long.site}, column {long.name}: {count} "
             f"row{' holds' if count == 1 else 's hold'} {what} in its long table",
@@ -274,7 +279,7 @@ def read_series(long: Long) -> Series:
             next=f"at {long.site}: polyclinic check; then {then}",
         )
     scales = np.array([v.scale for v in long.grid.variables.values()], dtype=np.float32)
-    return Series(long.site, long.name, long.values(), scales[:, 0], scales[:, 1])
+    return Series(long.site, long.name, values, scales[:, 0], scales[:, 1])
 
 
 def problems(found: Counted, grid: Grid, name: str) -> list[tuple[str, int, str, str, str]]:

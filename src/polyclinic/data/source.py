@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,7 +251,8 @@ def names_shown(source: Source, site: str) -> str:
 
 
 def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8-sig", errors="replace") as file:
         first = next(csv.reader(file, delimiter=how.delimiter), [])
     if not first:
         raise InputError(
