@@ -104,6 +104,7 @@ def test_digits_as_images_are_learnt_like_their_pixels():
     assert model.history_["loss"].iloc[-1] < 0.8
 
 
+@pytest.mark.slow
 def test_the_course_of_48_hours(data_dir):
     sites = pc.datasets.physionet_2012(series=True)
     counts = {n: (sites.table(n).n_rows, int(sites.table(n).columns["died"].sum()))
