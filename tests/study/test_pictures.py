@@ -82,7 +82,7 @@ def test_pneumonia_mnist_is_the_published_set(data_dir):
 def test_pneumonia_is_learnt_across_hospitals(data_dir):
     sites = pc.datasets.pneumonia_mnist(hospitals=3, alpha=5.0)
     options = {"hidden": [16]}
-    strategy = pc.FedAvg(rounds=4, lr=0.1)
+    strategy = pc.FedAvg(rounds=4, lr=0.1, local_epochs=5)
     model = pc.NeuralNetwork(
         "mlp", architecture_options=options, strategy=strategy, augment={"crop": {"pixels": 1}}
     ).fit(sites.cohort("part == 'val'"), "pneumonia ~ xray")
