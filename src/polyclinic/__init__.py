@@ -54,6 +54,8 @@ _WHERE = {
     "Sites": "polyclinic.study.sites",
     "read": "polyclinic.study.door",
     "split": "polyclinic.study.door",
+    "images": "polyclinic.study.pictures",
+    "partition": "polyclinic.study.pictures",
     "Embedded": "polyclinic.engines.embedded",
     "Policy": "polyclinic.privacy.policy",
     "DifferentialPrivacy": "polyclinic.privacy.dp",

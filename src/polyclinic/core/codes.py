@@ -32,6 +32,8 @@ RULES = {
     "ALONE_NOT_ALLOWED": "the hospital's policy: its own sums are not seen alone, only the total",
     "UPDATE_ALONE": "the hospital's policy: what training changed in a network is not seen by "
     "itself, as it can show an image or a patient that it was trained on; a total does not",
+    "BAD_ITEM": "every row has an image of the codebook's shape, or an empty cell; the hospital's "
+    "own check counts those that have not",
     "LOSS_EXPLODED": "only finite numbers leave a hospital: its loss or its weights ran away",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
     "needs three with enough patients",

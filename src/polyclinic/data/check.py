@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
+from polyclinic.data.check_media import check_media
 from polyclinic.data.codebook import Codebook, Column, Mapped
 from polyclinic.data.findings import SMALL, ColumnFindings, Finding, Findings, Severity
+from polyclinic.data.media import Beside, folder_of
 from polyclinic.data.source import (
     Source,
     cell_text,
@@ -54,11 +56,12 @@ _IDENTIFIERS = {
 
 
 def check_table(
-    source: str | Path | Any, codebook: Codebook, site: str, table: str = ""
+    source: str | Path | Any, codebook: Codebook, site: str, table: str = "", media: Any = None
 ) -> Findings:
     """Check a file or folder (path) or a frame (pandas, polars, arrow) against the codebook.
 
     table  of a duckdb file; "": its only one
+    media  as in `read_table`; every image is opened, every measurement read
 
     Raises
     ------
@@ -71,8 +74,11 @@ def check_table(
     else:
         opened = open_frame(source, codebook, site)
     n_rows = count_rows(opened)
+    beside = Beside.of(media, folder_of(source) if is_file else Path())
     columns = tuple(
-        _column(opened, codebook, site, name, n_rows)
+        check_media(opened, codebook, site, name, n_rows, beside)
+        if name in codebook.media and name not in codebook.section(site).not_recorded
+        else _column(opened, codebook, site, name, n_rows)
         for name in codebook.columns
         if name != codebook.patient.id
     )

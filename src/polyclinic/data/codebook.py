@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.data.expression import Expression, parse
+from polyclinic.data.grid import Fit, Grid
+from polyclinic.data.pairs import from_pairs
 from polyclinic.data.toml import load_toml, validate
 from polyclinic.data.units import conversion
 
@@ -22,16 +24,7 @@ MEDIA = ("image", "series")
 Range = Annotated[tuple[float, float], Field()]
 
 
-def _from_pairs(value: Any) -> Any:
-    """A mapping that was written as a list of pairs, which keeps its order wherever it travels."""
-    if not isinstance(value, list):
-        return value
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in value):
-        raise ValueError("a list holds pairs of name and value")
-    return {str(name): inner for name, inner in value}
-
-
-Levels = Annotated[dict[str, str], BeforeValidator(_from_pairs)]
+Levels = Annotated[dict[str, str], BeforeValidator(from_pairs)]
 
 
 class _Part(BaseModel):
@@ -66,7 +59,11 @@ class Patient(_Part):
 class Column(_Part):
     """One column. Outside `range` is an error; outside `usual` a finding, the value is kept.
 
-    shape  of an image or series, which only some models read; see `polyclinic.core.media`
+    shape     of an image or series, which only some models read; see `polyclinic.core.media`
+    fit       how an image comes to its shape; None: it has it
+    mean, sd  by channel: networks read (value - mean) / sd, of an image whose values `range` has
+              brought to 0 to 1; those outside are cut to its ends
+    series    where a series is written, its grid and its variables
     """
 
     type: Kind
@@ -78,11 +75,24 @@ class Column(_Part):
     label: str = ""
     molar_mass: Annotated[float | None, Field(gt=0)] = None
     shape: tuple[Annotated[int, Field(gt=0)], ...] | None = None
+    fit: Fit | None = None
+    mean: list[float] | None = None
+    sd: list[Annotated[float, Field(gt=0)]] | None = None
+    series: Grid | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_grid(cls, given: Any) -> Any:
+        """A series has the shape of its grid."""
+        if isinstance(given, dict) and isinstance(given.get("series"), (dict, Grid)):
+            series = given["series"]
+            grid = series if isinstance(series, Grid) else Grid.model_validate(series)
+            return {"shape": list(grid.shape), **given, "series": grid}
+        return given
 
     @model_validator(mode="after")
     def _consistent(self) -> Column:
-        if (self.type in MEDIA) != (self.shape is not None):
-            raise ValueError("images and series have a shape, and no others")
+        self._media_fit()
         if (self.type in ("binary", "category")) != (self.levels is not None):
             raise ValueError("binary and category columns have levels, and no others")
         if self.type == "binary" and len(self.levels or {}) != 2:
@@ -92,6 +102,24 @@ class Column(_Part):
             if pair is not None and not pair[0] < pair[1]:
                 raise ValueError(f"{name} is [lower, upper]")
         return self
+
+    def _media_fit(self) -> None:
+        if (self.type in MEDIA) != (self.shape is not None):
+            raise ValueError("images and series have a shape, and no others")
+        if self.type == "image" and len(self.shape or ()) not in (3, 4):
+            raise ValueError("an image is [channels, height, width], or with depth before height")
+        if self.type == "series" and len(self.shape or ()) != 2:
+            raise ValueError("a series is [steps, variables]")
+        if self.series is not None and self.shape != self.series.shape:
+            raise ValueError("the shape of a series is its length and its number of variables")
+        if self.type != "image" and (self.mean or self.sd or self.fit):
+            raise ValueError("only images have fit, mean and sd")
+        channels = (self.shape or (1,))[0]
+        for name in ("mean", "sd"):
+            if getattr(self, name) is not None and len(getattr(self, name)) not in (1, channels):
+                raise ValueError(f"{name} is one number, or one for each channel")
+        if (self.series is not None) and self.type != "series":
+            raise ValueError("only a series has a section of its own")
 
 
 class Derived(_Part):
@@ -123,11 +151,19 @@ class Target(_Part):
 
 
 class Mapped(_Part):
-    """How one site writes a column: its name there, its unit, its codes (own code -> ours)."""
+    """How one site writes a column: its name there, its unit, its codes (own code -> ours).
+
+    file   of a series, beside the site's table
+    variables, variable_units   of a series: the codebook's variable of an own name, and the own
+           unit of a variable
+    """
 
     column: str | None = None
     unit: str | None = None
     levels: dict[str, str | int | float] | None = None
+    file: str | None = None
+    variables: dict[str, str] | None = None
+    variable_units: dict[str, str] | None = None
 
 
 class SiteSection(_Part):
@@ -150,8 +186,8 @@ class Codebook(_Part):
     source: str = ""
     file: FileFormat = FileFormat()
     patient: Patient = Patient()
-    columns: Annotated[dict[str, Column], BeforeValidator(_from_pairs)]
-    derived: Annotated[dict[str, Derived], BeforeValidator(_from_pairs)] = {}
+    columns: Annotated[dict[str, Column], BeforeValidator(from_pairs)]
+    derived: Annotated[dict[str, Derived], BeforeValidator(from_pairs)] = {}
     target: Target | None = None
     site: dict[str, SiteSection] = {}
 
@@ -181,15 +217,18 @@ class Codebook(_Part):
             raise ValueError(f"{where}: a derived column is not in a file")
         if mapped.levels is not None and column.levels is None:
             raise ValueError(f"{where}: {name} has no levels in [columns]")
-        for ours in (mapped.levels or {}).values():
-            if str(ours) != "missing" and str(ours) not in (column.levels or {}):
+        for level in (mapped.levels or {}).values():
+            if str(level) != "missing" and str(level) not in (column.levels or {}):
                 raise ValueError(
-                    f"{where}: {ours} is no level of {name}; levels: "
+                    f"{where}: {level} is no level of {name}; levels: "
                     f'{", ".join(column.levels or ())} or "missing"'
                 )
-        if mapped.unit is not None:
+        pairs = [(mapped.unit, column.unit, column.molar_mass)] if mapped.unit is not None else []
+        if mapped.variables or mapped.variable_units or mapped.file:
+            pairs += _variables_fit(where, column, mapped)
+        for own, ours, molar_mass in pairs:
             try:
-                conversion(mapped.unit, column.unit or "no unit", column.molar_mass)
+                conversion(own, ours or "no unit", molar_mass)
             except InputError as error:
                 raise ValueError(f"{where}: {error.what} ({error.rule})") from None
 
@@ -213,6 +252,9 @@ class Codebook(_Part):
             for spec in content[part].values():
                 if "levels" in spec:
                     spec["levels"] = [list(pair) for pair in spec["levels"].items()]
+                if "series" in spec:
+                    variables = spec["series"]["variables"]
+                    spec["series"]["variables"] = [list(pair) for pair in variables.items()]
             content[part] = [list(pair) for pair in content[part].items()]
         return content
 
@@ -294,6 +336,20 @@ class Codebook(_Part):
             elif ends is not None:
                 found[column] = (float(ends[0]), float(ends[1]))
         return found
+
+
+def _variables_fit(
+    where: str, column: Column, mapped: Mapped
+) -> list[tuple[str, str | None, float | None]]:
+    """Units of variables, own and agreed, with molar masses. Raises ValueError."""
+    if column.series is None:
+        raise ValueError(f"{where}: only a series has a file, variables and units")
+    known = column.series.variables
+    units = mapped.variable_units or {}
+    for ours in (*(mapped.variables or {}).values(), *units):
+        if ours not in known:
+            raise ValueError(f"{where}: {ours} is no variable; variables: {', '.join(known)}")
+    return [(own, known[n].unit, known[n].molar_mass) for n, own in units.items()]
 
 
 def refuse_not_comparable(codebook: Codebook, sites: Sequence[str], columns: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import InputError
 from polyclinic.core.partition import Partition
 from polyclinic.data.expression import parse
+from polyclinic.data.read import presence
 from polyclinic.data.table import Table
 
 RULES = ("drop", "mean", "error", "keep")
@@ -102,7 +103,9 @@ class Cohort:
             table.codebook.spec(column)
         inside = np.ones(table.n_rows, dtype=bool)
         if self.where is not None:
-            value = parse(self.where).evaluate(table.columns, table.codebook.codes)
+            value = parse(self.where).evaluate(
+                presence(table.columns, table.codebook), table.codebook.codes
+            )
             inside = value == 1.0
         complete = np.ones(table.n_rows, dtype=bool)
         for column in self.with_rule("drop"):

@@ -1,4 +1,4 @@
-"""Named data sets: published ones with hospitals of their own, and four of scikit-learn's.
+"""Named data sets: published ones with hospitals of their own, images, and four of scikit-learn's.
 
 ``heart_disease``, ``tcga_brca``, ``eicu_demo`` and ``physionet_2012`` are real multi-site
 data, checked against their sha256.
@@ -23,6 +23,12 @@ from polyclinic.data.codebook import Codebook
 from polyclinic.data.fetch import Archive
 from polyclinic.data.infer import infer_codebook
 from polyclinic.data.intensive_care import EICU, PHYSIONET_2012, eicu_tables, physionet_tables
+from polyclinic.data.media_sets import (
+    PNEUMONIA,
+    dealt_images,
+    physionet_series,
+    pneumonia_tables,
+)
 from polyclinic.data.read import read_table, table_from_frame
 from polyclinic.data.table import Table
 from polyclinic.data.toml import load_toml
@@ -142,6 +148,42 @@ def physionet_2012() -> Dataset:
     return _dataset("physionet_2012", physionet_tables(codebook), codebook)
 
 
+def physionet_2012_series() -> Dataset:
+    """The same stays with the series `measured` (48 hours, 37 variables) beside age, sex, height
+    and weight. Raises likewise."""
+    tables, codebook = physionet_series(packaged_codebook("physionet_2012"))
+    return _dataset("physionet_2012_series", tables, codebook)
+
+
+def pneumonia_mnist(
+    hospitals: int = 5, by: str = "label", alpha: float = 0.5, seed: int = 0
+) -> Dataset:
+    """PneumoniaMNIST: 5,856 chest X-rays `xray`, dealt to made-up hospitals. Raises likewise."""
+    tables, codebook = pneumonia_tables(hospitals, by, alpha, seed)
+    return _dataset("pneumonia_mnist", tables, codebook)
+
+
+def digits_images() -> Dataset:
+    """The digits as images of [1, 8, 8], in the same hospitals as the table of pixels."""
+    table = digits()
+    column: dict[str, Any] = {"type": "image", "shape": [1, 8, 8], "range": [0, 16]}
+    plain = table.codebook.to_dict()
+    outcome = dict(map(tuple, plain["columns"]))["digit"]
+    codebook = Codebook.from_dict(
+        {**plain, "name": "digits-images", "columns": [("image", column), ("digit", outcome)]}
+    )
+    tables: dict[str, Table] = {}
+    for site, own in table.tables.items():
+        pixels = [values for name, values in own.columns.items() if name != "digit"]
+        images = np.stack(pixels, axis=1).reshape(-1, 1, 8, 8).astype(np.uint8)
+        frame = pd.DataFrame(
+            {"image": np.arange(len(images)), "digit": own.columns["digit"].astype(int)}
+        )
+        everyone = np.full(len(images), site)
+        tables |= dealt_images(frame, images, everyone, codebook, "image")
+    return _dataset("digits_images", tables, codebook)
+
+
 def breast_cancer() -> Dataset:
     """Wisconsin breast cancer (scikit-learn): 569 patients, 30 measurements, `malignant` 0/1.
 
@@ -231,9 +273,12 @@ _MAKERS: dict[str, Callable[[], Dataset]] = {
     "eicu_demo": eicu_demo,
     "eicu_hospitals": eicu_hospitals,
     "physionet_2012": physionet_2012,
+    "physionet_2012_series": physionet_2012_series,
+    "pneumonia_mnist": pneumonia_mnist,
     "breast_cancer": breast_cancer,
     "diabetes": diabetes,
     "digits": digits,
+    "digits_images": digits_images,
     "iris": iris,
 }
 NAMES = tuple(_MAKERS)
@@ -268,6 +313,19 @@ _FACTS: dict[str, tuple[int, int, str, str]] = {
         "PhysioNet/CinC Challenge 2012, set A (Silva et al., CinC 2012)",
         "ODC-By 1.0",
     ),
+    "physionet_2012_series": (
+        4,
+        4000,
+        "PhysioNet/CinC Challenge 2012, set A (Silva et al., CinC 2012), as hourly series",
+        "ODC-By 1.0",
+    ),
+    "pneumonia_mnist": (
+        5,
+        5856,
+        "PneumoniaMNIST of MedMNIST v2 (Yang et al. 2023; Kermany et al. 2018); "
+        "dealt to made-up hospitals",
+        "CC BY 4.0",
+    ),
     "breast_cancer": (
         4,
         569,
@@ -283,6 +341,13 @@ _FACTS: dict[str, tuple[int, int, str, str]] = {
         "as in scikit-learn (BSD 3-Clause)",
     ),
     "digits": (
+        4,
+        1797,
+        "UCI Optical Recognition of Handwritten Digits, with scikit-learn; "
+        "dealt to four made-up hospitals",
+        "CC BY 4.0",
+    ),
+    "digits_images": (
         4,
         1797,
         "UCI Optical Recognition of Handwritten Digits, with scikit-learn; "
@@ -320,6 +385,8 @@ def describe() -> tuple[Entry, ...]:
         "eicu_demo": EICU,
         "eicu_hospitals": EICU,
         "physionet_2012": PHYSIONET_2012,
+        "physionet_2012_series": PHYSIONET_2012,
+        "pneumonia_mnist": PNEUMONIA,
     }
     return tuple(
         Entry(name, *_FACTS[name], name not in archives or archives[name].here() is not None)

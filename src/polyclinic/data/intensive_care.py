@@ -8,9 +8,11 @@ measurement of 48 hours as its mean and its last value. Both have many gaps.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.fetch import Archive
@@ -102,13 +104,17 @@ def _range(codebook: Codebook, name: str) -> tuple[float, float]:
 
 
 def _by(frame: pd.DataFrame, site: pd.Series, codebook: Codebook) -> dict[str, Table]:
-    """The table read once, then cut by site: patients are numbered anew in each."""
+    """The table read once, then cut by site."""
     whole = table_from_frame(frame, codebook, codebook.name)
-    names = site.loc[frame.index].to_numpy()
+    return tables_by(whole, site.loc[frame.index].to_numpy())
+
+
+def tables_by(whole: Table, names: NDArray[Any]) -> dict[str, Table]:
+    """A table cut by the name of each row's site: patients are numbered anew in each."""
     found = {}
     for name in np.unique(names):
         rows = np.flatnonzero(names == name)
         columns = {column: values[rows] for column, values in whole.columns.items()}
         patient = pd.factorize(whole.patient[rows])[0].astype(np.int64)
-        found[str(name)] = Table(str(name), columns, patient, codebook)
+        found[str(name)] = Table(str(name), columns, patient, whole.codebook, whole.media)
     return found

@@ -15,7 +15,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
+from polyclinic.core.media import Media
 from polyclinic.data.codebook import Codebook, Column, Mapped
+from polyclinic.data.media import HERE, Beside, folder_of, media_column
 from polyclinic.data.source import PARQUET as PARQUET
 from polyclinic.data.source import (
     Source,
@@ -35,25 +37,38 @@ from polyclinic.data.units import conversion
 Floats = NDArray[np.float64]
 
 
-def read_table(path: str | Path, codebook: Codebook, site: str, table: str = "") -> Table:
+def read_table(
+    path: str | Path, codebook: Codebook, site: str, table: str = "", media: Any = None
+) -> Table:
     """The rows of a CSV or Parquet file, of a folder of them, or of a `table` of a duckdb file.
+
+    media  where images and series are: a folder, or by column a folder, array, file or frame; None:
+           beside the table
 
     Raises
     ------
     InputError : NO_FILE, BAD_FILE, NO_COLUMN, NOT_A_NUMBER, NOT_AN_INTEGER, UNKNOWN_LEVEL,
         OUT_OF_RANGE, NOT_FINITE, DUPLICATE_ROWS; names site, column, number of rows, never a value.
+        For images and series as `media_column`.
     """
-    return to_table(open_file(path, codebook, site, table), codebook, site)
+    beside = Beside.of(media, folder_of(path))
+    return to_table(open_file(path, codebook, site, table), codebook, site, beside=beside)
 
 
 def table_from_frame(
-    frame: Any, codebook: Codebook, site: str, columns: Sequence[str] | None = None
+    frame: Any,
+    codebook: Codebook,
+    site: str,
+    columns: Sequence[str] | None = None,
+    media: Any = None,
 ) -> Table:
-    """The rows of a pandas, polars or arrow frame. With `columns`, only those are needed."""
-    return to_table(open_frame(frame, codebook, site), codebook, site, columns)
+    """The rows of a pandas, polars or arrow frame. With `columns`, only those are needed. `media`
+    as in `read_table`; None: in this process's folder."""
+    beside = Beside.of(media, Path())
+    return to_table(open_frame(frame, codebook, site), codebook, site, columns, beside)
 
 
-def split_frame(frame: Any, by: str, codebook: Codebook) -> dict[str, Table]:
+def split_frame(frame: Any, by: str, codebook: Codebook, media: Any = None) -> dict[str, Table]:
     """One table per value of column `by`, in order of first appearance."""
     import narwhals as nw
 
@@ -75,31 +90,46 @@ def split_frame(frame: Any, by: str, codebook: Codebook) -> dict[str, Table]:
         )
     return {
         str(label): table_from_frame(
-            native.filter(nw.col(by) == label).to_native(), codebook, str(label)
+            native.filter(nw.col(by) == label).to_native(), codebook, str(label), media=media
         )
         for label in dict.fromkeys(labels.to_list())
     }
 
 
 def to_table(
-    source: Source, codebook: Codebook, site: str, wanted: Sequence[str] | None = None
+    source: Source,
+    codebook: Codebook,
+    site: str,
+    wanted: Sequence[str] | None = None,
+    beside: Beside = HERE,
 ) -> Table:
     """Parse, check and convert every column that the codebook has (or that `wanted` needs)."""
     n_rows = count_rows(source)
     columns: dict[str, Floats] = {}
+    media: dict[str, Media] = {}
     needed = _stored(codebook, wanted)
     for name in needed:
-        columns[name] = column_values(source, codebook, site, name, n_rows)
+        if name in codebook.media and name not in codebook.section(site).not_recorded:
+            media[name], columns[name] = media_column(source, codebook, site, name, beside)
+        else:
+            columns[name] = column_values(source, codebook, site, name, n_rows)
+    readable = presence(columns, codebook)
     for name, derived in codebook.derived.items():
         if wanted is None or name in wanted:
-            columns[name] = _derive(derived, name, columns, codebook, site)
+            columns[name] = _derive(derived, name, readable, codebook, site)
     id_column = codebook.patient.id if wanted is None else "row"
     patient = _patients(source, codebook, site, id_column, n_rows)
     keep = _without_duplicates(source, codebook, site, patient) if wanted is None else None
     if keep is not None:
         columns = {name: values[keep] for name, values in columns.items()}
         patient = pd.factorize(patient[keep])[0].astype(np.int64)
-    return Table(site, columns, patient, codebook)
+    return Table(site, columns, patient, codebook, media)
+
+
+def presence(columns: Mapping[str, Floats], codebook: Codebook) -> Mapping[str, Floats]:
+    """The columns as conditions read them: of images and series only whether there is one."""
+    there = {name: columns[name] * 0.0 + 1.0 for name in codebook.media if name in columns}
+    return {**columns, **there} if there else columns
 
 
 def _stored(codebook: Codebook, wanted: Sequence[str] | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,15 +32,18 @@ class Source:
     is_text: bool = False
 
 
-def open_file(path: str | Path, codebook: Codebook, site: str, table: str = "") -> Source:
+def open_file(
+    path: str | Path, codebook: Codebook, site: str, table: str = "", *, streamed: bool = False
+) -> Source:
     """The cells of a CSV or Parquet file, or of a folder of one kind of them, as texts.
 
-    table  of a duckdb file, which is only read; "": its only one
+    table     of a duckdb file, which is only read; "": its only one
+    streamed  whether a CSV file is read anew by every query, and never held
     """
     path, how = Path(path), codebook.file_of(site)
     files = _files(path, site)
     connection = duckdb.connect()
-    listed = f"[{', '.join(_text(str(file)) for file in files)}]"
+    listed = f"[{', '.join(quoted(str(file)) for file in files)}]"
     try:
         if path.suffix.lower() in DATABASE:
             _attach(connection, path, table, site)
@@ -50,11 +54,13 @@ def open_file(path: str | Path, codebook: Codebook, site: str, table: str = "") 
             return _as_text(connection, how, f"{site}")
         found = {file.name: _header(file, how, codebook, site) for file in files}
         names = _same_columns(found, site)
-        columns = ", ".join(f"{_text(f'c{i}')}: 'VARCHAR'" for i in range(len(names)))
+        columns = ", ".join(f"{quoted(f'c{i}')}: 'VARCHAR'" for i in range(len(names)))
+        named = ", ".join(f"c{i} AS {quoted_name(name)}" for i, name in enumerate(names))
         connection.execute(
-            f"CREATE TABLE source AS SELECT * FROM read_csv({listed}, "
-            f"auto_detect=false, header={str(how.header).lower()}, delim={_text(how.delimiter)}, "
-            f"quote='\"', escape='\"', nullstr='', columns={{{columns}}})"
+            f"CREATE {'VIEW' if streamed else 'TABLE'} source AS SELECT {named} FROM "
+            f"read_csv({listed}, auto_detect=false, header={str(how.header).lower()}, "
+            f"delim={quoted(how.delimiter)}, quote='\"', escape='\"', nullstr='', "
+            f"columns={{{columns}}})"
         )
     except duckdb.Error as error:
         raise InputError(
@@ -64,12 +70,6 @@ def open_file(path: str | Path, codebook: Codebook, site: str, table: str = "") 
             rule="every line has the same number of fields; see [file] in the codebook",
             next=_duckdb_line(error),
         ) from None
-    for i, name in enumerate(names):
-        connection.execute(f"ALTER TABLE source RENAME COLUMN c{i} TO {_name(f'_{i}_{name}')}")
-    for i, name in enumerate(names):
-        connection.execute(
-            f"ALTER TABLE source RENAME COLUMN {_name(f'_{i}_{name}')} TO {_name(name)}"
-        )
     return Source(connection, tuple(names), how, f"{site}", how.header, True)
 
 
@@ -127,13 +127,13 @@ def _same_columns(names: dict[str, list[str]], site: str) -> list[str]:
 
 
 def _parquet_names(connection: duckdb.DuckDBPyConnection, file: Path) -> list[str]:
-    described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({_text(str(file))})")
+    described = connection.execute(f"DESCRIBE SELECT * FROM read_parquet({quoted(str(file))})")
     return [f"{name} {kind}" for name, kind, *_ in described.fetchall()]
 
 
 def _attach(connection: duckdb.DuckDBPyConnection, path: Path, table: str, site: str) -> None:
     """A table of a database as the view "raw". The database is opened for reading only."""
-    connection.execute(f"ATTACH {_text(str(path))} AS site_data (READ_ONLY)")
+    connection.execute(f"ATTACH {quoted(str(path))} AS site_data (READ_ONLY)")
     found = connection.execute(
         "SELECT table_schema, table_name FROM information_schema.tables "
         "WHERE table_catalog = 'site_data' ORDER BY ALL"
@@ -149,7 +149,7 @@ def _attach(connection: duckdb.DuckDBPyConnection, path: Path, table: str, site:
             next="name it: --table NAME",
         )
     ((schema, name),) = chosen
-    where = f"site_data.{_name(schema)}.{_name(name)}"
+    where = f"site_data.{quoted_name(schema)}.{quoted_name(name)}"
     connection.execute(f"CREATE VIEW raw AS SELECT * FROM {where}")
 
 
@@ -172,12 +172,12 @@ def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str)
     described = connection.execute("DESCRIBE raw").fetchall()
     parts = []
     for name, kind, *_ in described:
-        text = f"CAST({_name(name)} AS VARCHAR)"
+        text = f"CAST({quoted_name(name)} AS VARCHAR)"
         if kind in ("DOUBLE", "FLOAT"):
-            text = f"CASE WHEN isnan({_name(name)}) THEN NULL ELSE {text} END"
+            text = f"CASE WHEN isnan({quoted_name(name)}) THEN NULL ELSE {text} END"
         if kind == "BOOLEAN":
-            text = f"CAST(CAST({_name(name)} AS INTEGER) AS VARCHAR)"
-        parts.append(f"{text} AS {_name(name)}")
+            text = f"CAST(CAST({quoted_name(name)} AS INTEGER) AS VARCHAR)"
+        parts.append(f"{text} AS {quoted_name(name)}")
     listed = ", ".join(parts) or "1 AS nothing"
     connection.execute(f"CREATE VIEW source AS SELECT {listed} FROM raw")
     how = how.model_copy(update={"decimal": "."})
@@ -186,7 +186,7 @@ def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str)
 
 def cell_text(stored: str) -> str:
     """SQL for a trimmed cell."""
-    return f"trim({_name(stored)})"
+    return f"trim({quoted_name(stored)})"
 
 
 def number(text: str, how: FileFormat) -> str:
@@ -200,7 +200,7 @@ def missing_condition(text: str, how: FileFormat, column: Column, mapped: Mapped
     """SQL that is true where a cell is missing; codes that are numbers are compared as numbers."""
     codes = [*how.missing, *map(str, column.missing)]
     codes += [code for code, ours in (mapped.levels or {}).items() if ours == "missing"]
-    texts = ", ".join(_text(code) for code in codes) or "''"
+    texts = ", ".join(quoted(code) for code in codes) or "''"
     numbers = [float(code) for code in codes if is_number(code)]
     condition = f"{text} IS NULL OR {text} = '' OR {text} IN ({texts})"
     if numbers:
@@ -217,7 +217,7 @@ def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> st
         own = {code: str(ours) for code, ours in mapped.levels.items()}
     cases = []
     for code, ours in own.items():
-        test = f"{text} = {_text(code)}"
+        test = f"{text} = {quoted(code)}"
         if is_number(code):
             test = f"({test} OR coalesce({number(text, how)} = {float(code)!r}, false))"
         if ours in position:
@@ -251,7 +251,8 @@ def names_shown(source: Source, site: str) -> str:
 
 
 def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[str]:
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rt", newline="", encoding="utf-8-sig", errors="replace") as file:
         first = next(csv.reader(file, delimiter=how.delimiter), [])
     if not first:
         raise InputError(
@@ -308,9 +309,11 @@ def is_number(text: str) -> bool:
     return text.strip().lower() not in ("nan", "inf", "-inf", "infinity")
 
 
-def _text(value: str) -> str:
+def quoted(value: str) -> str:
+    """SQL for a text."""
     return "'" + value.replace("'", "''") + "'"
 
 
-def _name(value: str) -> str:
+def quoted_name(value: str) -> str:
+    """SQL for a name."""
     return '"' + value.replace('"', '""') + '"'

@@ -18,6 +18,7 @@ __all__ = [
     "iris",
     "load",
     "physionet_2012",
+    "pneumonia_mnist",
     "tcga_brca",
 ]
 
@@ -48,9 +49,31 @@ def eicu_hospitals() -> Sites:
     return load("eicu_hospitals")
 
 
-def physionet_2012() -> Sites:
-    """PhysioNet Challenge 2012 (ODC-By 1.0): 4,000 stays in four kinds of unit, 554 deaths."""
-    return load("physionet_2012")
+def physionet_2012(series: bool = False) -> Sites:
+    """PhysioNet Challenge 2012 (ODC-By 1.0): 4,000 stays in four kinds of unit, 554 deaths.
+
+    series : the 37 variables as the series `measured` of 48 hours, beside age, sex, height and
+        weight; else of each variable its mean and last value.
+    """
+    return load("physionet_2012_series" if series else "physionet_2012")
+
+
+def pneumonia_mnist(
+    hospitals: int = 5, by: str = "label", alpha: float = 0.5, random_state: int = 0
+) -> Sites:
+    """PneumoniaMNIST (CC BY 4.0): 5,856 chest X-rays of children, 28 x 28, dealt to hospitals.
+
+    Parameters
+    ----------
+    hospitals : how many made-up ones.
+    by : "label": each has its own share of pneumonia, as `partition` draws it; "iid"; "quantity".
+    alpha : small: great differences between hospitals.
+    random_state : seed of the dealing.
+
+    The column `part` is the published one: "train", "val" or "test".
+    """
+    found = _data.pneumonia_mnist(hospitals, by, alpha, random_state)
+    return Sites(found.tables, found.codebook, source=found.source)
 
 
 def breast_cancer() -> Sites:
@@ -63,9 +86,10 @@ def diabetes() -> Sites:
     return load("diabetes")
 
 
-def digits() -> Sites:
-    """scikit-learn's 8 x 8 digits (ten classes), dealt to four made-up hospitals."""
-    return load("digits")
+def digits(images: bool = False) -> Sites:
+    """scikit-learn's 8 x 8 digits (ten classes), dealt to four made-up hospitals; with `images`
+    as the column `image` instead of 64 columns of pixels."""
+    return load("digits_images" if images else "digits")
 
 
 def iris() -> Sites:

@@ -21,6 +21,7 @@ def read(
     schema: Codebook | str | Path | None = None,
     *,
     policy: Policy | Mapping[str, Policy] | None = None,
+    media: Any = None,
 ) -> Sites:
     """Hospitals from one file or frame each.
 
@@ -29,6 +30,8 @@ def read(
     source : {site: path or frame}, or a folder with one CSV or Parquet file per hospital.
     schema : the codebook, or its path.
     policy : what every site allows; None: the default policy. By site with a mapping.
+    media : where images and series are: a folder for all, or by site a folder, or a mapping by
+        column of a folder, an array, or the file or frame of a long table. None: beside each table.
 
     Raises
     ------
@@ -45,9 +48,9 @@ def read(
     if not isinstance(source, Mapping):
         source = _folder(Path(source))
     tables = {
-        str(site): read_table(where, codebook, str(site))
+        str(site): read_table(where, codebook, str(site), media=_media_of(media, site))
         if isinstance(where, (str, Path))
-        else table_from_frame(where, codebook, str(site))
+        else table_from_frame(where, codebook, str(site), media=_media_of(media, site))
         for site, where in source.items()
     }
     if not tables:
@@ -66,16 +69,22 @@ def split(
     schema: Codebook | str | Path | None = None,
     *,
     policy: Policy | Mapping[str, Policy] | None = None,
+    media: Any = None,
 ) -> Sites:
     """Hospitals from one frame: a site per value of column `by`.
 
     Without a codebook one is inferred from the frame, which is yours: types, levels and ranges.
+    `media`: a folder, or by column what `read` takes.
     """
     if schema is None:
         codebook = infer_codebook(frame, exclude=(by,))
     else:
         codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
-    return Sites(split_frame(frame, by, codebook), codebook, policy=policy)
+    return Sites(split_frame(frame, by, codebook, media), codebook, policy=policy)
+
+
+def _media_of(media: Any, site: str) -> Any:
+    return media.get(site) if isinstance(media, Mapping) else media
 
 
 def _folder(path: Path) -> dict[str, Path]:

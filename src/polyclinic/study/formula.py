@@ -68,7 +68,7 @@ class FormulaData:
                 rule="a prediction needs every column of the formula",
                 next='fill them, or fit with missing = "mean"',
             )
-        return Partition(table.columns, site="new rows")
+        return Partition(table.columns, site="new rows", media=table.media)
 
     def without_rows(self) -> FormulaData:
         return replace(self, federation=gone(self.federation.sites), sites=None)

@@ -54,7 +54,10 @@ class NeuralNetwork(Learner):
     noise : how a fit with `privacy=DifferentialPrivacy(...)` is made: ``{"unit": "patient", "clip":
         1.0, "rate": 0.1}`` draws every patient with probability `rate` in each local step and
         shortens his gradient to norm `clip`; unit "hospital" shortens a hospital's whole update.
-    random_state : seed of first weights, batches and dropout.
+    augment : what is done to images while they are trained on, by name with options:
+        ``{"flip": {"axes": ["width"]}, "crop": {"pixels": 2}, "rotation": {"degrees": 10},
+        "noise": {"sd": 0.05}}``.
+    random_state : seed of first weights, batches, dropout and `augment`.
 
     Attributes
     ----------
@@ -79,6 +82,7 @@ class NeuralNetwork(Learner):
         class_weight: Any = None,
         validation: float = 0.0,
         noise: Mapping[str, Any] | None = None,
+        augment: Mapping[str, Any] | None = None,
         random_state: int | None = 0,
     ) -> None:
         self.architecture = architecture
@@ -90,6 +94,7 @@ class NeuralNetwork(Learner):
         self.class_weight = class_weight
         self.validation = validation
         self.noise = noise
+        self.augment = augment
         self.random_state = random_state
 
     @property

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from polyclinic.core.media import Media
 from polyclinic.core.partition import Partition
 from polyclinic.models.neural.architectures import torch
+from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.spec import NeuralSpec
 
 TABLE = "table"
@@ -28,6 +29,7 @@ class Inputs:
     target   outcome, (n_rows,) float32; None of new rows
     weight   (n_rows,) float32
     keys     of the rows' patients, (n_rows,)
+    augment  what is done to images while they are trained on
     """
 
     table: NDArray[np.float32] | None
@@ -36,6 +38,7 @@ class Inputs:
     target: NDArray[np.float32] | None
     weight: NDArray[np.float32]
     keys: NDArray[np.int64]
+    augment: Augment | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -47,10 +50,17 @@ class Inputs:
         if self.table is not None:
             found[TABLE] = make(self.table[rows])
         if self.arrays is not None:
-            found[ITEMS] = make(np.ascontiguousarray(self.arrays[rows], dtype=np.float32))
+            found[ITEMS] = make(self._changed(self.arrays[rows], rows))
         for name, (items, positions) in self.media.items():
-            found[name] = make(items.read(positions[rows]))
+            found[name] = make(self._changed(items.read(positions[rows]), rows))
         return found
+
+    def _changed(self, items: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Images (n, channels, *spatial) as they are trained on; series stay as they are."""
+        found = np.ascontiguousarray(items, dtype=np.float32)
+        if self.augment is None or found.ndim < 4:
+            return found
+        return self.augment(found, self.keys[rows])
 
     def targets(self, rows: NDArray[np.int64]) -> Any:
         """The outcome of rows as a tensor."""

@@ -14,6 +14,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Kind, check_options
 from polyclinic.models.neural.architectures import architecture_of, options_of
+from polyclinic.models.neural.augment import augment_of
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import personal
@@ -61,6 +62,7 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "strategy": lambda v: v is None or isinstance(v, (Strategy, Mapping)),
     "scale": SCALES.__contains__,
     "class_weight": _class_weight,
+    "augment": lambda v: v is None or isinstance(v, Mapping),
     "validation": lambda v: isinstance(v, (int, float)) and 0 <= v <= 0.5,
     "noise": _noise,
 }
@@ -110,6 +112,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         given.get("scale", "pooled"),
         weight,
         float(given.get("validation", 0.0)),
+        augment_of(given.get("augment")),
         asked.seed,
         tuple(asked.sites) if strategy.by_turns else (),
         {},

@@ -87,6 +87,7 @@ def check_private(spec: NeuralSpec) -> None:
             spec.class_weight == "balanced"
         ),
         "validation: the watched loss is an exact sum": spec.validation > 0,
+        "augment: rows are trained on as they are": bool(spec.augment),
         "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
         f"the strategy {spec.strategy!r}": (
             spec.strategy.name not in PRIVATE

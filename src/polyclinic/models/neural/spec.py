@@ -31,7 +31,8 @@ class NeuralSpec:
                   "range", or "none"
     class_weight  weight per class, "balanced" (from summed label counts), or None
     validation    share of the patients on whom the loss is watched; they are not trained on
-    seed          of first weights, batches and dropout
+    augment       what is done to images while they are trained on, by name with all options
+    seed          of first weights, batches, dropout and `augment`
     sites         names of the sites where not all of them train in every round; else ()
     privacy       under differential privacy "unit", "epsilon", "delta", "clip" and "rate", see
                   `private`; {}: exact
@@ -51,6 +52,7 @@ class NeuralSpec:
     scale: str = "pooled"
     class_weight: tuple[float, ...] | str | None = None
     validation: float = 0.0
+    augment: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     seed: int = 0
     sites: tuple[str, ...] = ()
     privacy: Mapping[str, Any] = field(default_factory=dict)
@@ -99,6 +101,7 @@ class NeuralSpec:
             "output": list(self.output),
             "strategy": self.strategy.to_data(),
             "sites": list(self.sites),
+            "augment": {name: dict(options) for name, options in self.augment.items()},
             "class_weight": list(weight) if isinstance(weight, tuple) else weight,
             "privacy": dict(self.privacy),
             "rows": dict(self.rows),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import torch
+from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import Network, seeded
@@ -123,6 +124,8 @@ def train(
         answer = Answer(nothing, np.zeros(len(asked.beside)), 0.0, 0.0, 0, memory, nothing)
         if not len(rows):
             return answer
+    if spec.augment:
+        inputs = replace(inputs, augment=Augment(spec.augment, spec.seed, asked.round))
     site = _Site(spec, network, inputs, rows, weight, asked)
     with seeded(_seed(spec, asked.round)):
         network.module.train()
