@@ -27,7 +27,7 @@ class Network:
     """A network of a spec, with first weights drawn from the spec's seed."""
 
     def __init__(self, spec: NeuralSpec) -> None:
-        one = architecture_of(spec.architecture)
+        one = architecture_of(spec.architecture, spec.version)
         whole = replace(spec, options=options_of(one, spec.options))
         with seeded(spec.seed):
             self.module = one.build(whole)

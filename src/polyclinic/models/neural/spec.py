@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from polyclinic.core.design import Design
 from polyclinic.models import glm
+from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.strategy import Strategy
 
 if TYPE_CHECKING:
     from polyclinic.core.algorithm import Algorithm
 
 SCALES = ("pooled", "range", "none")
+SAMPLINGS = ("shuffled", "balanced")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class NeuralSpec:
     scale         of the table's columns: "pooled" mean and standard deviation, the codebook's
                   "range", or "none"
     class_weight  weight per class, "balanced" (from summed label counts), or None
+    sampling      "shuffled", or "balanced": every class as often in a site's batches
     validation    share of the patients on whom the loss is watched; they are not trained on
     seed          of first weights, batches and dropout
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
@@ -50,6 +53,12 @@ class NeuralSpec:
     validation: float = 0.0
     seed: int = 0
     rows: Mapping[str, Any] = field(default_factory=dict)
+    sampling: str = "shuffled"
+
+    @property
+    def explains(self) -> str:
+        """What the outcome is, as losses name it."""
+        return LOSSES[self.loss].explains
 
     @property
     def outputs(self) -> int:
@@ -66,7 +75,8 @@ class NeuralSpec:
         family = "gaussian" if not self.classes else "binomial"
         family = "multinomial" if self.classes > 2 else family
         weight = self.class_weight
-        return glm.Spec(self.design, family, self.classes, class_weight=weight, rows=self.rows)
+        design = replace(self.design, event=None, strata=())
+        return glm.Spec(design, family, self.classes, class_weight=weight, rows=self.rows)
 
     def algorithm(self) -> Algorithm:
         """Moments, then rounds of training; the last result is a `NeuralFit`."""

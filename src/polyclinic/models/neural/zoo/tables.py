@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from polyclinic.models.neural.architectures import Architecture, torch
+from polyclinic.models.neural.zoo.options import share, widths
 
 if TYPE_CHECKING:
     from polyclinic.models.neural.spec import NeuralSpec
@@ -20,15 +21,6 @@ def flat(spec: NeuralSpec) -> int:
             part *= length
         size += part
     return size
-
-
-def _layers(v: Any) -> bool:
-    whole = [isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 65_536 for n in v]
-    return isinstance(v, (list, tuple)) and len(v) <= 20 and all(whole)
-
-
-def _share(v: Any) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < 1
 
 
 def dense(spec: NeuralSpec, hidden: tuple[int, ...], dropout: float) -> Any:
@@ -66,7 +58,7 @@ ARCHITECTURES = [
     Architecture(
         "mlp",
         _mlp,
-        options={"hidden": ((64, 32), _layers), "dropout": (0.0, _share)},
+        options={"hidden": ((64, 32), widths(20)), "dropout": (0.0, share)},
         reads=("image", "series"),
     ),
 ]
