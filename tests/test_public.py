@@ -24,6 +24,7 @@ NAMES = [
     "InputError",
     "KMeans",
     "KaplanMeier",
+    "KerasNetwork",
     "LinearRegression",
     "LinearSVC",
     "LinearSVR",

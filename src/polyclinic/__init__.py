@@ -36,6 +36,7 @@ _WHERE = {
     "WeightedAverage": "polyclinic.study.ensembles",
     "Stacking": "polyclinic.study.ensembles",
     "NeuralNetwork": "polyclinic.study.neural",
+    "KerasNetwork": "polyclinic.study.keras",
     "FedAvg": "polyclinic.study.neural",
     "FedSGD": "polyclinic.study.neural",
     "CoxRegression": "polyclinic.study.survival",

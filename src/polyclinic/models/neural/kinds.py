@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 
 from polyclinic.core import codec
-from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Kind, check_options
-from polyclinic.models.neural.architectures import architecture_of, options_of
+from polyclinic.models.neural.architectures import architecture_of, options_of, wrong
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import sizes
-from polyclinic.models.neural.spec import SCALES, NeuralSpec
+from polyclinic.models.neural.spec import SAMPLINGS, SCALES, NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
 
 LARGEST = 2.0**40  # of a number that a plan holds
@@ -34,11 +33,13 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "loss_options": lambda v: v is None or isinstance(v, Mapping),
     "strategy": lambda v: v is None or isinstance(v, (Strategy, Mapping)),
     "scale": SCALES.__contains__,
+    "sampling": SAMPLINGS.__contains__,
     "class_weight": _class_weight,
     "validation": lambda v: isinstance(v, (int, float)) and 0 <= v <= 0.5,
 }
 _RULE = (
-    f"loss is one of {', '.join(LOSSES)}; scale one of {', '.join(SCALES)}; validation "
+    f"loss is one of {', '.join(LOSSES)}; scale one of {', '.join(SCALES)}; sampling "
+    f"one of {', '.join(SAMPLINGS)}; validation "
     'from 0 to 0.5; class_weight None, "balanced" or a weight above 0 per class'
 )
 
@@ -48,8 +49,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
     check_options(asked.options, _KNOWN, _RULE)
     given = asked.options
     loss = given.get("loss", "cross_entropy")
-    if (LOSSES[loss].explains == "classes") != bool(asked.classes):
-        raise _wrong(f"loss = {loss!r} of {asked.classes or 'no'} classes", "the loss fits")
+    _check_loss(loss, asked)
     one = architecture_of(given.get("architecture", "mlp"))
     options = options_of(one, given.get("architecture_options") or {})
     shapes = {column.name: column.shape for column in asked.columns if column.shape}
@@ -57,19 +57,17 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         kind = "series" if len(shape) == 2 else "image"
         if kind not in one.reads:
             reads = ", ".join(one.reads) or "tables only"
-            raise _wrong(f"{one.name} with the {kind} {name}", f"{one.name} reads {reads}")
-    if not asked.columns:
-        raise _wrong("a network without any input", "at least one column")
+            raise wrong(f"{one.name} with the {kind} {name}", f"{one.name} reads {reads}")
+    if not {column.name for column in asked.columns} - {asked.design.event}:
+        raise wrong("a network without any input", "at least one column")
+    if LOSSES[loss].explains not in one.finds:
+        raise wrong(f"{one.name} with loss = {loss!r}", f"{one.name} finds {', '.join(one.finds)}")
     strategy = given.get("strategy") or Strategy()
     strategy = strategy if isinstance(strategy, Strategy) else Strategy.from_data(strategy)
-    weight = given.get("class_weight")
-    if isinstance(weight, (list, tuple)):
-        if len(weight) != asked.classes:
-            raise _wrong(f"{len(weight)} class weights", f"one for each of {asked.classes} classes")
-        weight = tuple(float(w) for w in weight)
+    weight = _weights(given, strategy, asked.classes)
     if strategy.stop_after and not given.get("validation"):
-        raise _wrong("stop_after without validation", "validation = 0.1 watches a tenth")
-    return NeuralSpec(
+        raise wrong("stop_after without validation", "validation = 0.1 watches a tenth")
+    found = NeuralSpec(
         replace(asked.design, intercept=False),
         one.name,
         one.version,
@@ -78,24 +76,60 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         _loss_options(loss, given.get("loss_options") or {}),
         asked.classes,
         shapes,
-        (),
+        asked.output,
         strategy,
         given.get("scale", "pooled"),
         weight,
         float(given.get("validation", 0.0)),
         asked.seed,
         dict(asked.rows),
+        given.get("sampling", "shuffled"),
     )
+    one.fits(found)
+    return found
+
+
+def _check_loss(loss: str, asked: Asked) -> None:
+    """Raises WRONG_VALUE for a loss of another kind of outcome."""
+    outcome = "classes" if asked.classes else "mask" if asked.output else "number"
+    outcome = "survival" if asked.design.event else outcome
+    if LOSSES[loss].explains != outcome:
+        fitting = [name for name, one in LOSSES.items() if one.explains == outcome]
+        raise wrong(
+            f"loss = {loss!r} of an outcome that is of the form {outcome!r}",
+            f"losses for it: {', '.join(fitting)}",
+        )
+    if asked.design.strata:
+        raise wrong("strata of a network", "its baseline is that of a mini-batch")
+    if asked.classes > 2 and (asked.options.get("loss_options") or {}).get("alpha") is not None:
+        raise wrong(
+            f"alpha with {asked.classes} classes", "alpha is for two; class_weight for more"
+        )
+
+
+def _weights(
+    given: Mapping[str, Any], strategy: Strategy, classes: int
+) -> tuple[float, ...] | str | None:
+    """The weights of classes. Raises WRONG_VALUE, also for balanced batches where there are none."""
+    weight, balanced = given.get("class_weight"), given.get("sampling") == "balanced"
+    if not classes and (weight is not None or balanced):
+        raise wrong("class weights or balanced batches without classes", "the outcome has classes")
+    if balanced and (strategy.gradients or weight is not None):
+        raise wrong(
+            f"balanced batches with {'FedSGD' if strategy.gradients else 'class_weight'}",
+            'either batches are balanced, or class_weight = "balanced" weighs the rows',
+        )
+    if isinstance(weight, (list, tuple)):
+        if len(weight) != classes:
+            raise wrong(f"{len(weight)} class weights", f"one for each of {classes} classes")
+        return tuple(float(w) for w in weight)
+    return weight
 
 
 def _loss_options(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = LOSSES[loss].options
     check_options(given, {name: good for name, (_, good) in known.items()}, f"options of {loss}")
     return {name: given.get(name, default) for name, (default, _) in known.items()}
-
-
-def _wrong(what: str, rule: str) -> InputError:
-    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct the value")
 
 
 def _numbers(value: Any, *shape: int, largest: float = LARGEST) -> None:
@@ -180,5 +214,6 @@ kinds = [
         {"neural.moments": check_moments, "neural.train": check_train},
         predictor=check_predictor,
         media=True,
+        survival=True,
     )
 ]

@@ -72,7 +72,8 @@ class NeuralSpec:
 
     def plain(self) -> glm.Spec:
         """The generalised linear model that has the same rows, moments and classes."""
-        family = "gaussian" if not self.classes else "binomial"
+        family = "poisson" if self.loss == "poisson" else "gaussian"
+        family = "binomial" if self.classes else family
         family = "multinomial" if self.classes > 2 else family
         weight = self.class_weight
         design = replace(self.design, event=None, strata=())

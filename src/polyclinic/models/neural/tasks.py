@@ -18,16 +18,17 @@ from typing import Any
 import numpy as np
 
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Members, Unaided
+from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
+from polyclinic.models.neural.batches import repeats
 from polyclinic.models.neural.fixed import whole
 from polyclinic.models.neural.network import network_of, sizes
-from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
-from polyclinic.models.neural.train import row_weights, train
+from polyclinic.models.neural.rows import inputs, numbers, plain, question, spec_of, split, used
+from polyclinic.models.neural.train import classes_of, row_weights, train
 
 _MOMENTS = Plain()
 Memory = Mapping[str, Any]
@@ -45,11 +46,11 @@ class MomentsTask:
         return _MOMENTS.leaves(plain(plan))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return _MOMENTS.local(plain(plan), partition)
+        return _MOMENTS.local(plain(plan), numbers(plan, partition))
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """As the gate judges them there."""
-        return _MOMENTS.exposure(plain(plan), partition, own)
+        return _MOMENTS.exposure(plain(plan), numbers(plan, partition), own)
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Names of the levels that the plan itself names."""
@@ -110,7 +111,27 @@ class TrainTask(Unaided):
         weights, _ = sizes(spec_of(plan))
         person = np.unique(partition.persons[used(plan, partition)])
         columns = spec_of(plan).design.columns
-        return Exposure(updates=weights, members=(Members(columns, person),))
+        return Exposure(
+            updates=weights,
+            weights=self._weights(plan, partition),
+            members=(Members(columns, person),),
+        )
+
+    def _weights(self, plan: Plan, partition: Partition) -> Shares | None:
+        """How much of the training is about each patient, where rows do not all count alike."""
+        spec, asked = spec_of(plan), question(plan)
+        if (
+            spec.design.weight is None
+            and not len(asked.class_weight)
+            and spec.sampling != "balanced"
+        ):
+            return None
+        rows, (trained, _) = inputs(plan, partition), split(plan, partition)
+        parts = row_weights(spec, rows, asked.class_weight)[trained].astype(np.float64)
+        classes = classes_of(spec, rows, trained)
+        if classes is not None:
+            parts = parts * repeats(classes)
+        return Shares.of(np.abs(parts), partition.persons[trained])
 
 
 tasks = [MomentsTask(), TrainTask()]

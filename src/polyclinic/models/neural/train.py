@@ -13,7 +13,7 @@ from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
-from polyclinic.models.neural.network import Network, seeded
+from polyclinic.models.neural.network import EVALUATED, Network, enough_memory, seeded
 from polyclinic.models.neural.spec import NeuralSpec
 
 Floats = NDArray[np.float32]
@@ -65,10 +65,10 @@ def train(
     asked: Question,
     memory: Memory,
 ) -> Answer:
-    """One round at a site over `rows`. Raises Refused (LOSS_EXPLODED)."""
+    """One round at a site over `rows`. Raises Refused: LOSS_EXPLODED, OUT_OF_MEMORY."""
     network.load(asked.weights, asked.beside)
     weight = row_weights(spec, inputs, asked.class_weight)
-    with seeded(_seed(spec, asked.round)):
+    with seeded(_seed(spec, asked.round)), enough_memory():
         network.module.train()
         if spec.strategy.gradients:
             return _gradient(spec, network, inputs, rows, weight)
@@ -84,6 +84,15 @@ def row_weights(
     return inputs.weight * class_weight.astype(np.float32)[inputs.target.astype(np.int64)]
 
 
+def classes_of(
+    spec: NeuralSpec, inputs: Inputs, rows: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Class of each of `rows` where batches are balanced by it."""
+    if spec.sampling != "balanced" or inputs.target is None:
+        return None
+    return inputs.target[rows].astype(np.int64)
+
+
 def _trained(
     spec: NeuralSpec,
     network: Network,
@@ -95,7 +104,7 @@ def _trained(
     library, strategy = torch(), spec.strategy
     optimizer = _optimizer(spec, network, asked.lr)
     total, seen, steps = 0.0, 0.0, 0
-    for chosen in batches(strategy, rows, asked.round, spec.seed):
+    for chosen in batches(strategy, rows, asked.round, spec.seed, classes_of(spec, inputs, rows)):
         optimizer.zero_grad(set_to_none=True)
         _, losses = network.rows(inputs, chosen)
         own = library.from_numpy(weight[chosen])
@@ -119,7 +128,9 @@ def _gradient(
     weight: NDArray[np.float32],
 ) -> Answer:
     """The change of a gradient step of size 1 of the mean loss over all rows."""
-    library, size = torch(), spec.strategy.batch_size or 512
+    # Rows whose losses depend on each other stay together.
+    usual = max(len(rows), 1) if network.loss.together else EVALUATED
+    library, size = torch(), spec.strategy.batch_size or usual
     before = network.beside().astype(np.float64)
     network.module.zero_grad(set_to_none=True)
     whole, total = float(weight[rows].sum()), 0.0

@@ -18,7 +18,7 @@ def _unet(spec: NeuralSpec) -> Any:
     so that the mask has the image's size: at each level two 3 x 3 convolutions with normalisation
     and ReLU, half the size on the way down, and what was found there again on the way up.
 
-    Weights of an image of 1 channel with channels 16, 32, 64 and a mask of one: 117,409.
+    Weights of an image of 1 channel with channels 16, 32, 64 and a mask of one: 117,393.
     """
     library, norm = torch(), spec.options["norm"]
     nn = library.nn
@@ -49,7 +49,8 @@ def _unet(spec: NeuralSpec) -> Any:
             self.last = conv(sizes[0], spec.output[0], 1)
 
         def forward(self, inputs: dict[str, Any]) -> Any:
-            found, kept = inputs[name], []
+            kept: list[Any] = []
+            found = inputs[name]
             for level in self.down:
                 found = level(self.pool(found) if kept else found)
                 kept.append(found)
@@ -86,7 +87,10 @@ ARCHITECTURES = [
     Architecture(
         "unet",
         _unet,
-        options={"channels": ((16, 32, 64), _channels), "norm": ("batch", one_of("batch", "group"))},
+        options={
+            "channels": ((16, 32, 64), _channels),
+            "norm": ("batch", one_of("batch", "group")),
+        },
         reads=("image",),
         finds=("mask",),
         fits=_fits,

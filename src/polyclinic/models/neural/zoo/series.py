@@ -125,7 +125,11 @@ ARCHITECTURES = [
         "gru", _gru, options={**_COMMON, "layers": (1, whole(1, 8))}, reads=("series",), fits=_fits
     ),
     Architecture(
-        "lstm", _lstm, options={**_COMMON, "layers": (1, whole(1, 8))}, reads=("series",), fits=_fits
+        "lstm",
+        _lstm,
+        options={**_COMMON, "layers": (1, whole(1, 8))},
+        reads=("series",),
+        fits=_fits,
     ),
     Architecture(
         "tcn",
