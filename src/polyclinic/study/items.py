@@ -16,6 +16,12 @@ from polyclinic.study.survival import outcome_of_arrays
 Floats = NDArray[np.float64]
 
 
+def dimensions(X: Any) -> int:
+    """Dimensions of an array, a frame or lists."""
+    shape = getattr(X, "shape", None)
+    return np.asarray(X).ndim if shape is None else len(shape)
+
+
 def items(X: Any) -> NDArray[Any]:
     """Images (n, channels, height, width) or volumes, which are complete, or series
     (n, steps, variables), in which NaN is a gap. Raises NOT_FINITE, WRONG_TYPE."""

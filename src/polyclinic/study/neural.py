@@ -32,6 +32,7 @@ from polyclinic.study.items import (
     check_length,
     concordance,
     dice,
+    dimensions,
     items,
     masks,
     outcome_of_survival,
@@ -93,9 +94,9 @@ class NeuralNetwork(Learner):
     ----------
     architecture : name of an installed one: "linear", "mlp" and those of the page on networks.
     architecture_options : its options by name, for example ``{"hidden": (64, 32)}``.
-    loss : of classes "cross_entropy", or "focal" where one is rare; of a number "squared", of
-        a count "poisson"; of a duration "cox", the outcome is ``Surv(days, died)``; of a mask "dice" or
-        "dice_cross_entropy".
+    loss : of classes "cross_entropy", or "focal" where one is rare; of a number "squared", of a
+        count "poisson"; of a duration "cox", the outcome is ``Surv(days, died)``; of a mask "dice"
+        or "dice_cross_entropy".
     loss_options : its options by name: of "focal" ``gamma`` and ``alpha``, of "cox" ``cause``.
     strategy : how it is trained: `FedAvg`, `FedSGD` and their siblings; None: `FedAvg()`.
     scale : of a table's columns: "pooled" (mean 0, standard deviation 1 over all hospitals),
@@ -200,7 +201,7 @@ class NeuralNetwork(Learner):
             y, event = outcome_of_survival(y, self._cause)
             self._extra = {"event": event}
         run = engine, callbacks, store
-        if np.ndim(X) > 2:
+        if dimensions(X) > 2:
             return self._fit_items(items(X), np.asarray(y), sample_weight, sites, *run)
         if self._explains == "mask":
             raise wrong_shape("X", np.shape(X)[1:], "(channels, height, width)")
@@ -272,8 +273,8 @@ class NeuralNetwork(Learner):
         """The most probable class, the expected number, or the log of the relative hazard, of each
         row, (n_rows,); or masks, True inside, (n_rows, channels, height, width)."""
         if self._classifies:
-            found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-            return found
+            likely = self.predict_proba(X).argmax(axis=1)
+            return np.asarray(self.classes_[likely])
         if self._explains == "mask":
             return np.asarray(self.predict_proba(X) > INSIDE)
         return self.predictor_.predict(self.partition(X))
@@ -293,7 +294,7 @@ class NeuralNetwork(Learner):
         return float(measure(y, found, sample_weight=sample_weight))
 
     def explain(self, X: Any, method: str = "integrated_gradients", **options: Any) -> Floats:
-        """What in each of your own rows the network's answer rests on: a map of the shape of `X`; see
+        """What in each of your own rows the answer rests on: maps of the shape of `X`; see
         `polyclinic.study.explain.explain`."""
         from polyclinic.study.explain import explain
 

@@ -94,7 +94,7 @@ def inputs_of(
         name: (partition.media[name], partition.columns[name].astype(np.int64))
         for name in design.media
     }
-    weight = partition.columns[design.weight] if design.weight else np.ones(n)
+    weight = partition.columns[design.weight] if outcome and design.weight else np.ones(n)
     target, masks = _outcome(spec, partition) if outcome else (None, None)
     rows_weight = weight.astype(np.float32)
     return Inputs(table, media, arrays, target, rows_weight, partition.keys, masks)

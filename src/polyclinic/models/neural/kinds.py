@@ -110,7 +110,7 @@ def _check_loss(loss: str, asked: Asked) -> None:
 def _weights(
     given: Mapping[str, Any], strategy: Strategy, classes: int
 ) -> tuple[float, ...] | str | None:
-    """The weights of classes. Raises WRONG_VALUE, also for balanced batches where there are none."""
+    """The weights of classes. Raises WRONG_VALUE, also for balanced batches that do not fit."""
     weight, balanced = given.get("class_weight"), given.get("sampling") == "balanced"
     if not classes and (weight is not None or balanced):
         raise wrong("class weights or balanced batches without classes", "the outcome has classes")
