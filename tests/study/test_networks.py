@@ -42,12 +42,12 @@ def images():
 
 def test_a_linear_network_with_cox_is_a_cox_regression_stratified_by_site(patients):
     x, y = patients[list("abc")].to_numpy(), patients[["days", "died"]].to_numpy()
-    strategy = pc.FedSGD(rounds=150, lr=1.0)
+    strategy = pc.FedSGD(rounds=80, lr=1.0)
     model = pc.NeuralNetwork("linear", loss="cox", scale="none", strategy=strategy)
     model.fit(x, y, sites=SITES)
     wanted = pc.CoxRegression(ties="breslow", diagnostics=False)
     wanted.fit(x, y[:, 0], event=y[:, 1], sites=SITES)
-    np.testing.assert_allclose(model.result_.weights[:3], wanted.coef_, rtol=1e-4)
+    np.testing.assert_allclose(model.result_.weights[:3], wanted.coef_, atol=1e-4)
     assert model.score(x, y) == pytest.approx(wanted.score(x, y[:, 0], event=y[:, 1]))
     structured = np.array([*zip(y[:, 1] == 1, y[:, 0], strict=True)], "?,f8")
     assert model.score(x, structured) == pytest.approx(model.score(x, y))
@@ -78,19 +78,20 @@ def test_survival_by_a_formula_over_hospitals(patients, tmp_path):
 def test_one_patient_does_not_fill_half_of_the_balanced_batches(patients):
     rare = np.zeros(90, dtype=int)
     rare[[3, *range(30, 90, 2)]] = 1  # one event in the first hospital
-    sites = pc.split(patients.assign(rare=rare), by="hospital")
+    frame = patients.assign(rare=rare)[patients.hospital != "c"]
+    sites = pc.split(frame, by="hospital").with_policy(pc.Policy(updates_alone=True))
     model = pc.NeuralNetwork("linear", strategy=ONE_STEP)
     model.fit(sites, "rare ~ a")
     with pytest.raises(pc.Refused) as found:
         model.set_params(sampling="balanced").fit(sites, "rare ~ a")
-    assert found.value.code in ("EFFECTIVE_SIZE", "BELOW_THRESHOLD", "TOO_FEW_SITES")
+    assert found.value.code == "EFFECTIVE_SIZE"
 
 
 def test_a_linear_network_with_poisson_is_a_poisson_regression():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 2))
     y = rng.poisson(np.exp(0.5 * x[:, 0] + 0.2)).astype(float)
-    strategy = pc.FedSGD(rounds=150, lr=0.5)
+    strategy = pc.FedSGD(rounds=150, lr=0.4)
     model = pc.NeuralNetwork("linear", loss="poisson", scale="none", strategy=strategy).fit(x, y)
     wanted = pc.PoissonRegression().fit(x, y)
     np.testing.assert_allclose(model.predict(x), wanted.predict(x), rtol=1e-4)
@@ -103,7 +104,7 @@ def test_a_linear_network_with_poisson_is_a_poisson_regression():
 def test_masks_are_found(images, tmp_path):
     x, _ = images
     y = (x > 1.5)[:, 0]
-    strategy = pc.FedAvg(rounds=6, batch_size=0, local_epochs=4, lr=0.1, optimizer="adam")
+    strategy = pc.FedAvg(rounds=3, batch_size=0, local_epochs=25, lr=0.03, optimizer="adam")
     model = pc.NeuralNetwork(
         "unet", architecture_options={"channels": (4, 8)}, loss="dice", strategy=strategy
     )

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.models.neural.architectures import Architecture, register_architectures
-from polyclinic.models.neural.keras import as_module, keras
+from polyclinic.models.neural.keras import as_module, keras, weights_of
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.study.neural import NeuralNetwork
 from polyclinic.study.sites import Sites
@@ -79,7 +78,7 @@ class KerasNetwork(NeuralNetwork):
         """A Keras model of its own with the trained weights."""
         check_is_fitted(self)
         found = keras().models.clone_model(self.model)
-        found.set_weights(self.to_torch().model.get_weights())
+        found.set_weights(weights_of(self.to_torch().model))
         return found
 
     def save(self, path: str | Path) -> None:
@@ -97,7 +96,7 @@ def _installed(model: Any) -> str:
             rule="a built keras.Model; keras.Input says what it reads",
             next="build it first",
         )
-    form, weights = model.to_json(), [np.array(one) for one in model.get_weights()]
+    form, weights = model.to_json(), weights_of(model)
     digest = hashlib.sha256(form.encode())
     for one in weights:
         digest.update(one.tobytes())

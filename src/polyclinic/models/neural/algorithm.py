@@ -110,6 +110,8 @@ class Training:
         weight = max(float(number(total["weight"])), 1e-12)
         change, beside = (number(total[name]) / weight for name in ("change", "beside"))
         strategy, done = self.spec.strategy, state["round"] + 1
+        if strategy.gradients:  # sites answer with a step of size 1
+            change = change * strategy.lr_at(state["round"])
         weights, memory = server.step(strategy, state["memory"], state["weights"], change)
         watched, rows = number(total["watched"])
         line = {"loss": float(number(total["loss"])) / weight}

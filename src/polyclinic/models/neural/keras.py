@@ -11,6 +11,9 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.models.neural.architectures import Architecture, torch
 
@@ -53,6 +56,11 @@ def keras_architecture(
         return as_module(make(spec))
 
     return Architecture(name, build, version, options or {}, reads)
+
+
+def weights_of(model: Any) -> list[NDArray[np.float32]]:
+    """Copies of what `get_weights` gives."""
+    return [np.array(one.value.detach().cpu().numpy()) for one in model.weights]
 
 
 def as_module(model: Any) -> Any:

@@ -117,21 +117,28 @@ class TrainTask(Unaided):
             members=(Members(columns, person),),
         )
 
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """No column; one candidate where rows do not all count alike."""
+        return (), int(_weighs(plan))
+
     def _weights(self, plan: Plan, partition: Partition) -> Shares | None:
         """How much of the training is about each patient, where rows do not all count alike."""
-        spec, asked = spec_of(plan), question(plan)
-        if (
-            spec.design.weight is None
-            and not len(asked.class_weight)
-            and spec.sampling != "balanced"
-        ):
+        if not _weighs(plan):
             return None
+        spec, asked = spec_of(plan), question(plan)
         rows, (trained, _) = inputs(plan, partition), split(plan, partition)
         parts = row_weights(spec, rows, asked.class_weight)[trained].astype(np.float64)
         classes = classes_of(spec, rows, trained)
         if classes is not None:
             parts = parts * repeats(classes)
         return Shares.of(np.abs(parts), partition.persons[trained])
+
+
+def _weighs(plan: Plan) -> bool:
+    """Whether rows do not all count alike in training."""
+    spec = spec_of(plan)
+    weighed = spec.design.weight is not None or len(question(plan).class_weight) > 0
+    return weighed or spec.sampling == "balanced"
 
 
 tasks = [MomentsTask(), TrainTask()]
