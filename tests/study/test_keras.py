@@ -61,7 +61,7 @@ def test_averaging_trains_a_classifier_with_running_statistics(keras, data):
     layers = keras.layers
     model = dense(keras, layers.Dense(8, activation="relu"), layers.BatchNormalization())
     before = model.get_weights()
-    strategy = pc.FedAvg(rounds=8, batch_size=10, lr=0.03, optimizer="adam")
+    strategy = pc.FedAvg(rounds=3, local_epochs=8, batch_size=10, lr=0.03, optimizer="adam")
     net = pc.KerasNetwork(model, strategy=strategy).fit(x, y, sites=SITES)
     assert net.score(x, y) > 0.9
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))

@@ -75,18 +75,6 @@ def test_survival_by_a_formula_over_hospitals(patients, tmp_path):
     assert found.value.code == "BAD_FORMULA"
 
 
-def test_one_patient_does_not_fill_half_of_the_balanced_batches(patients):
-    rare = np.zeros(90, dtype=int)
-    rare[[3, *range(30, 90, 2)]] = 1  # one event in the first hospital
-    frame = patients.assign(rare=rare)[patients.hospital != "c"]
-    sites = pc.split(frame, by="hospital").with_policy(pc.Policy(updates_alone=True))
-    model = pc.NeuralNetwork("linear", strategy=ONE_STEP)
-    model.fit(sites, "rare ~ a")
-    with pytest.raises(pc.Refused) as found:
-        model.set_params(sampling="balanced").fit(sites, "rare ~ a")
-    assert found.value.code == "EFFECTIVE_SIZE"
-
-
 def test_a_linear_network_with_poisson_is_a_poisson_regression():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(80, 2))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from polyclinic.core.contribution import Evidence
 from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.errors import InputError, Refused
 from polyclinic.core.federation import Domain, Domains, Inline
@@ -12,13 +13,17 @@ from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.models.learner import Asked, Column, kind_of
 from polyclinic.models.neural import architectures
+from polyclinic.models.neural.algorithm import Training
 from polyclinic.models.neural.architectures import Architecture, architecture_of, options_of
 from polyclinic.models.neural.batches import batches, repeats
 from polyclinic.models.neural.inputs import Scaling, inputs_of
 from polyclinic.models.neural.network import Network, enough_memory, sizes
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
+from polyclinic.models.neural.tasks import TrainTask
 from polyclinic.models.neural.zoo.series import fill
+from polyclinic.privacy.disclosure import judge
+from polyclinic.privacy.policy import Policy
 
 torch = pytest.importorskip("torch")
 
@@ -325,6 +330,20 @@ def test_balanced_batches_hold_the_classes_alike():
     assert (later != np.concatenate(found)).any()
     met = np.bincount(np.concatenate(found), minlength=20)
     assert repeats(classes)[17:].sum() == pytest.approx(met[17:].sum())
+
+
+@pytest.mark.parametrize(("events", "refused"), [(1, True), (10, False)])
+def test_one_patient_does_not_fill_half_of_the_balanced_batches(events, refused):
+    rows = site("a", 30, 1, y=(np.arange(30) < events).astype(float))
+    question = asked(sampling="balanced", strategy=Strategy(rounds=1, batch_size=0))
+    one = kind_of("neural").spec(question)
+    moments = fit(one.algorithm(), Domain(Inline(rows))).model[0]
+    training = Training(one, moments)
+    plan, task = training.plan(training.init(0)), TrainTask()
+    exposure = task.exposure(plan, rows, {})
+    assert task.candidates(plan) == ((), 1) and exposure.updates == len(Network(one).weights())
+    found = [one.code for one in judge(Policy(), exposure, Evidence(30))]
+    assert ("EFFECTIVE_SIZE" in found) == refused
 
 
 def test_no_memory_is_a_clear_refusal():
