@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
 from polyclinic.models.neural.inputs import MASKS
-from polyclinic.models.survival.concordance import pairs
-from polyclinic.models.survival.fit import concordance_of
+from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.study.survival import outcome_of_arrays
 
 Floats = NDArray[np.float64]
@@ -100,11 +99,7 @@ def outcome_of_survival(y: Any, cause: int) -> tuple[Floats, Floats]:
 
 def concordance(duration: Floats, event: NDArray[np.bool_], risk: Floats) -> float:
     """Harrell's C."""
-    found = pairs(duration, event, risk)
-    sums: dict[str, Any] = dict(
-        zip(("concordant", "discordant", "tied_risk"), found.counts, strict=True)
-    )
-    return concordance_of({**sums, "squares": found.squares})["c"]
+    return concordance_of(pairs(duration, event, risk))["c"]
 
 
 def dice(y: NDArray[Any], found: NDArray[Any], weight: Any = None) -> float:
