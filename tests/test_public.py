@@ -33,6 +33,7 @@ NAMES = [
     "InputError",
     "KMeans",
     "KaplanMeier",
+    "KerasNetwork",
     "LinearRegression",
     "LinearSVC",
     "LinearSVR",

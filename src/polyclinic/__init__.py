@@ -36,6 +36,7 @@ _WHERE = {
     "WeightedAverage": "polyclinic.study.ensembles",
     "Stacking": "polyclinic.study.ensembles",
     "NeuralNetwork": "polyclinic.study.neural",
+    "KerasNetwork": "polyclinic.study.keras",
     "FedAvg": "polyclinic.study.strategies",
     "FedSGD": "polyclinic.study.strategies",
     "FedProx": "polyclinic.study.strategies",

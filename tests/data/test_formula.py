@@ -445,3 +445,16 @@ def test_a_formula_without_an_outcome(heart):
     assert without.response == "" and without.terms == with_one.terms
     assert formula_columns(" ~ log(chol) + age", heart) == ("chol", "age")
     assert without.columns == ("age", "cp")
+
+
+def test_a_mask_is_found_in_an_image_only():
+    image = {"type": "image", "shape": (1, 8, 8)}
+    book = Codebook.from_dict(
+        {"name": "scans", "columns": {"mask": image, "scan": image, "age": {"type": "number"}}}
+    )
+    design = compile_formula("mask ~ scan", book)
+    assert (design.response, design.media, design.terms) == ("mask", ("scan",), ())
+    for wrong in ("mask ~ age", "mask ~ scan + age", "mask ~ 1"):
+        with pytest.raises(InputError) as found:
+            compile_formula(wrong, book)
+        assert found.value.code == "BAD_FORMULA"

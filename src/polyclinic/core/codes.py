@@ -35,6 +35,7 @@ RULES = {
     "BAD_ITEM": "every row has an image of the codebook's shape, or an empty cell; the hospital's "
     "own check counts those that have not",
     "LOSS_EXPLODED": "only finite numbers leave a hospital: its loss or its weights ran away",
+    "OUT_OF_MEMORY": "a batch of rows and what a network makes of it are held in memory at once",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
     "needs three with enough patients",
     "SEEN_ALONE": "a hospital's own sum is seen by itself or in a total, not both: the total less "
@@ -124,6 +125,7 @@ NEXT = {
     "UPDATE_ALONE": 'three or more hospitals: secure_sums = "auto"; fewer: ask them to allow '
     "updates_alone in their policy, or ask with differential privacy",
     "LOSS_EXPLODED": "lower the learning rate, or scale the columns",
+    "OUT_OF_MEMORY": "use smaller batches, smaller images, or a smaller network",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
     "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "
     "a clustering: a larger group_size",

@@ -154,6 +154,13 @@ def _parse(formula: str, codebook: Codebook) -> _Parsed:
     response, event = _response(left[0].factors[0].expr, codebook) if left else (None, None)
     terms, extras, strata, intercept = _right(right, codebook)
     media, terms = _media(terms)
+    if response is not None and response.role is Role.MEDIA and (terms or not media):
+        raise InputError(
+            f"{response.column}: an image is the outcome of images only",
+            code="BAD_FORMULA",
+            rule='a mask is found in an image: "mask ~ image"',
+            next="correct the formula",
+        )
     if strata and not event:
         raise InputError(
             f"strata({strata[0]}) has no duration beside it",
@@ -250,7 +257,7 @@ def _outcome(text: str, codebook: Codebook) -> Compiled:
     response = compile_factor(text, codebook)
     if response.role is Role.NUMBER and response.factors[0].kind == "value":
         return response
-    if response.role is Role.CATEGORY and response.text == response.column:
+    if response.role in (Role.CATEGORY, Role.MEDIA) and response.text == response.column:
         return response
     raise InputError(
         f"the outcome {text} is not a column",

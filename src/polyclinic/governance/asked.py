@@ -49,6 +49,7 @@ def asked(
     columns = tuple(_column(codebook, name) for name in design.columns if name not in extra)
     span = codebook.declared_ranges([outcome]).get(outcome) if outcome else None
     more: Any = {"least": least, "span": span, "privacy": privacy}
+    more["output"] = codebook.media.get(outcome, ())
     return Asked(design, dict(options), classes, columns, sites, seed, **more)
 
 
@@ -73,13 +74,14 @@ def check_fits(kind: Kind | None, design: Design) -> None:
             rule="columns of images and series are read by neural networks",
             next="use a neural network, or leave the column out",
         )
-    if design.event is not None and (kind is None or kind.explains != "survival"):
+    explained = kind is not None and (kind.explains == "survival" or kind.survival)
+    if design.event is not None and not explained:
         title = kind.title if kind else "regression"
         raise InputError(
             f"Surv({design.response}, {design.event}): a {title} explains no survival",
             code="BAD_FORMULA",
             rule="Surv(duration, event) is the outcome of survival models",
-            next="use a Cox regression, or another outcome",
+            next="use a Cox regression, a network with loss = 'cox', or another outcome",
         )
 
 

@@ -73,7 +73,7 @@ class LearnerScope:
     @property
     def outcome(self) -> str:
         """What the model explains: "binary", "classes", "number", or "" """
-        if not self.kind.predicts:
+        if not self.kind.predicts or getattr(self.spec, "explains", "") in ("survival", "mask"):
             return ""
         classes = len(self.agreed.paper.codebook.level_names(self.agreed.design.response))
         return "number" if not classes else "binary" if classes == 2 else "classes"

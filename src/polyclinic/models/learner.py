@@ -111,6 +111,7 @@ class Asked:
     least    patients behind a number that every hospital's policy asks for: 5, 10, 20, ...
     span     ends of the range that the codebook declares of a number as outcome
     privacy  what noise is to guarantee; None: exact sums
+    output   shape of an outcome that is an image; ()
     """
 
     design: Design
@@ -123,6 +124,7 @@ class Asked:
     least: int = SMALLEST
     span: tuple[float, float] | None = None
     privacy: DifferentialPrivacy | None = None
+    output: tuple[int, ...] = ()
 
 
 Check = Callable[[Any, Plan], None]
@@ -144,6 +146,7 @@ class Kind:
     predicts_as  the kind of its predictor; "": the kind's own name
     gaps       whether missing values may be kept
     media      whether it reads images and series
+    survival   whether it also explains Surv( ), beside what `explains` says
     collected  steps that every hospital answers by itself, with what of it leaves, in words
     least      where the spec's data hold `Asked.least`, unless an option says otherwise
     pooled     whether it is what a fit to the pooled rows would find, unless its result says
@@ -170,6 +173,7 @@ class Kind:
     predicts_as: str = ""
     gaps: bool = False
     media: bool = False
+    survival: bool = False
     collected: Mapping[str, str] = field(default_factory=dict)
     least: str = ""
     held_out: tuple[str, str] | None = None

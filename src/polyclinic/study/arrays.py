@@ -201,6 +201,8 @@ def _ends(x: Floats, name: str, gaps: bool = False) -> Floats:
 
 def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
     """Smallest and largest value per column, in one pass; with `gaps` of those that are there."""
+    if not x.shape[1]:  # images only
+        return np.zeros(0), np.zeros(0)
 
     # fmin and fmax pass over NaN
     least, most = (np.fmin, np.fmax) if gaps else (np.minimum, np.maximum)

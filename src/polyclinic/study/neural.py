@@ -5,35 +5,49 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, r2_score
+from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
-from polyclinic.models.learner import Asked, Column
-from polyclinic.models.neural.inputs import ITEMS
+from polyclinic.models.learner import Asked, Column, Kind
+from polyclinic.models.neural.inputs import INSIDE, ITEMS
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.study.arrays import Arrays, from_arrays
+from polyclinic.study.items import (
+    check_length,
+    concordance,
+    dice,
+    dimensions,
+    items,
+    masks,
+    outcome_of_survival,
+    wrong_shape,
+)
 from polyclinic.study.learner import Learner
+
+if TYPE_CHECKING:
+    from polyclinic.study.evaluate import Judged
 
 Floats = NDArray[np.float64]
 
 
-def _classes(model: Any) -> bool:
-    return bool(model._classifies)
+def _probable(model: Any) -> bool:
+    return model._explains in ("classes", "mask")
 
 
 class NeuralNetwork(Learner):
@@ -43,13 +57,16 @@ class NeuralNetwork(Learner):
     ----------
     architecture : name of an installed one: "linear", "mlp" and those of the page on networks.
     architecture_options : its options by name, for example ``{"hidden": (64, 32)}``.
-    loss : "cross_entropy" tells classes apart; "squared" explains a number.
-    loss_options : its options by name.
+    loss : of classes "cross_entropy", or "focal" where one is rare; of a number "squared", of a
+        count "poisson"; of a duration "cox", the outcome is ``Surv(days, died)``; of a mask "dice"
+        or "dice_cross_entropy".
+    loss_options : its options by name: of "focal" ``gamma`` and ``alpha``, of "cox" ``cause``.
     strategy : how it is trained: `FedAvg`, `FedSGD` and their siblings; None: `FedAvg()`.
     scale : of a table's columns: "pooled" (mean 0, standard deviation 1 over all hospitals),
         "range" (of the codebook), or "none".
     class_weight : None, "balanced" (from summed label counts), or a weight per class, as a dict or
         in the order of the classes.
+    sampling : "shuffled", or "balanced": each hospital's batches hold its classes alike often.
     validation : share of the patients on whom the loss is watched; they are not trained on.
     noise : how a fit with `privacy=DifferentialPrivacy(...)` is made: ``{"unit": "patient", "clip":
         1.0, "rate": 0.1}`` draws every patient with probability `rate` in each local step and
@@ -80,6 +97,7 @@ class NeuralNetwork(Learner):
         strategy: Strategy | Mapping[str, Any] | None = None,
         scale: str = "pooled",
         class_weight: Any = None,
+        sampling: str = "shuffled",
         validation: float = 0.0,
         noise: Mapping[str, Any] | None = None,
         augment: Mapping[str, Any] | None = None,
@@ -92,23 +110,41 @@ class NeuralNetwork(Learner):
         self.strategy = strategy
         self.scale = scale
         self.class_weight = class_weight
+        self.sampling = sampling
         self.validation = validation
         self.noise = noise
         self.augment = augment
         self.random_state = random_state
 
     @property
-    def _classifies(self) -> bool:
+    def _explains(self) -> str:
         known = LOSSES.get(self.loss)
-        return known is None or known.explains == "classes"
+        return "classes" if known is None else known.explains
+
+    @property
+    def _classifies(self) -> bool:
+        return self._explains == "classes"
+
+    @property
+    def _cause(self) -> int:
+        return int((self.loss_options or {}).get("cause", 1))
+
+    @property
+    def kind_(self) -> Kind:
+        """The kind of model; networks of durations and masks have no evaluation over hospitals."""
+        kind = super().kind_
+        if self._explains == "survival":
+            return replace(kind, explains="survival")
+        return replace(kind, explains="nothing") if self._explains == "mask" else kind
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         if self._classifies:
             tags.estimator_type, tags.classifier_tags = "classifier", ClassifierTags()
-        else:
+        elif self._explains == "number":
             tags.estimator_type, tags.regressor_tags = "regressor", RegressorTags()
+            tags.target_tags.positive_only = self.loss == "poisson"
         return tags
 
     def _options(self) -> dict[str, Any]:
@@ -120,12 +156,29 @@ class NeuralNetwork(Learner):
             options["class_weight"] = [float(given.get(name, 1.0)) for name in names]
         return options
 
-    def _fit_arrays(self, X: Any, y: Any, sample_weight: Any, sites: Any, *more: Any) -> Any:
+    def _fit_arrays(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: Any,
+        sites: Any,
+        engine: Embedded,
+        callbacks: Sequence[Callback],
+        store: Store | None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Self:
         """Arrays: rows of a table (n, features), images (n, channels, height, width), or series
         (n, steps, variables)."""
-        if np.ndim(X) <= 2:
-            return super()._fit_arrays(X, y, sample_weight, sites, *more)
-        return self._fit_items(np.asarray(X), np.asarray(y), sample_weight, sites, *more)
+        self._extra: dict[str, Any] = dict(extra or {})
+        if self._explains == "survival":
+            y, event = outcome_of_survival(y, self._cause)
+            self._extra = {"event": event}
+        run = engine, callbacks, store
+        if dimensions(X) > 2:
+            return self._fit_items(items(X), np.asarray(y), sample_weight, sites, *run)
+        if self._explains == "mask":
+            raise wrong_shape("X", np.shape(X)[1:], "(channels, height, width)")
+        return super()._fit_arrays(X, y, sample_weight, sites, *run, self._extra)
 
     def _fit_items(
         self,
@@ -138,26 +191,25 @@ class NeuralNetwork(Learner):
         store: Store | None,
     ) -> Self:
         """Images or series in memory, in one trust domain."""
-        if len(x) != len(y):
-            raise InputError(
-                f"X has {len(x)} items for {len(y)} outcomes",
-                code="WRONG_LENGTH",
-                rule="one outcome per item",
-            )
+        check_length(x, y)
         self.classes_or_none_ = None
-        values, classes = self._outcome(y)
+        found, more = masks(y, x.shape[1:]) if self._explains == "mask" else (None, {})
+        values, classes = self._outcome(y) if found is None else (np.zeros(len(x)), 0)
         nothing = np.zeros((len(x), 0))
-        arrays = from_arrays(nothing, values, [], weight=sample_weight, labels=sites)
-        columns = {n: v for n, v in arrays.rows.columns.items() if n != "X"} | {ITEMS: x}
+        arrays = from_arrays(
+            nothing, values, [], weight=sample_weight, labels=sites, extra=self._extra
+        )
+        columns = {n: v for n, v in arrays.rows.columns.items() if n != "X"} | {ITEMS: x, **more}
         arrays = replace(arrays, rows=replace(arrays.rows, columns=columns))
         kind: Any = "series" if x.ndim == 3 else "image"
         question = Asked(
-            arrays.design,
+            self._array_design(arrays.design),
             self._options(),
             classes,
             (Column(ITEMS, kind, shape=x.shape[1:]),),
             self._array_sites(arrays),
             self._seed,
+            output=found or (),
         )
         spec = self.kind_.spec(question)
         domain = self._domain(arrays, engine)
@@ -165,6 +217,9 @@ class NeuralNetwork(Learner):
         self._arrays, self._data = arrays, None
         self.n_features_in_ = int(np.prod(x.shape[1:]))
         return self._finish(run, spec, engine)
+
+    def _array_design(self, design: Design) -> Design:
+        return replace(design, event="event") if "event" in self._extra else design
 
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
         """Every label trains by itself; their rows are never put together."""
@@ -176,28 +231,63 @@ class NeuralNetwork(Learner):
 
     def partition(self, X: Any) -> Partition:
         """New rows as the network reads them."""
-        if getattr(self, "_data", None) is None and np.ndim(X) > 2:
-            check_is_fitted(self)
-            return Partition({ITEMS: np.asarray(X)})
-        return super().partition(X)
+        check_is_fitted(self)
+        wanted = self.result_.spec.shapes.get(ITEMS)
+        if wanted is None:
+            return super().partition(X)
+        found = items(X)
+        if found.shape[1:] != wanted:
+            raise wrong_shape("X", found.shape[1:], str(wanted))
+        return Partition({ITEMS: found})
 
-    @available_if(_classes)  # type: ignore[untyped-decorator]
+    @available_if(_probable)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Floats:
-        """Probability of each class, (n_rows, n_classes)."""
+        """Probability of each class, (n_rows, n_classes); of masks of each pixel, as the masks."""
         found = self.predictor_.predict(self.partition(X))
-        return found if found.ndim == 2 else np.column_stack([1.0 - found, found])
+        one = self._classifies and found.ndim == 1
+        return np.column_stack([1.0 - found, found]) if one else found
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """The most probable class, or the expected number, of each row, (n_rows,)."""
+        """The most probable class, the expected number, or the log of the relative hazard, of each
+        row, (n_rows,); or masks, True inside, (n_rows, channels, height, width)."""
         if self._classifies:
-            found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-            return found
+            likely = self.predict_proba(X).argmax(axis=1)
+            return np.asarray(self.classes_[likely])
+        if self._explains == "mask":
+            return np.asarray(self.predict_proba(X) > INSIDE)
         return self.predictor_.predict(self.partition(X))
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Accuracy, or R2 of a number."""
+        """Accuracy of classes, R2 of a number (of a count the share of its deviance that is
+        explained), Harrell's concordance of durations, or the mean Dice of masks."""
+        found = self.predict(X)
+        if self._explains == "survival":
+            duration, event = outcome_of_survival(y, self._cause)
+            return concordance(duration, event == self._cause, found)
+        if self._explains == "mask":
+            return dice(np.asarray(y), found, sample_weight)
+        if self.loss == "poisson":
+            return float(d2_tweedie_score(y, found, sample_weight=sample_weight, power=1))
         measure = accuracy_score if self._classifies else r2_score
-        return float(measure(y, self.predict(X), sample_weight=sample_weight))
+        return float(measure(y, found, sample_weight=sample_weight))
+
+    def explain(self, X: Any, method: str = "integrated_gradients", **options: Any) -> Floats:
+        """What in each of your own rows the answer rests on: maps of the shape of `X`; see
+        `polyclinic.study.explain.explain`."""
+        from polyclinic.study.explain import explain
+
+        return explain(self, X, method, **options)
+
+    def judged(self) -> Judged:
+        """The network as it is evaluated. Raises NOTHING_TO_PREDICT."""
+        if self._explains in ("survival", "mask"):
+            raise InputError(
+                f"a network of a {self._explains} outcome is not evaluated over hospitals",
+                code="NOTHING_TO_PREDICT",
+                rule="measures over hospitals are of classes and numbers",
+                next="score(X, y) on rows of your own",
+            )
+        return super().judged()
 
     @property
     def history_(self) -> pd.DataFrame:

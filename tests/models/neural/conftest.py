@@ -58,3 +58,9 @@ def rows() -> Rows:
     x = draw.normal(size=(len(labels), 3)) + (labels == "c")[:, None]
     chance = 1 / (1 + np.exp(-(x @ [1.5, -1.0, 0.5] - 0.3)))
     return Rows(x, (draw.uniform(size=len(labels)) < chance).astype(int), labels)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)

@@ -16,6 +16,8 @@ from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.spec import NeuralSpec
 
 TABLE = "table"
+MASKS = "masks"  # outcomes of these
+INSIDE = 0.5  # a pixel of a mask that is read is inside above it
 ITEMS = "items"  # images or series in memory, of arrays in one trust domain
 
 
@@ -26,7 +28,9 @@ class Inputs:
     table    scaled terms, (n_rows, n_terms) float32; None where there are none
     media    by column, the items and their positions (n_rows,); or, of arrays in one trust domain,
              `arrays`, (n_rows, *shape)
-    target   outcome, (n_rows,) float32; None of new rows
+    target   outcome, (n_rows,), or duration and event, (n_rows, 2), or masks of arrays in one trust
+             domain, (n_rows, *output), float32; None of new rows and of masks that are read
+    masks    outcomes that are images, and their positions (n_rows,)
     weight   (n_rows,) float32
     keys     of the rows' patients, (n_rows,)
     augment  what is done to images while they are trained on
@@ -38,6 +42,7 @@ class Inputs:
     target: NDArray[np.float32] | None
     weight: NDArray[np.float32]
     keys: NDArray[np.int64]
+    masks: tuple[Media, NDArray[np.int64]] | None = None
     augment: Augment | None = None
 
     def __len__(self) -> int:
@@ -64,9 +69,19 @@ class Inputs:
 
     def targets(self, rows: NDArray[np.int64]) -> Any:
         """The outcome of rows as a tensor."""
+        if self.masks is not None:
+            items, positions = self.masks
+            found = self._turned(items.read(positions[rows]), rows)
+            return torch().from_numpy(found).gt(INSIDE).float()
         if self.target is None:
             raise ValueError("these rows have no outcome")
-        return torch().from_numpy(self.target[rows])
+        return torch().from_numpy(self._turned(self.target[rows], rows))
+
+    def _turned(self, masks: NDArray[Any], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Masks (n, channels, *spatial) moved as their images are; other outcomes as they are."""
+        if self.augment is None or masks.ndim < 4:
+            return masks
+        return self.augment(np.asarray(masks, np.float32), self.keys[rows], mask=True)
 
 
 @dataclass(frozen=True)
@@ -96,6 +111,22 @@ def inputs_of(
         name: (partition.media[name], partition.columns[name].astype(np.int64))
         for name in design.media
     }
-    weight = partition.columns[design.weight] if design.weight else np.ones(n)
-    target = partition.columns[design.response].astype(np.float32) if outcome else None
-    return Inputs(table, media, arrays, target, weight.astype(np.float32), partition.keys)
+    weight = partition.columns[design.weight] if outcome and design.weight else np.ones(n)
+    target, masks = _outcome(spec, partition) if outcome else (None, None)
+    rows_weight = weight.astype(np.float32)
+    return Inputs(table, media, arrays, target, rows_weight, partition.keys, masks)
+
+
+def _outcome(
+    spec: NeuralSpec, partition: Partition
+) -> tuple[NDArray[np.float32] | None, tuple[Media, NDArray[np.int64]] | None]:
+    """The outcome, and where it is an image that is read, its items."""
+    columns, name = partition.columns, spec.design.response
+    if MASKS in columns:
+        return columns[MASKS].astype(np.float32), None
+    if spec.output:
+        return None, (partition.media[name], columns[name].astype(np.int64))
+    if spec.design.event:
+        happened = columns[spec.design.event] == spec.loss_options["cause"]
+        return np.column_stack([columns[name], happened]).astype(np.float32), None
+    return columns[name].astype(np.float32), None

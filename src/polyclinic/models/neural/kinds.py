@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 
 from polyclinic.core import codec
-from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import Asked, Kind, check_options
-from polyclinic.models.neural.architectures import architecture_of, options_of
+from polyclinic.models.neural.architectures import architecture_of, options_of, wrong
 from polyclinic.models.neural.augment import augment_of
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import personal
 from polyclinic.models.neural.private import UNITS, check_private, good_privacy, noise_for
-from polyclinic.models.neural.spec import SCALES, NeuralSpec
+from polyclinic.models.neural.spec import SAMPLINGS, SCALES, NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.privacy.noisy import KEY
 
@@ -61,13 +60,15 @@ _KNOWN: dict[str, Callable[[Any], bool]] = {
     "loss_options": lambda v: v is None or isinstance(v, Mapping),
     "strategy": lambda v: v is None or isinstance(v, (Strategy, Mapping)),
     "scale": SCALES.__contains__,
+    "sampling": SAMPLINGS.__contains__,
     "class_weight": _class_weight,
     "augment": lambda v: v is None or isinstance(v, Mapping),
     "validation": lambda v: isinstance(v, (int, float)) and 0 <= v <= 0.5,
     "noise": _noise,
 }
 _RULE = (
-    f"loss is one of {', '.join(LOSSES)}; scale one of {', '.join(SCALES)}; validation "
+    f"loss is one of {', '.join(LOSSES)}; scale one of {', '.join(SCALES)}; sampling "
+    f"one of {', '.join(SAMPLINGS)}; validation "
     'from 0 to 0.5; class_weight None, "balanced" or a weight above 0 per class; noise None, or '
     f"unit ({', '.join(UNITS)}), clip (above 0) and rate (above 0, at most 1)"
 )
@@ -78,8 +79,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
     check_options(asked.options, _KNOWN, _RULE)
     given = asked.options
     loss = given.get("loss", "cross_entropy")
-    if (LOSSES[loss].explains == "classes") != bool(asked.classes):
-        raise _wrong(f"loss = {loss!r} of {asked.classes or 'no'} classes", "the loss fits")
+    _check_loss(loss, asked)
     one = architecture_of(given.get("architecture", "mlp"))
     options = options_of(one, given.get("architecture_options") or {})
     shapes = {column.name: column.shape for column in asked.columns if column.shape}
@@ -87,17 +87,15 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         kind = "series" if len(shape) == 2 else "image"
         if kind not in one.reads:
             reads = ", ".join(one.reads) or "tables only"
-            raise _wrong(f"{one.name} with the {kind} {name}", f"{one.name} reads {reads}")
-    if not asked.columns:
-        raise _wrong("a network without any input", "at least one column")
+            raise wrong(f"{one.name} with the {kind} {name}", f"{one.name} reads {reads}")
+    if not {column.name for column in asked.columns} - {asked.design.event}:
+        raise wrong("a network without any input", "at least one column")
+    if LOSSES[loss].explains not in one.finds:
+        raise wrong(f"{one.name} with loss = {loss!r}", f"{one.name} finds {', '.join(one.finds)}")
     strategy = _strategy(given.get("strategy"))
-    weight = given.get("class_weight")
-    if isinstance(weight, (list, tuple)):
-        if len(weight) != asked.classes:
-            raise _wrong(f"{len(weight)} class weights", f"one for each of {asked.classes} classes")
-        weight = tuple(float(w) for w in weight)
+    weight = _weights(given, strategy, asked.classes)
     if strategy.stop_after and not given.get("validation"):
-        raise _wrong("stop_after without validation", "validation = 0.1 watches a tenth")
+        raise wrong("stop_after without validation", "validation = 0.1 watches a tenth")
     spec = NeuralSpec(
         replace(asked.design, intercept=False),
         one.name,
@@ -107,7 +105,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         _loss_options(loss, given.get("loss_options") or {}),
         asked.classes,
         shapes,
-        (),
+        asked.output,
         strategy,
         given.get("scale", "pooled"),
         weight,
@@ -117,12 +115,14 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         tuple(asked.sites) if strategy.by_turns else (),
         {},
         dict(asked.rows),
+        given.get("sampling", "shuffled"),
     )
+    one.fits(spec)
     if strategy.name in ("fedbn", "fedper"):
         try:
             personal(strategy, network_of(spec))
         except ValueError as error:
-            raise _wrong(f"{strategy!r} with {one.name}", str(error)) from None
+            raise wrong(f"{strategy!r} with {one.name}", str(error)) from None
     if asked.privacy is None:
         return spec
     return with_privacy(spec, given.get("noise"), asked.privacy.epsilon, asked.privacy.delta)
@@ -144,14 +144,47 @@ def _strategy(given: Any) -> Strategy:
     return Strategy.from_data(given) if given else Strategy()
 
 
+def _check_loss(loss: str, asked: Asked) -> None:
+    """Raises WRONG_VALUE for a loss of another kind of outcome."""
+    outcome = "classes" if asked.classes else "mask" if asked.output else "number"
+    outcome = "survival" if asked.design.event else outcome
+    if LOSSES[loss].explains != outcome:
+        fitting = [name for name, one in LOSSES.items() if one.explains == outcome]
+        raise wrong(
+            f"loss = {loss!r} of an outcome that is of the form {outcome!r}",
+            f"losses for it: {', '.join(fitting)}",
+        )
+    if asked.design.strata:
+        raise wrong("strata of a network", "its baseline is that of a mini-batch")
+    if asked.classes > 2 and (asked.options.get("loss_options") or {}).get("alpha") is not None:
+        raise wrong(
+            f"alpha with {asked.classes} classes", "alpha is for two; class_weight for more"
+        )
+
+
+def _weights(
+    given: Mapping[str, Any], strategy: Strategy, classes: int
+) -> tuple[float, ...] | str | None:
+    """The weights of classes. Raises WRONG_VALUE, also for balanced batches that do not fit."""
+    weight, balanced = given.get("class_weight"), given.get("sampling") == "balanced"
+    if not classes and (weight is not None or balanced):
+        raise wrong("class weights or balanced batches without classes", "the outcome has classes")
+    if balanced and (strategy.gradients or weight is not None):
+        raise wrong(
+            f"balanced batches with {'FedSGD' if strategy.gradients else 'class_weight'}",
+            'either batches are balanced, or class_weight = "balanced" weighs the rows',
+        )
+    if isinstance(weight, (list, tuple)):
+        if len(weight) != classes:
+            raise wrong(f"{len(weight)} class weights", f"one for each of {classes} classes")
+        return tuple(float(w) for w in weight)
+    return weight
+
+
 def _loss_options(loss: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = LOSSES[loss].options
     check_options(given, {name: good for name, (_, good) in known.items()}, f"options of {loss}")
     return {name: given.get(name, default) for name, (default, _) in known.items()}
-
-
-def _wrong(what: str, rule: str) -> InputError:
-    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct the value")
 
 
 def _numbers(value: Any, *shape: int, largest: float = LARGEST) -> None:
@@ -272,5 +305,6 @@ kinds = [
         private=True,
         asks=_asks,
         noise=_prescribed,
+        survival=True,
     )
 ]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec
+from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import architecture_of, options_of, torch
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.losses import LOSSES
@@ -27,7 +28,7 @@ class Network:
     """A network of a spec, with first weights drawn from the spec's seed."""
 
     def __init__(self, spec: NeuralSpec) -> None:
-        one = architecture_of(spec.architecture)
+        one = architecture_of(spec.architecture, spec.version)
         whole = replace(spec, options=options_of(one, spec.options))
         with seeded(spec.seed):
             self.module = one.build(whole)
@@ -59,24 +60,30 @@ class Network:
 
     def rows(self, inputs: Inputs, rows: NDArray[np.int64]) -> tuple[Any, Any]:
         """Outputs (n, outputs) and losses (n,) of rows, with their gradient's graph."""
-        outputs = self.module(inputs.batch(rows))
+        batch = inputs.batch(rows)
+        with _steady(self.module, len(rows)):
+            outputs = self.module(batch)
         return outputs, self.loss.rows(outputs, inputs.targets(rows), self.spec.loss_options)
 
     def outputs(self, inputs: Inputs) -> NDArray[np.float64]:
         """Outputs of all rows in evaluation mode, (n_rows, outputs)."""
         found = []
-        with _lock, evaluating(self.module), torch().no_grad():
+        with _lock, evaluating(self.module), torch().no_grad(), enough_memory():
             for start in range(0, len(inputs), EVALUATED):
                 rows = np.arange(start, min(start + EVALUATED, len(inputs)))
                 found.append(self.module(inputs.batch(rows)).double().numpy())
-        return np.concatenate(found) if found else np.zeros((0, self.spec.outputs))
+        return (
+            np.concatenate(found)
+            if found
+            else np.zeros((0, *(self.spec.output or (self.spec.outputs,))))
+        )
 
     def losses(self, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Loss of each of `rows` in evaluation mode, (n,)."""
-        found = []
-        with _lock, evaluating(self.module), torch().no_grad():
-            for start in range(0, len(rows), EVALUATED):
-                _, losses = self.rows(inputs, rows[start : start + EVALUATED])
+        found, size = [], max(len(rows), 1) if self.loss.together else EVALUATED
+        with _lock, evaluating(self.module), torch().no_grad(), enough_memory():
+            for start in range(0, len(rows), size):
+                _, losses = self.rows(inputs, rows[start : start + size])
                 found.append(losses.double().numpy())
         return np.concatenate(found) if found else np.zeros(0)
 
@@ -117,6 +124,38 @@ def evaluating(module: Any) -> Iterator[None]:
         yield
     finally:
         module.train(was)
+
+
+@contextmanager
+def _steady(module: Any, rows: int) -> Iterator[None]:
+    """A batch of one row is normalised by the running statistics: it has none of its own."""
+    norms: list[Any] = []
+    if rows == 1 and module.training:
+        batch = torch().nn.modules.batchnorm._BatchNorm
+        norms = [one for one in module.modules() if isinstance(one, batch)]
+    for one in norms:
+        one.eval()
+    try:
+        yield
+    finally:
+        for one in norms:
+            one.train()
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises Refused (OUT_OF_MEMORY) where torch finds no memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise Refused(
+            "the memory here is too small for a batch of this network",
+            code="OUT_OF_MEMORY",
+            rule="a batch and what the network makes of it are held at once",
+            next="use smaller batches, smaller images, or a smaller network",
+        ) from None
 
 
 def _flat(tensors: list[Any]) -> Floats:

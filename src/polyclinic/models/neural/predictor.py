@@ -60,7 +60,9 @@ class NeuralPredictor:
     @property
     def explains(self) -> str:
         """What the outcome is."""
-        return {0: "number", 2: "binary"}.get(self.spec.classes, "classes")
+        if self.spec.explains != "classes":
+            return self.spec.explains
+        return "binary" if self.spec.classes == 2 else "classes"
 
     def outcome(self, partition: Partition) -> Floats:
         return partition.columns[self.spec.design.response]

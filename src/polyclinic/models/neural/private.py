@@ -87,6 +87,9 @@ def check_private(spec: NeuralSpec) -> None:
             spec.class_weight == "balanced"
         ),
         "validation: the watched loss is an exact sum": spec.validation > 0,
+        'sampling = "balanced": how often a patient is met hangs on the others': (
+            spec.sampling == "balanced"
+        ),
         "augment: rows are trained on as they are": bool(spec.augment),
         "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
         f"the strategy {spec.strategy!r}": (

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from polyclinic.core.design import Design
 from polyclinic.models import glm
+from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.strategy import OPTIONS, Strategy
 
 if TYPE_CHECKING:
     from polyclinic.core.algorithm import Algorithm
 
 SCALES = ("pooled", "range", "none")
+SAMPLINGS = ("shuffled", "balanced")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class NeuralSpec:
     scale         of the table's columns: "pooled" mean and standard deviation, the codebook's
                   "range", or "none"
     class_weight  weight per class, "balanced" (from summed label counts), or None
+    sampling      "shuffled", or "balanced": every class as often in a site's batches
     validation    share of the patients on whom the loss is watched; they are not trained on
     augment       what is done to images while they are trained on, by name with all options
     seed          of first weights, batches, dropout and `augment`
@@ -57,6 +60,12 @@ class NeuralSpec:
     sites: tuple[str, ...] = ()
     privacy: Mapping[str, Any] = field(default_factory=dict)
     rows: Mapping[str, Any] = field(default_factory=dict)
+    sampling: str = "shuffled"
+
+    @property
+    def explains(self) -> str:
+        """What the outcome is, as losses name it."""
+        return LOSSES[self.loss].explains
 
     @property
     def outputs(self) -> int:
@@ -70,10 +79,12 @@ class NeuralSpec:
 
     def plain(self) -> glm.Spec:
         """The generalised linear model that has the same rows, moments and classes."""
-        family = "gaussian" if not self.classes else "binomial"
+        family = "poisson" if self.loss == "poisson" else "gaussian"
+        family = "binomial" if self.classes else family
         family = "multinomial" if self.classes > 2 else family
         weight = self.class_weight
-        return glm.Spec(self.design, family, self.classes, class_weight=weight, rows=self.rows)
+        design = replace(self.design, event=None, strata=())
+        return glm.Spec(design, family, self.classes, class_weight=weight, rows=self.rows)
 
     def algorithm(self) -> Algorithm:
         """Moments, then rounds of training; the last result is a `NeuralFit`."""

@@ -24,19 +24,20 @@ import numpy as np
 
 from polyclinic.core.compress import rounded
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Members, Unaided
+from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.tasks import MomentsTask as Plain
+from polyclinic.models.neural.batches import repeats
 from polyclinic.models.neural.fixed import number, whole
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import own, personal
 from polyclinic.models.neural.private import check_private, hospital_round, patients_round
-from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
+from polyclinic.models.neural.rows import inputs, numbers, plain, question, spec_of, split, used
 from polyclinic.models.neural.spec import NeuralSpec
-from polyclinic.models.neural.train import row_weights, train
+from polyclinic.models.neural.train import classes_of, row_weights, train
 from polyclinic.models.neural.turns import trains
 from polyclinic.privacy.noisy import noise_required
 
@@ -56,11 +57,11 @@ class MomentsTask:
         return _MOMENTS.leaves(plain(plan))
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return _MOMENTS.local(plain(plan), partition)
+        return _MOMENTS.local(plain(plan), numbers(plan, partition))
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """As the gate judges them there."""
-        return _MOMENTS.exposure(plain(plan), partition, own)
+        return _MOMENTS.exposure(plain(plan), numbers(plan, partition), own)
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Names of the levels that the plan itself names."""
@@ -149,8 +150,34 @@ class TrainTask(Unaided):
             return Exposure()
         weights = sizes(spec)[0] if round < spec.strategy.rounds else 0
         person = np.unique(partition.persons[used(plan, partition)])
-        columns = spec.design.columns
-        return Exposure(updates=weights, members=(Members(columns, person),))
+        return Exposure(
+            updates=weights,
+            weights=self._weights(plan, partition),
+            members=(Members(spec.design.columns, person),),
+        )
+
+    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
+        """No column; one candidate where rows do not all count alike."""
+        return (), int(_weighs(plan))
+
+    def _weights(self, plan: Plan, partition: Partition) -> Shares | None:
+        """How much of the training is about each patient, where rows do not all count alike."""
+        if not _weighs(plan):
+            return None
+        spec, asked = spec_of(plan), question(plan)
+        rows, (trained, _) = inputs(plan, partition), split(plan, partition)
+        parts = row_weights(spec, rows, asked.class_weight)[trained].astype(np.float64)
+        classes = classes_of(spec, rows, trained)
+        if classes is not None:
+            parts = parts * repeats(classes)
+        return Shares.of(np.abs(parts), partition.persons[trained])
+
+
+def _weighs(plan: Plan) -> bool:
+    """Whether rows do not all count alike in training."""
+    spec = spec_of(plan)
+    weighed = spec.design.weight is not None or len(question(plan).class_weight) > 0
+    return weighed or spec.sampling == "balanced"
 
 
 def _patients(plan: Plan, partition: Partition) -> int:

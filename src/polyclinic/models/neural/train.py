@@ -23,7 +23,7 @@ from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
-from polyclinic.models.neural.network import Network, seeded
+from polyclinic.models.neural.network import EVALUATED, Network, enough_memory, seeded
 from polyclinic.models.neural.personal import own, personal, whole
 from polyclinic.models.neural.spec import NeuralSpec
 
@@ -106,7 +106,9 @@ class _Site:
 
     def batches(self, steps: int | None = None) -> Iterable[NDArray[np.int64]]:
         """The mini-batches of the round."""
-        return batches(self.spec.strategy, self.rows, self.asked.round, self.spec.seed, steps)
+        spec, rows = self.spec, self.rows
+        classes = classes_of(spec, self.inputs, rows)
+        return batches(spec.strategy, rows, self.asked.round, spec.seed, steps, classes)
 
 
 def train(
@@ -117,7 +119,7 @@ def train(
     asked: Question,
     memory: Memory,
 ) -> Answer:
-    """One round at a site over `rows`. Raises Refused (LOSS_EXPLODED)."""
+    """One round at a site over `rows`. Raises Refused: LOSS_EXPLODED, OUT_OF_MEMORY."""
     weight = row_weights(spec, inputs, asked.class_weight)
     if not len(rows) or asked.round >= spec.strategy.rounds:
         nothing = np.zeros(len(asked.weights))
@@ -127,7 +129,7 @@ def train(
     if spec.augment:
         inputs = replace(inputs, augment=Augment(spec.augment, spec.seed, asked.round))
     site = _Site(spec, network, inputs, rows, weight, asked)
-    with seeded(_seed(spec, asked.round)):
+    with seeded(_seed(spec, asked.round)), enough_memory():
         network.module.train()
         if asked.round >= spec.strategy.rounds:
             return replace(answer, memory=_tuned(site, memory))
@@ -230,6 +232,15 @@ def _shaped(network: Network, flat: Floats) -> list[Any]:
     ]
 
 
+def classes_of(
+    spec: NeuralSpec, inputs: Inputs, rows: NDArray[np.int64]
+) -> NDArray[np.int64] | None:
+    """Class of each of `rows` where batches are balanced by it."""
+    if spec.sampling != "balanced" or inputs.target is None:
+        return None
+    return inputs.target[rows].astype(np.int64)
+
+
 def _gradient(
     spec: NeuralSpec,
     network: Network,
@@ -238,7 +249,9 @@ def _gradient(
     weight: NDArray[np.float32],
 ) -> Answer:
     """The change of a gradient step of size 1 of the mean loss over all rows."""
-    library, size = torch(), spec.strategy.batch_size or 512
+    # Rows whose losses depend on each other stay together.
+    usual = max(len(rows), 1) if network.loss.together else EVALUATED
+    library, size = torch(), spec.strategy.batch_size or usual
     before = network.beside().astype(np.float64)
     network.module.zero_grad(set_to_none=True)
     whole, total = float(weight[rows].sum()), 0.0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from polyclinic.models.neural.architectures import Architecture, torch
+from polyclinic.models.neural.zoo.options import share, widths
+from polyclinic.models.neural.zoo.series import fill
 
 if TYPE_CHECKING:
     from polyclinic.models.neural.spec import NeuralSpec
@@ -15,20 +18,15 @@ def flat(spec: NeuralSpec) -> int:
     """Numbers of a row when everything is laid side by side."""
     size = spec.table
     for shape in spec.shapes.values():
-        part = 1
-        for length in shape:
-            part *= length
-        size += part
+        size += math.prod(shape) * (2 if len(shape) == 2 else 1)
     return size
 
 
-def _layers(v: Any) -> bool:
-    whole = [isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 65_536 for n in v]
-    return isinstance(v, (list, tuple)) and len(v) <= 20 and all(whole)
-
-
-def _share(v: Any) -> bool:
-    return isinstance(v, (int, float)) and not isinstance(v, bool) and 0 <= v < 1
+def laid(item: Any) -> Any:
+    """A batch of one input, laid side by side: of series the values without gaps, and which were
+    measured."""
+    parts = fill(item) if item.dim() == 3 else (item,)
+    return torch().cat([part.flatten(1) for part in parts], dim=1)
 
 
 def dense(spec: NeuralSpec, hidden: tuple[int, ...], dropout: float) -> Any:
@@ -47,7 +45,7 @@ def dense(spec: NeuralSpec, hidden: tuple[int, ...], dropout: float) -> Any:
             self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], spec.outputs))
 
         def forward(self, inputs: dict[str, Any]) -> Any:
-            parts = [inputs[name].flatten(1) for name in inputs]
+            parts = [laid(inputs[name]) for name in inputs]
             return self.layers(parts[0] if len(parts) == 1 else torch().cat(parts, dim=1))
 
     return Dense()
@@ -66,7 +64,7 @@ ARCHITECTURES = [
     Architecture(
         "mlp",
         _mlp,
-        options={"hidden": ((64, 32), _layers), "dropout": (0.0, _share)},
+        options={"hidden": ((64, 32), widths(20)), "dropout": (0.0, share)},
         reads=("image", "series"),
     ),
 ]
