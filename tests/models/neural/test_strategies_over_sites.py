@@ -166,7 +166,7 @@ def test_own_networks_score_their_own_patients(rows, frame, strategy, whole, mon
     measures = found.evaluate(validate="none").measures
     federation, own = found._data.federation, 0.0
     for name, mine in frame.groupby("hospital"):
-        memory = federation.transport.sites[name]._kept(found.result_.after, federation.cohort)
+        memory = federation.transport.sites[name]._lent(found.result_.after, federation.cohort)
         own += loss(memory["own"]["weights"], mine)
     assert measures["all"]["log_loss"] == pytest.approx(own / len(frame), abs=1e-5)
     assert abs(own - loss(found.result_.weights, frame)) / len(frame) > 2e-3

@@ -12,11 +12,12 @@ from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
-from polyclinic.models.learner import spec_in
+from polyclinic.models.learner import FORM, NOISY_FORM, spec_in
 from polyclinic.models.neural.inputs import Inputs, Scaling, inputs_of
 from polyclinic.models.neural.network import sizes
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import Question
+from polyclinic.privacy import noisy
 
 Ints = NDArray[np.int64]
 WATCHED = 1  # place of the validation patients' draw beside all other draws of a seed
@@ -24,7 +25,8 @@ WATCHED = 1  # place of the validation patients' draw beside all other draws of 
 
 def spec_of(plan: Plan) -> NeuralSpec:
     """The spec of a plan, made once."""
-    spec: NeuralSpec = spec_in(plan, NeuralSpec.from_data)
+    form = NOISY_FORM if noisy.KEY in plan.values else FORM
+    spec: NeuralSpec = spec_in(plan, NeuralSpec.from_data, form)
     return spec
 
 
