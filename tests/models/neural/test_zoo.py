@@ -320,13 +320,13 @@ def test_losses_and_samplings_fit_the_outcome(question, words):
 def test_balanced_batches_hold_the_classes_alike():
     classes = np.array([0] * 17 + [1] * 3)
     strategy = Strategy(batch_size=4)
-    found = list(batches(strategy, np.arange(20), 0, 7, classes))
+    found = list(batches(strategy, np.arange(20), 0, 7, classes=classes))
     assert [len(one) for one in found] == [4] * 5
     assert all(classes[one].sum() == 2 for one in found)
     assert set(np.concatenate(found)[classes[np.concatenate(found)] == 1]) == {17, 18, 19}
-    again = list(batches(strategy, np.arange(20), 0, 7, classes))
+    again = list(batches(strategy, np.arange(20), 0, 7, classes=classes))
     assert all((a == b).all() for a, b in zip(found, again, strict=True))
-    later = np.concatenate(list(batches(strategy, np.arange(20), 1, 7, classes)))
+    later = np.concatenate(list(batches(strategy, np.arange(20), 1, 7, classes=classes)))
     assert (later != np.concatenate(found)).any()
     met = np.bincount(np.concatenate(found), minlength=20)
     assert repeats(classes)[17:].sum() == pytest.approx(met[17:].sum())
