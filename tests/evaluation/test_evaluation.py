@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -297,3 +298,19 @@ def test_fewest_patients_beside_a_threshold_or_in_a_group():
     place = np.array([0] * 13 + [1] * 11)
     assert behind_bins(place, together, keys, 3).tolist() == [13, 11, 0]
     assert behind_bins(place, own, keys, 3).tolist() == [6, 3, 0]
+
+
+@pytest.mark.parametrize(
+    "made", [pc.GaussianNB(), pc.DecisionTreeClassifier(max_depth=2)], ids=repr
+)
+def test_learners_of_several_classes_are_judged_on_them(made):
+    rng = np.random.default_rng(3)
+    frame = pd.DataFrame({"x": rng.normal(size=600).round(2), "where": list("abc") * 200})
+    noisy = frame.x + rng.normal(scale=0.5, size=600)
+    frame["kind"] = np.where(noisy < -0.5, "low", np.where(noisy > 0.5, "top", "mid"))
+    sites = pc.split(frame, by="where")
+    model = made.fit(sites, "kind ~ x")
+    found = model.evaluate(validate="none").measures["all"]
+    right = np.mean(model.predict(frame) == frame.kind)
+    assert found["n"] == 600
+    assert found["accuracy"] == pytest.approx(right, abs=0.03)

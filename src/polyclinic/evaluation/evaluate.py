@@ -34,6 +34,7 @@ class Evaluation:
     alone_spec : model that each site also fits on its own rows, or None.
     full : the full model, for the measures on the same patients beside cross-validation.
     least : patients whose risks are taken together; the sites' policies ask for so many.
+    classes : of an outcome with classes.
     """
 
     predictors: tuple[dict[str, Any], ...]
@@ -46,6 +47,7 @@ class Evaluation:
     alone_spec: dict[str, Any] | None = None
     full: dict[str, Any] | None = None
     least: int = 5
+    classes: int = 2
 
     def init(self, seed: int) -> State:
         return {"done": {}}
@@ -140,16 +142,12 @@ class Evaluation:
             "outcome": self.outcome,
             "thresholds": list(self.thresholds),
             "where": None,
-            "classes": self._classes,
+            "classes": self.classes,
             "exponent": self._exponent,
             "least": self.least,
             **more,
         }
         return Plan(task, values, step, combine=combine)
-
-    @property
-    def _classes(self) -> int:
-        return len(self.predictors[0]["coef"]) + 1 if self.outcome == "classes" else 2
 
     @property
     def _exponent(self) -> int:

@@ -21,7 +21,8 @@ KINDS = {
     "gamma": "Gamma regression",
 }
 WIDTH = 80
-ROUNDS = ("Newton round", "noisy Newton round", "noisy products")
+TRAINING = ("round of training", "round of training with noise")
+ROUNDS = ("Newton round", "noisy Newton round", "noisy products", *TRAINING)
 
 
 def decimals(se: float | None) -> int:
@@ -423,7 +424,7 @@ def left_line(results: Mapping[str, Any]) -> str:
         if line["site"] == rounds[0]["site"] and line["step"] == rounds[0]["step"]
     ]
     numbers = sum(line["numbers"] for line in first)
-    sums = "noisy sums" if rounds[0]["step"].startswith("noisy") else "sums"
+    sums = "noisy sums" if "nois" in rounds[0]["step"] else "sums"
     return f"left   {numbers} {sums} a round and hospital, no rows"
 
 

@@ -88,18 +88,21 @@ class Judged:
     outcome    what it explains; "survival": the order in which patients have an event
     full       the fitted model, as predictor data
     alone      what each hospital is to fit by itself, or None
+    classes    of an outcome with classes
     """
 
     spec: Any
     outcome: Outcome | Literal["survival"]
     full: dict[str, Any]
     alone: dict[str, Any] | None = None
+    classes: int = 2
 
     @staticmethod
     def regression(spec: glm.Spec, full: dict[str, Any]) -> Judged:
         """A generalised linear model."""
         kinds: dict[str, Outcome] = {"binomial": "binary", MULTINOMIAL: "classes"}
-        return Judged(spec, kinds.get(spec.family, "number"), full, spec.to_data())
+        outcome = kinds.get(spec.family, "number")
+        return Judged(spec, outcome, full, spec.to_data(), max(spec.classes, 2))
 
     @staticmethod
     def learner(kind: str, spec: Spec, classes: int, full: dict[str, Any]) -> Judged:
@@ -107,7 +110,8 @@ class Judged:
         if kind_of(kind).held_out:
             return Judged(spec, "survival", full)
         outcome: Outcome = "number" if not classes else "binary" if classes == 2 else "classes"
-        return Judged(spec, outcome, full, {**spec.to_data(), "learner": kind})
+        alone = {**spec.to_data(), "learner": kind}
+        return Judged(spec, outcome, full, alone, max(classes, 2))
 
     def without(self, fold: int, folds: int) -> Algorithm:
         """What fits it to all rows but a fold's."""
@@ -192,6 +196,7 @@ def evaluate(
             full=judged.full if folds else None,
             least=data.least,
             alone_spec=judged.alone if alone and show_sites and folds else None,
+            classes=judged.classes,
         )
     store = store_for("evaluation")
     run = fit(algorithm, data.federation, seed=seed, store=store, callbacks=callbacks)

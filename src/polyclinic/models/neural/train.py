@@ -22,6 +22,7 @@ from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
+from polyclinic.models.neural.descent import Descent
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import EVALUATED, Network, enough_memory, seeded
 from polyclinic.models.neural.personal import own, personal, whole
@@ -91,7 +92,7 @@ class _Site:
         library, optimizer = torch(), optimizer_of(self.spec, self.network, self.asked.lr)
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             _, losses = self.network.rows(self.inputs, rows)
             own = library.from_numpy(self.weight[rows])
             ((losses * own).sum() / own.sum().clamp_min(1e-12)).backward()
@@ -267,13 +268,15 @@ def _gradient(
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
 
 
-def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Any:
+def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Descent:
     """The optimizer of the local steps."""
-    library, strategy = torch(), spec.strategy
-    if strategy.optimizer == "adam":
-        return library.optim.Adam(network.parameters, lr=lr, weight_decay=strategy.weight_decay)
-    return library.optim.SGD(
-        network.parameters, lr=lr, momentum=strategy.momentum, weight_decay=strategy.weight_decay
+    strategy = spec.strategy
+    return Descent(
+        network.parameters,
+        lr,
+        strategy.momentum,
+        strategy.weight_decay,
+        strategy.optimizer == "adam",
     )
 
 
