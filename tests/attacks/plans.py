@@ -10,6 +10,7 @@ import numpy as np
 from polyclinic.core.design import Design
 from polyclinic.core.plan import Plan
 from polyclinic.models import learner
+from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec
 from polyclinic.models.simple.rows import values
 from polyclinic.models.survival import CoxSpec, CurveSpec
@@ -103,6 +104,20 @@ def survival(task: str, made: Design) -> Plan:
     state: dict[str, Any] = {} if task == "survival.counts" else {"theta": _theta(made)}
     state |= {"order": 2} if task in ("survival.derivatives", "survival.risk_sets") else {}
     state |= {"by": "row"} if task == "survival.scores" else {}
+    state |= {"folds": 0} if "held_out" in task else {}
+    combine: Any = "collect" if task.endswith("_own") else "sum"
+    return Plan(task, learner.values(spec, **state), task, combine=combine)
+
+
+def network(task: str, made: Design) -> Plan:
+    """Of a linear network that explains a number, in its first round."""
+    width = len(made.terms)
+    spec = NeuralSpec(replace(made, intercept=False), "linear", loss="squared", classes=0)
+    state: dict[str, Any] = {}
+    if task == "neural.train":
+        state = {"round": 0, "after": "", "lr": 1e-6, "class_weight": np.zeros(0)}
+        state |= {"weights": np.zeros(width + 1, np.float32), "beside": np.zeros(0, np.float32)}
+        state["scaling"] = {"centre": np.zeros(width), "spread": np.ones(width)}
     return Plan(task, learner.values(spec, **state), task)
 
 

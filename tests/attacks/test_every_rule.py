@@ -30,7 +30,7 @@ from polyclinic.models.ensembles import spec as ensembles
 from polyclinic.models.glm import Spec
 from polyclinic.models.learner import values
 from polyclinic.privacy.policy import Policy, open_policy
-from tests.attacks.plans import by_sums, machine, survival, tables, tree
+from tests.attacks.plans import by_sums, machine, network, survival, tables, tree
 from tests.attacks.world import (
     BOOK,
     FRAME,
@@ -134,7 +134,8 @@ ENSEMBLES = {
 MOMENTS = ("scaler.moments", "pca.moments", "pca.products", "kmeans.moments", "kmeans.products")
 PARTS = tuple(f"kmeans.{one}" for one in ("cells", "clusters", "grouped_cells", "grouped_clusters"))
 MACHINES = ("svm.moments", "svm.machines", "svm.platt")
-SURVIVAL = ("counts", "derivatives", "scores", "concordance", "schoenfeld", "risk_sets", "steps")
+FITTING = ("counts", "derivatives", "scores", "schoenfeld", "risk_sets", "steps")
+SURVIVAL = (*FITTING, "concordance", "held_out", "held_out_own")
 BOOSTED = ("trees.events", "trees.held", "trees.concordance")
 LIVES = replace(design(value("age"), response="chol", intercept=False), event="rare")
 GROUPS = replace(design(level("drug", "yes"), response="chol", intercept=False), event="rare")
@@ -177,6 +178,7 @@ PLANS: dict[str, Plan] = {
     **{name: tree(name, LIVES) for name in BOOSTED},
     "trees.cells, survival": tree("trees.cells", LIVES),
     **{f"survival.{name}": survival(f"survival.{name}", LIVES) for name in SURVIVAL},
+    **{name: network(name, UNSEEN) for name in ("neural.moments", "neural.train")},
     "survival.log_rank": survival("survival.log_rank", GROUPS),
     "screening.tables": tables("histogram", **DESCRIPTIVE["descriptive.histogram"].values),
 }
@@ -223,7 +225,7 @@ def test_every_installed_task_is_here() -> None:
     """Those that answer with noise are judged by its price; three never leave a trust domain."""
     known = {task.name for task in [*model_tasks, *evaluation_tasks]}
     exact = {name for name in known if ".private_" not in name} - {
-        "ensemble.sizes", "trees.sums", "trees.risk_sums"
+        "ensemble.sizes", "trees.sums", "trees.risk_sums", "neural.count"
     }  # fmt: skip
     assert exact == {plan.task for plan in PLANS.values()}
 
@@ -451,5 +453,6 @@ def test_every_task_that_hides_is_here() -> None:
         "evaluation.alone",
         "ensemble.base",
         "ensemble.scores",
+        "survival.held_out_own",
     }  # all of it, as `test_patients_in_all` shows
     assert hiding - made_of_others - by_name - by_score <= set(HIDING)
