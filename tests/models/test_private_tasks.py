@@ -80,9 +80,9 @@ def grown(**more: Any) -> Iterator[dict[str, Any]]:
     for loss, scale in (("squared", (3.0, 4.0)), ("logistic", (0.0, 1.0))):
         private = Private(1.0, 1e-6, *scale, start=True)
         classes = 2 if loss == "logistic" else 0
-        spec = TreesSpec(
-            design, FEATURES, loss, classes, 2, True, 2, cell=5, private=private, **more
-        )
+        shape: dict[str, Any] = {"trees": 2, "forest": True, "depth": 2, "cell": 5}
+        about = {"loss": loss, "classes": classes, "private": private}
+        spec = TreesSpec(design, FEATURES, **shape, **about, **more)
         whole = [np.array(x) for x in ([0, 3, 6], [1, 0, 0, 2, 0, 0], [2, -1, -1, 0, -1, -1])]
         rest = [np.zeros(6, int), np.ones(6, int), np.array([1, -1, -1, 1, -1, -1])]
         grow = Stack(*whole, *rest, np.zeros((6, 1)))
