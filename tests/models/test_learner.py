@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from polyclinic.core.errors import InputError, PolyclinicError
@@ -32,3 +35,14 @@ def test_a_plan_of_another_form_is_refused(values):
     with pytest.raises(PolyclinicError) as found:
         learner.spec_in(Plan("some.task", values), dict)
     assert found.value.code == "BAD_MESSAGE"
+
+
+def test_a_hospital_knows_the_predictor_of_every_kind():
+    """Also before anything was fitted there."""
+    script = """
+from polyclinic.models import kinds
+from polyclinic.models.predictor import _kinds
+print([k.name for k in kinds if k.predictor and (k.predicts_as or k.name) not in _kinds])
+"""
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert found.stdout.strip() == "[]", found.stderr

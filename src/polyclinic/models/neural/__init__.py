@@ -7,6 +7,7 @@ without noise it is let out in a secure sum only, unless the site's policy says 
 """
 
 from polyclinic.models.neural.kinds import kinds
+from polyclinic.models.neural.predictor import NeuralPredictor
 from polyclinic.models.neural.tasks import tasks
 
-__all__ = ["kinds", "tasks"]
+__all__ = ["NeuralPredictor", "kinds", "tasks"]
