@@ -114,10 +114,11 @@ class LearnerScope:
 
     @property
     def fit_plans(self) -> list[Plan]:
-        """The first round, for a dry run."""
+        """The first round and the largest, for a dry run."""
         algorithm = self.spec.algorithm()
         plan = algorithm.plan(algorithm.init(self.agreed.study.seed))
-        return [] if plan is None else [plan]
+        later = [] if self.kind.later is None else [self.kind.later(self.spec)]
+        return later if plan is None else [plan, *later]
 
     def rounding(self, plan: Plan) -> str:
         """No step of a learner is rounded."""

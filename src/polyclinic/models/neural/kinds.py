@@ -11,7 +11,7 @@ import numpy as np
 
 from polyclinic.core import codec
 from polyclinic.core.plan import Plan
-from polyclinic.models.learner import Asked, Kind, check_options
+from polyclinic.models.learner import Asked, Kind, check_options, values
 from polyclinic.models.neural.architectures import architecture_of, options_of, wrong
 from polyclinic.models.neural.augment import augment_of
 from polyclinic.models.neural.losses import LOSSES
@@ -131,6 +131,12 @@ def neural_spec(asked: Asked) -> NeuralSpec:
 def _prescribed(spec: NeuralSpec, plan: Plan) -> Mapping[str, Any]:
     """The noise of a step."""
     return noise_for(spec, plan.task == "neural.count") if spec.privacy else {}
+
+
+def _later(spec: NeuralSpec) -> Plan:
+    """A round of training."""
+    weights, beside = (np.zeros(size, dtype=np.float32) for size in sizes(spec))
+    return Plan("neural.train", values(spec, weights=weights, beside=beside), "round of training")
 
 
 def _asks(spec: NeuralSpec) -> tuple[str, ...]:
@@ -305,6 +311,7 @@ kinds = [
         private=True,
         asks=_asks,
         noise=_prescribed,
+        later=_later,
         survival=True,
     )
 ]
