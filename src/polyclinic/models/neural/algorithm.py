@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
-from polyclinic.models.glm.moments import MomentsAlgorithm
 from polyclinic.models.glm.spec import Moments
 from polyclinic.models.learner import values
 from polyclinic.models.neural import server
@@ -22,6 +21,7 @@ from polyclinic.models.neural.network import Network
 from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
 
@@ -29,7 +29,7 @@ def neural(spec: NeuralSpec) -> Stages:
     """The algorithm that fits `spec`; its last result is a `NeuralFit`."""
 
     def moments(results: Sequence[Any]) -> Algorithm:
-        return _Count(spec) if spec.privacy else _Moments(spec)
+        return _Count(spec) if spec.privacy else OwnMoments(spec, "neural.moments")
 
     def rounds(results: Sequence[Any]) -> Algorithm:
         if spec.privacy:
@@ -37,36 +37,6 @@ def neural(spec: NeuralSpec) -> Stages:
         return Training(spec, results[0])
 
     return Stages((moments, rounds))
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Counts and moments, asked for in a network's own name."""
-
-    spec: NeuralSpec
-
-    @property
-    def _plain(self) -> MomentsAlgorithm:
-        return MomentsAlgorithm(self.spec.plain())
-
-    def init(self, seed: int) -> State:
-        return self._plain.init(seed)
-
-    def plan(self, state: State) -> Plan | None:
-        plan = self._plain.plan(state)
-        if plan is None:
-            return None
-        more = {name: plan.values[name] for name in ("shift",) if name in plan.values}
-        return Plan("neural.moments", values(self.spec, **more), plan.step)
-
-    def update(self, state: State, plan: Plan, total: Total) -> State:
-        return self._plain.update(state, plan, total)
-
-    def progress(self, state: State) -> Mapping[str, float]:
-        return {}
-
-    def model(self, state: State) -> Moments:
-        return self._plain.model(state)
 
 
 @dataclass(frozen=True)

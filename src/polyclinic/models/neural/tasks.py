@@ -29,47 +29,19 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
-from polyclinic.models.glm.tasks import MomentsTask as Plain
 from polyclinic.models.neural.batches import repeats
 from polyclinic.models.neural.fixed import number, whole
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import own, personal
 from polyclinic.models.neural.private import check_private, hospital_round, patients_round
-from polyclinic.models.neural.rows import inputs, numbers, plain, question, spec_of, split, used
+from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import classes_of, row_weights, train
 from polyclinic.models.neural.turns import trains
+from polyclinic.models.own_moments import MomentsTask
 from polyclinic.privacy.noisy import noise_required
 
-_MOMENTS = Plain()
 Memory = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class MomentsTask:
-    """Counts and moments, as for a generalised linear model of the same columns."""
-
-    name: str = "neural.moments"
-    version: int = 1
-    grain: Grain = "row"
-
-    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        return _MOMENTS.leaves(plain(plan))
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return _MOMENTS.local(plain(plan), numbers(plan, partition))
-
-    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
-        """As the gate judges them there."""
-        return _MOMENTS.exposure(plain(plan), numbers(plan, partition), own)
-
-    def slots(self, plan: Plan) -> tuple[str, ...]:
-        """Names of the levels that the plan itself names."""
-        return _MOMENTS.slots(plain(plan))
-
-    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
-        """Names of the columns; one candidate."""
-        return _MOMENTS.candidates(plain(plan))
 
 
 @dataclass(frozen=True)
@@ -249,4 +221,4 @@ def _private(plan: Plan, partition: Partition) -> Contribution:
     return Contribution({"change": change}, Evidence(partition.patients(used(plan, partition))))
 
 
-tasks = [MomentsTask(), TrainTask(), CountTask()]
+tasks = [MomentsTask("neural.moments", plain), TrainTask(), CountTask()]

@@ -11,9 +11,8 @@ import numpy as np
 from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
-from polyclinic.models.glm.moments import MomentsAlgorithm
 from polyclinic.models.glm.spec import Moments
-from polyclinic.models.learner import values
+from polyclinic.models.own_moments import OwnMoments
 from polyclinic.models.svm.frame import Frame
 from polyclinic.models.svm.newton import Newton
 from polyclinic.models.svm.platt import Platt
@@ -25,7 +24,7 @@ def svm(spec: SVMSpec) -> Stages:
     """The algorithm that fits `spec`; its last result is an `SVMFit`."""
 
     def moments(results: Sequence[Any]) -> Algorithm:
-        return _Moments(spec)
+        return OwnMoments(spec, "svm.moments")
 
     def solve(results: Sequence[Any]) -> Algorithm:
         return Newton(frame_of(spec, results[0]))
@@ -48,36 +47,6 @@ def frame_of(spec: SVMSpec, moments: Moments) -> Frame:
     e = spec.design.exponents
     spread = np.ldexp(np.where(moments.sd > 0, moments.sd, 1.0), e)
     return Frame(spec, moments, {"centre": np.ldexp(moments.mean, e), "spread": spread})
-
-
-@dataclass(frozen=True)
-class _Moments:
-    """Counts and moments, asked for in a machine's own name."""
-
-    spec: SVMSpec
-
-    @property
-    def _plain(self) -> MomentsAlgorithm:
-        return MomentsAlgorithm(self.spec.plain())
-
-    def init(self, seed: int) -> State:
-        return self._plain.init(seed)
-
-    def plan(self, state: State) -> Plan | None:
-        plan = self._plain.plan(state)
-        if plan is None:
-            return None
-        more = {name: plan.values[name] for name in ("shift",) if name in plan.values}
-        return Plan("svm.moments", values(self.spec, **more), plan.step)
-
-    def update(self, state: State, plan: Plan, total: Total) -> State:
-        return self._plain.update(state, plan, total)
-
-    def progress(self, state: State) -> Mapping[str, float]:
-        return {}
-
-    def model(self, state: State) -> Moments:
-        return self._plain.model(state)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ derivatives. No row leaves, so no support vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,46 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.kernel import TOO_LARGE
-from polyclinic.models.glm.tasks import MomentsTask as Plain
+from polyclinic.models.own_moments import MomentsTask
 from polyclinic.models.svm.exposure import CurveExposed, Exposed
 from polyclinic.models.svm.kernel import sums
 from polyclinic.models.svm.rows import curve, exponents, plain, question, rows_of, shift_of
 
 Floats = NDArray[np.float64]
-_MOMENTS = Plain()
-
-
-@dataclass(frozen=True)
-class MomentsTask:
-    """Counts and moments, as for a generalised linear model of the same columns."""
-
-    name: str = "svm.moments"
-    version: int = 1
-    grain: Grain = "row"
-
-    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        return _MOMENTS.leaves(plain(plan))
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return _MOMENTS.local(plain(plan), partition)
-
-    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
-        """As the gate judges them there."""
-        return _MOMENTS.exposure(plain(plan), partition, own)
-
-    def slots(self, plan: Plan) -> tuple[str, ...]:
-        """Names of the levels that the plan itself names."""
-        return _MOMENTS.slots(plain(plan))
-
-    def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
-        """Names of the columns; one candidate."""
-        return _MOMENTS.candidates(plain(plan))
 
 
 @dataclass(frozen=True)
@@ -133,4 +103,4 @@ class PlattTask(CurveExposed):
         return Contribution({**values, "too_large": lost.astype(np.int64)}, Evidence(patients))
 
 
-tasks = [MomentsTask(), MachinesTask(), PlattTask()]
+tasks = [MomentsTask("svm.moments", plain), MachinesTask(), PlattTask()]
