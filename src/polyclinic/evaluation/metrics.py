@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+
+from polyclinic.models.distributions import normal_quantile, t_quantile
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
 BINS, LIMIT = 2000, 8.0  # bins of equal width over log-odds -8 to 8
-Z = float(stats.norm.ppf(0.975))
+Z = float(normal_quantile(0.975))
 
 
 def interval(
@@ -241,7 +242,7 @@ def heterogeneity(areas: Sequence[float], errors: Sequence[float]) -> dict[str, 
     w = 1 / (v + tau2)
     mean = float(w @ y / w.sum())
     factor = max(1.0, float(w @ (y - mean) ** 2) / (k - 1))
-    half = float(stats.t.ppf(0.975, k - 1) * np.sqrt(factor / w.sum()))
+    half = float(t_quantile(0.975, k - 1) * np.sqrt(factor / w.sum()))
     found = {
         "mean": mean,
         "lower": mean - half,
@@ -252,7 +253,7 @@ def heterogeneity(areas: Sequence[float], errors: Sequence[float]) -> dict[str, 
         "predicted_upper": None,
     }
     if k > 2:
-        wide = float(stats.t.ppf(0.975, k - 2) * np.sqrt(tau2 + 1 / w.sum()))
+        wide = float(t_quantile(0.975, k - 2) * np.sqrt(tau2 + 1 / w.sum()))
         found |= {
             "predicted_lower": max(mean - wide, 0.0),
             "predicted_upper": min(mean + wide, 1.0),

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import chi2
 
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Contribution, Evidence, Total
@@ -28,6 +27,7 @@ from polyclinic.core.task import Grain
 from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
 from polyclinic.models.descriptive.exposure import Counted, Known
+from polyclinic.models.distributions import chi2_tail
 
 Ints = NDArray[np.int64]
 
@@ -148,7 +148,7 @@ class CrossTable:
         return {
             "chi2": statistic,
             "df": df,
-            "p": float(chi2.sf(statistic, df)),
+            "p": float(chi2_tail(statistic, df)),
             "smallest_expected": float(expected.min()),
             "note": "",
         }

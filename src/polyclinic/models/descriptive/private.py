@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Contribution, Evidence, Total
@@ -34,6 +33,7 @@ from polyclinic.models.descriptive import rows
 from polyclinic.models.descriptive.column import Column
 from polyclinic.models.descriptive.exposure import Counted, Known
 from polyclinic.models.descriptive.histogram import grid
+from polyclinic.models.distributions import normal_quantile
 from polyclinic.models.private import BLOCK_CELLS, UNDECLARED, noise_variance
 from polyclinic.privacy import accounting, noisy
 from polyclinic.privacy.bounded import BoundedSum
@@ -41,7 +41,7 @@ from polyclinic.privacy.dp import DifferentialPrivacy
 
 Floats = NDArray[np.float64]
 LEAST = 3.0  # noise levels that a count must exceed before anything is divided by it
-HALF_95 = float(norm.ppf(0.975))
+HALF_95 = float(normal_quantile(0.975))
 LAPLACE_95 = math.log(20.0) / math.sqrt(2.0)
 
 

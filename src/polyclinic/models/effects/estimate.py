@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from polyclinic.models.distributions import chi2_tail, normal_quantile, normal_tail
 from polyclinic.models.effects.modify import linear_model
 from polyclinic.models.effects.spec import Spec
 from polyclinic.models.glm.inference import GLMFit
@@ -139,8 +139,8 @@ def _contrast(
 ) -> Contrast:
     g = np.asarray(gradient, dtype=np.float64)
     se = float(np.sqrt(max(float(g @ covariance @ g), 0.0)))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * se
-    p = float(2 * stats.norm.sf(abs(value) / se)) if se > 0 else float("nan")
+    half = float(normal_quantile(0.5 + level / 2)) * se
+    p = float(2 * normal_tail(abs(value) / se)) if se > 0 else float("nan")
     return Contrast(name, float(value), se, float(value) - half, float(value) + half, p)
 
 
@@ -201,7 +201,7 @@ class Modified:
             return float("nan"), 0, float("nan")
         beta, part = self.coef[known], self.covariance[np.ix_(known, known)]
         chi = float(beta @ np.linalg.pinv(part, hermitian=True) @ beta)
-        return chi, len(known), float(stats.chi2.sf(chi, len(known)))
+        return chi, len(known), float(chi2_tail(chi, len(known)))
 
 
 def solve(spec: Spec, sums: Mapping[str, Any]) -> Floats:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from polyclinic.core.partition import Partition
+from polyclinic.models.distributions import normal_quantile, normal_tail
 from polyclinic.models.effects import estimate
 from polyclinic.models.effects.estimate import Contrast, Modified
 from polyclinic.models.effects.modify import linear_model
@@ -155,7 +155,7 @@ class Effect:
         variance = np.einsum(
             "ij,jk,ik->i", z[:, known], found.covariance[np.ix_(known, known)], z[:, known]
         )
-        half = float(stats.norm.ppf(0.5 + level / 2)) * np.sqrt(np.maximum(variance, 0.0))
+        half = float(normal_quantile(0.5 + level / 2)) * np.sqrt(np.maximum(variance, 0.0))
         return effect, effect - half, effect + half
 
     def predictor(self) -> Predictor | None:
@@ -190,7 +190,7 @@ class Effect:
 def modifiers(found: Modified, level: float = 0.95) -> list[dict[str, Any]]:
     """Coefficients of the modified effect with errors, z, p and intervals."""
     se = np.sqrt(np.diag(found.covariance))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * se
+    half = float(normal_quantile(0.5 + level / 2)) * se
     with np.errstate(divide="ignore", invalid="ignore"):
         z = found.coef / se
     return [
@@ -199,7 +199,7 @@ def modifiers(found: Modified, level: float = 0.95) -> list[dict[str, Any]]:
             "coef": float(found.coef[j]),
             "se": float(se[j]),
             "z": float(z[j]),
-            "p": float(2 * stats.norm.sf(abs(z[j]))),
+            "p": float(2 * normal_tail(abs(z[j]))),
             "lower": float(found.coef[j] - half[j]),
             "upper": float(found.coef[j] + half[j]),
         }

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
@@ -28,6 +27,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.plan import Plan
 from polyclinic.models.descriptive import Column, Levels, Moments, Together
 from polyclinic.models.descriptive.correlation import Products
+from polyclinic.models.distributions import normal_quantile
 from polyclinic.models.simple.rows import values
 from polyclinic.models.simple.screening_tasks import THIRDS, task
 from polyclinic.models.simple.univariate import Found, Tables, tests_of
@@ -158,7 +158,7 @@ def _moments(columns: Sequence[Column], by: Mapping[str, Any] | None) -> tuple[s
 def _edges(figures: Mapping[str, Any], bins: int) -> Floats:
     """Where a normal number is cut into parts of equal size, (bins - 1,)."""
     mean, sd = figures["mean"] or 0.0, figures["sd"] or 0.0
-    return np.asarray(mean + sd * norm.ppf(np.arange(1, bins) / bins))
+    return np.asarray(mean + sd * normal_quantile(np.arange(1, bins) / bins))
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import f as f_distribution
 
 from polyclinic.models.descriptive import Column, CrossTable
+from polyclinic.models.distributions import f_tail
 
 Ints = NDArray[np.int64]
 HIDDEN = "a hospital hid a part of too few patients"
@@ -126,7 +126,7 @@ def variance(name: str, whole: Mapping[str, Any], groups: Sequence[Mapping[str, 
     if not between + within > 0:
         return Found(name, "F", n, note="it is the same in all rows")
     statistic = between / (k - 1) / (within / (n - k)) if within > 0 else float("inf")
-    p = float(f_distribution.sf(statistic, k - 1, n - k))
+    p = float(f_tail(statistic, k - 1, n - k))
     effect = between / (between + within)
     return Found(name, "F", n, float(statistic), (k - 1, n - k), p, effect=float(effect))
 
@@ -140,7 +140,7 @@ def _correlation(name: str, found: Mapping[str, Any]) -> Found:
         return Found(name, "r", n, note="it, or the outcome, is the same in all rows")
     rest = 1.0 - r * r
     statistic = r * r * (n - 2) / rest if rest > 0 else float("inf")
-    p = float(f_distribution.sf(statistic, 1, n - 2))
+    p = float(f_tail(statistic, 1, n - 2))
     return Found(name, "r", n, float(statistic), (1, n - 2), p, effect=r)
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+
+from polyclinic.models.distributions import normal_quantile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -114,7 +115,7 @@ def kaplan_meier(table: Table, confidence: float = 0.95, exact: bool = False) ->
     with np.errstate(divide="ignore", invalid="ignore"):
         greenwood = np.cumsum(np.where(d > 0, d / (y * (y - d)), 0.0))
         se = np.where(survival > 0, survival * np.sqrt(greenwood), 0.0)
-        z = float(norm.ppf(0.5 + confidence / 2))
+        z = float(normal_quantile(0.5 + confidence / 2))
         half = z * np.sqrt(greenwood) / np.log(survival)
         inside = (survival > 0) & (survival < 1)
         lower = np.where(inside, survival ** np.exp(-half), survival)
@@ -181,7 +182,7 @@ def cumulative_incidence(table: Table, cause: int, confidence: float = 0.95) -> 
     variance += np.cumsum(second) - 2 * (f * np.cumsum(third) - np.cumsum(f * third))
     se = np.sqrt(np.maximum(variance, 0.0))
     with np.errstate(divide="ignore", invalid="ignore"):
-        half = float(norm.ppf(0.5 + confidence / 2)) * se / (f * np.log(f))
+        half = float(normal_quantile(0.5 + confidence / 2)) * se / (f * np.log(f))
         inside = (f > 0) & (f < 1)
         lower = np.where(inside, f ** np.exp(-half), f)
         upper = np.where(inside, f ** np.exp(half), f)

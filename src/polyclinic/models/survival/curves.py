@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Total
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
+from polyclinic.models.distributions import chi2_tail, normal_quantile
 from polyclinic.models.glm.scale import unpack
 from polyclinic.models.learner import values
 from polyclinic.models.survival.curve import (
@@ -173,7 +173,7 @@ class Curved(OneRound):
     def figures(self) -> list[dict[str, Any]]:
         """Median and restricted mean by group, with intervals."""
         lines = []
-        z = float(stats.norm.ppf(0.5 + self.spec.confidence / 2))
+        z = float(normal_quantile(0.5 + self.spec.confidence / 2))
         for k, group in enumerate(self.spec.groups):
             if group not in self.curves:
                 continue
@@ -257,7 +257,7 @@ class Ranked(OneRound):
         df = int(np.linalg.matrix_rank(variance[np.ix_(keep, keep)])) if keep.any() else 0
         inverse = np.linalg.pinv(variance[np.ix_(keep, keep)], hermitian=True)
         chi2 = float(difference[keep] @ inverse @ difference[keep])
-        return {"chi2": chi2, "df": df, "p": float(stats.chi2.sf(chi2, df)) if df else 1.0}
+        return {"chi2": chi2, "df": df, "p": float(chi2_tail(chi2, df)) if df else 1.0}
 
     def blocks(self) -> list[dict[str, Any]]:
         """Its part of the report."""

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
+from polyclinic.models.distributions import chi2_tail, normal_quantile, normal_tail
 from polyclinic.models.glm.rank import combination
 from polyclinic.models.glm.scale import Scale, unpack
 from polyclinic.models.survival.concordance import Pairs, concordance_of
@@ -137,8 +137,8 @@ class CoxFit:
         se = np.sqrt(np.diag(covariance)) if len(coef) else np.zeros(0)
         with np.errstate(divide="ignore", invalid="ignore"):
             z = coef / se
-        half = stats.norm.ppf(0.5 + level / 2) * se
-        p = 2 * stats.norm.sf(np.abs(z))
+        half = normal_quantile(0.5 + level / 2) * se
+        p = 2 * normal_tail(np.abs(z))
         return {"coef": coef, "se": se, "z": z, "p": p, LOW: coef - half, HIGH: coef + half}
 
     @property
@@ -147,7 +147,7 @@ class CoxFit:
         df = int(np.count_nonzero(self.active))
         found = {"likelihood ratio": 2 * (self.loglik - self.null_loglik), "score": self.score}
         return {
-            name: {"chi2": value, "df": df, "p": float(stats.chi2.sf(value, df)) if df else 1.0}
+            name: {"chi2": value, "df": df, "p": float(chi2_tail(value, df)) if df else 1.0}
             for name, value in found.items()
         }
 
@@ -182,7 +182,7 @@ class CoxFit:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     chi2 = float(np.float64(events) * moved**2 / (covariance[j, j] * spread))
                 line[f"chi2 {scale}"] = chi2
-                line[f"p {scale}"] = float(stats.chi2.sf(chi2, 1))
+                line[f"p {scale}"] = float(chi2_tail(chi2, 1))
             lines.append(line)
         return lines
 
