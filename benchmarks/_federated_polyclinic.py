@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._federated_peers import SITES, Bench, Found, Rounds, conduct, free_ports
+from polyclinic.core.codec import Bytes
 
 AGENT = [sys.executable, "-m", "benchmarks._federated_polyclinic", "agent"]
 SECONDS = 60.0
@@ -32,14 +33,14 @@ class Echo:
         self.site, self.identity, self.coordinator = site, Identity.generate(), b""
         self.secure: Any = None
 
-    def receive(self, message: bytes) -> bytes:
+    def receive(self, message: Bytes) -> bytes:
         from polyclinic.core import codec
         from polyclinic.governance.paper import ENVELOPE, Answer, Question
 
-        if message.startswith(b"KEY:"):
-            self.coordinator = message[4:]
+        if message[:4] == b"KEY:":
+            self.coordinator = bytes(message[4:])
             return self.identity.public
-        if message.startswith(ENVELOPE):
+        if message[: len(ENVELOPE)] == ENVELOPE:
             question = Question.open(message, self.coordinator)
             answer = codec.encode(codec.decode(question.message))
             return Answer.to(question, answer).signed(self.identity)

@@ -77,14 +77,14 @@ class Recorder:
     def __init__(self, silent=(), bend=lambda question, reply: reply):
         self.silent, self.bend, self.questions, self.timeouts = silent, bend, [], []
 
-    def ask(self, messages, timeout):
+    def answers(self, messages, timeout):
         self.timeouts.append(timeout)
         opened = {s: Question.open(data, COORDINATOR.public) for s, data in messages.items()}
         self.questions.append(opened)
         signed = {s: Answer.to(q, q.message).signed(KEYS[s]) for s, q in opened.items()}
-        return {
-            s: self.bend(opened[s], reply) for s, reply in signed.items() if s not in self.silent
-        }
+        for site, reply in signed.items():
+            if site not in self.silent:
+                yield site, self.bend(opened[site], reply)
 
 
 def transport(line):

@@ -47,7 +47,7 @@ def test_any_size_there_and_back(size):
 def test_over_a_network_that_loses_half_a_message_arrives_once(monkeypatch):
     monkeypatch.setattr("polyclinic.engines.flare.courier.PAUSE", 0.001)
     chance, asked = random.Random(4), []
-    box = Mailbox(lambda message: asked.append(message) or echo(message[::-1]))
+    box = Mailbox(lambda message: asked.append(message) or echo(bytes(message)[::-1]))
 
     def send(data, seconds):
         if chance.random() < 0.3:

@@ -120,5 +120,5 @@ class Direct:
     def __init__(self, wire):
         self.agents = wire.world.agents
 
-    def ask(self, messages, timeout):
-        return {site: self.agents[site].receive(sealed) for site, sealed in messages.items()}
+    def answers(self, messages, timeout):
+        return [(site, self.agents[site].receive(sealed)) for site, sealed in messages.items()]

@@ -72,6 +72,9 @@ class Line:
             if name not in self.away
         }
 
+    def answers(self, messages: Mapping[str, bytes], timeout: float) -> list[tuple[str, bytes]]:
+        return list(self.ask(messages, timeout).items())
+
 
 class World:
     """A hub's folder without its server process, and agents of the heart hospitals."""

@@ -60,6 +60,11 @@ def decode(data: Bytes) -> Any:
     return value
 
 
+def room(n: int) -> memoryview:
+    """Bytes to be written over: NumPy asks for large pages, and nothing is set to zero before."""
+    return np.empty(n, np.uint8).data
+
+
 def digest(value: Any) -> str:
     """SHA-256 of the canonical bytes, in hex."""
     hash = hashlib.sha256()

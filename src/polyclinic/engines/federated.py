@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, Self
 
@@ -28,7 +28,9 @@ _MANY = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six"}
 class Line(Protocol):
     """What is needed of `polyclinic.engines.hubline.HubLine`."""
 
-    def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, Bytes]: ...
+    def answers(
+        self, messages: Mapping[str, bytes], timeout: float
+    ) -> Iterable[tuple[str, Bytes]]: ...
 
 
 class Sealed(Protocol):
@@ -82,10 +84,14 @@ class HubTransport:
         """
         questions = self._questions(messages)
         sealed = {site: one.sealed(self._identity) for site, one in questions.items()}
-        replies = self._line.ask(sealed, self.timeout)
+        replies = {
+            site: self._opened(site, questions[site], reply)  # while others are still on their way
+            for site, reply in self._line.answers(sealed, self.timeout)
+            if site in questions
+        }
         if silent := [site for site in messages if site not in replies]:
             raise site_lost(silent, len(self._paper.sites), self.timeout)
-        return {site: self._opened(site, one, replies[site]) for site, one in questions.items()}
+        return {site: replies[site] for site in messages}
 
     def _opened(self, site: str, question: Sealed, reply: Bytes) -> Bytes:
         """The answer of the hospital itself; or that it cannot answer now, which needs no key."""

@@ -48,7 +48,18 @@ class HubLine:
             return dict(header["sites"])
 
     def ask(self, messages: Mapping[str, bytes], timeout: float) -> dict[str, wire.Bytes]:
-        """Replies of the hospitals that answered within `timeout` seconds.
+        """Replies of the hospitals that answered within `timeout` seconds, all together.
+
+        Raises
+        ------
+        Stopped, WireError : as `answers`.
+        """
+        return dict(self.answers(messages, timeout))
+
+    def answers(
+        self, messages: Mapping[str, bytes], timeout: float
+    ) -> Iterator[tuple[str, wire.Bytes]]:
+        """Hospitals and their replies as they come, within `timeout` seconds.
 
         A hospital that is not connected is waited for until then.
 
@@ -58,14 +69,13 @@ class HubLine:
         WireError : for a message that no hospital would take.
         """
         if not messages:
-            return {}
+            return
         if max(map(len, messages.values())) > wire.LARGEST:
             raise wire.bad("a message is longer than 1 GiB")
         end = time.monotonic() + timeout
-        replies: dict[str, wire.Bytes] = {}
         with self._connected(timeout + GRACE) as connection:
             self._send(connection, messages, timeout)
-            while len(replies) < len(messages):
+            for _ in messages:
                 connection.settimeout(max(end + GRACE - time.monotonic(), 0.01))
                 header, body = wire.receive_frame(connection)
                 if header.get("end"):
@@ -73,10 +83,10 @@ class HubLine:
                 site = str(header["site"])
                 self._count(site, "back", len(body))
                 try:
-                    replies[site] = wire.unsqueezed(body, bool(header["squeezed"]))
+                    reply = wire.unsqueezed(body, bool(header["squeezed"]))
                 except wire.WireError as error:  # the hospital's fault, not the hub's
-                    replies[site] = codec.encode({"code": error.code})
-        return replies
+                    reply = codec.encode({"code": error.code})
+                yield site, reply
 
     def _send(
         self, connection: sockets.socket, messages: Mapping[str, bytes], timeout: float

@@ -22,6 +22,11 @@ def t_quantile(p: Any, df: float) -> Any:
     return special.stdtrit(df, p)
 
 
+def t_tail(x: Any, df: float) -> Any:
+    """As `normal_tail`, of Student's t."""
+    return special.stdtr(df, -x)
+
+
 def chi2_tail(x: Any, df: float) -> Any:
     """As `normal_tail`, of chi squared."""
     return special.chdtrc(df, x)

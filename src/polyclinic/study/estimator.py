@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy import stats
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -22,6 +21,7 @@ from polyclinic.core.fit import Callback, Run, Store, ask, fit
 from polyclinic.core.ring import RingError
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.governance.asked import check_fits
+from polyclinic.models.distributions import t_quantile, t_tail
 from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
@@ -333,16 +333,16 @@ class Regression(Shown):
             self.result_.coef.ravel(),
         )
         se = np.sqrt(np.diag(covariance))
-        law = stats.t(self.result_.df_resid) if self._small_sample and not robust else stats.norm
+        df = float(self.result_.df_resid) if self._small_sample and not robust else np.inf
         with np.errstate(divide="ignore", invalid="ignore"):
             z = coef / se
-        half = law.ppf(0.5 + level / 2) * se
+        half = t_quantile(0.5 + level / 2, df) * se
         table = pd.DataFrame(
             {
                 "coef": coef,
                 "se": se,
                 "z": z,
-                "p": 2 * law.sf(np.abs(z)),
+                "p": 2 * t_tail(np.abs(z), df),
                 "lower": coef - half,
                 "upper": coef + half,
             },

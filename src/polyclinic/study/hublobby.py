@@ -34,6 +34,9 @@ class Line(Protocol):
 
     def sites(self) -> Mapping[str, Any]: ...
     def ask(self, messages: Mapping[str, bytes], timeout: float) -> Mapping[str, codec.Bytes]: ...
+    def answers(
+        self, messages: Mapping[str, bytes], timeout: float
+    ) -> Iterable[tuple[str, codec.Bytes]]: ...
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
 from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -260,6 +259,8 @@ class NeuralNetwork(Learner):
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Accuracy of classes, R2 of a number (of a count the share of its deviance that is
         explained), Harrell's concordance of durations, or the mean Dice of masks."""
+        from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
+
         found = self.predict(X)
         if self._explains == "survival":
             duration, event = outcome_of_survival(y, self._cause)

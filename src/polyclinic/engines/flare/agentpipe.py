@@ -193,11 +193,10 @@ def _all(handle: int, data: wire.Bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
-def _exactly(pipe: IO[bytes], n: int) -> bytearray | None:
-    data = bytearray(n)
-    view, at = memoryview(data), 0
+def _exactly(pipe: IO[bytes], n: int) -> memoryview | None:
+    data, at = codec.room(n), 0
     while at < n:
-        got = pipe.readinto(view[at:])  # type: ignore[attr-defined]
+        got = pipe.readinto(data[at:])  # type: ignore[attr-defined]
         if not got:
             return None
         at += got

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from polyclinic.core import codec
 from polyclinic.engines.flare import wire
 from polyclinic.engines.flare.wire import Chunk, Reply
 
@@ -75,16 +76,19 @@ class Courier:
         best = [reply for reply in replies if reply.state != wire.WANTED]
         return best[-1] if best else Reply(wire.WANTED)
 
-    def _fetch(self, id: bytes, first: Reply, end: float) -> bytearray:
+    def _fetch(self, id: bytes, first: Reply, end: float) -> memoryview:
         def get(offset: int) -> Reply:
             return self._once(Chunk(wire.GET, id, offset=offset, wait=_poll(end)), end)
 
-        reply = bytearray(first.total)
+        reply = codec.room(first.total)
         reply[: len(first.data)] = first.data
-        for part in self._several(get, list(range(len(first.data), first.total, wire.CHUNK))):
-            if part.state != wire.READY or part.total != first.total:
+        offsets = list(range(len(first.data), first.total, wire.CHUNK))
+        for offset, part in zip(offsets, self._several(get, offsets), strict=True):
+            whole = len(part.data) == min(wire.CHUNK, first.total - offset)
+            same = part.total == first.total and part.offset == offset
+            if part.state != wire.READY or not (same and whole):
                 raise Away("the reply was forgotten on the way")
-            reply[part.offset : part.offset + len(part.data)] = part.data
+            reply[offset : offset + len(part.data)] = part.data
         return reply
 
     def _several(self, work: Callable[[int], Reply], offsets: list[int]) -> list[Reply]:

@@ -108,7 +108,7 @@ class _Asking:
         with suppress(OSError):
             self._connection.shutdown(sockets.SHUT_RDWR)
 
-    def _carry(self, site: str, body: bytearray, squeezed: bool, packs: bool) -> None:
+    def _carry(self, site: str, body: memoryview, squeezed: bool, packs: bool) -> None:
         try:
             courier = self._door.courier(site, self._over.is_set)
             reply, packed = courier.carry(body, squeezed, packs, self._end)

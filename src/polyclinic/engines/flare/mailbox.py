@@ -23,7 +23,7 @@ class _Message:
 
     def __init__(self, total: int, flags: int) -> None:
         self.total, self.flags = total, flags
-        self.data = bytearray(total)
+        self.data = codec.room(total)
         self.chunks: dict[int, int] = {}  # offset -> bytes there
         self.held = 0
         self.reply: Future[tuple[wire.Bytes, bool]] | None = None
@@ -45,7 +45,7 @@ class _Message:
             if offset != at:
                 raise wire.bad("chunks do not meet")
             at += self.chunks[offset]
-        data, self.data = self.data, bytearray()
+        data, self.data = self.data, codec.room(0)
         return wire.unsqueezed(data, bool(self.flags & wire.SQUEEZED))
 
     @property

@@ -154,7 +154,7 @@ def send_frame(connection: sockets.socket, header: Mapping[str, Any], body: Byte
     connection.sendall(body)
 
 
-def receive_frame(connection: sockets.socket) -> tuple[dict[str, Any], bytearray]:
+def receive_frame(connection: sockets.socket) -> tuple[dict[str, Any], memoryview]:
     """A header and a body. Raises EOFError at the end, WireError for anything else."""
     size, length = _FRAME.unpack(receive(connection, _FRAME.size))
     if size > _LONGEST_HEAD or length > LARGEST:
@@ -165,12 +165,11 @@ def receive_frame(connection: sockets.socket) -> tuple[dict[str, Any], bytearray
     return header, receive(connection, length)
 
 
-def receive(connection: sockets.socket, n: int) -> bytearray:
+def receive(connection: sockets.socket, n: int) -> memoryview:
     """Exactly `n` bytes. Raises EOFError."""
-    data = bytearray(n)
-    view, at = memoryview(data), 0
+    data, at = codec.room(n), 0
     while at < n:
-        got = connection.recv_into(view[at:], min(n - at, 1 << 20))
+        got = connection.recv_into(data[at:], min(n - at, 1 << 20))
         if not got:
             raise EOFError
         at += got
