@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+import polyclinic as pc
 from polyclinic.core.design import Design
 from polyclinic.governance.study_file import Session, Study
 from polyclinic.study import learners
@@ -116,3 +117,20 @@ def test_the_officer_reads_what_it_is(plans):
     assert told["computes"] == ["share of events, at most 2 rounds", "2 validation fits", "Table 1"]
     assert told["round"] == 2 and told["rounds"] == scope.rounds
     assert "this site's own AUROC, observed and predicted risk" in told["once"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("boosting", {"n_estimators": 1, "max_depth": 1, "bins": "quantiles"}),
+        ("stacking", {"folds": 2, "threshold": "youden"}),
+    ],
+)
+def test_groups_that_another_policy_asks_for_are_inside(kind, options, tmp_path, monkeypatch):
+    sites = pc.datasets.heart_disease().with_policy(pc.Policy(min_patients=15))
+    asked = study(kind=kind, options=options)
+    plans = recorded(asked, sites, tmp_path / "run", monkeypatch)
+    covered(scope_of(asked, sites.codebook, sites.names), plans)
+    assert 20 in {plan.values.get("spec", {}).get("cell") for plan in plans} or 20 in {
+        plan.values.get("least") for plan in plans
+    }

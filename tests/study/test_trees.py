@@ -195,6 +195,19 @@ def test_wrong_options_are_named(options, code, heart):
     assert found.value.code == code
 
 
+def test_cells_are_as_large_as_the_policies_ask():
+    def strict():
+        return pc.datasets.heart_disease().with_policy(pc.Policy(min_patients=15))
+
+    model = pc.DecisionTreeClassifier(max_depth=2).fit(strict(), FORMULA)
+    asked = pc.DecisionTreeClassifier(max_depth=2, min_cell=20).fit(strict(), FORMULA)
+    assert model.to_text() == asked.to_text()
+    assert model.result_.spec.cell == 20
+    with pytest.raises(pc.PolyclinicError) as found:
+        pc.DecisionTreeClassifier(max_depth=2, min_cell=10).fit(strict(), FORMULA)
+    assert found.value.code == "CELL_TOO_SMALL"
+
+
 def test_everybody_alike_is_said():
     with pytest.warns(DataWarning, match="no tree has a split"):
         model = pc.DecisionTreeRegressor().fit(np.zeros((30, 1)), np.arange(30.0))

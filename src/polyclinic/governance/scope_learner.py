@@ -54,7 +54,7 @@ class LearnerScope:
         return found
 
     def _alike(self, data: Mapping[str, Any]) -> Spec:
-        """What the study fixes, with the smallest group of patients that `data` names.
+        """What the study fixes, with the smallest group of patients that these data name.
 
         What the policies of the other hospitals ask for is not known here; this one's own stands in
         its gate. Of the sizes of groups none but nested ones are allowed.
@@ -169,7 +169,7 @@ class LearnerScope:
 
     def _checked(self, check: Check, plan: Plan) -> None:
         try:
-            check(self._alike(plan.values.get("spec", {})), plan)
+            check(self._alike(plan.values.get("spec", plan.values)), plan)
         except (ValueError, KeyError, TypeError) as error:
             raise Outside(f"another form: {error}") from None
 
@@ -181,7 +181,7 @@ class LearnerScope:
         require(data["kind"] == (self.kind.predicts_as or self.kind.name), "another kind of model")
         self.agreed.check_design(data["design"], self.spec.design)
         try:
-            check(self.spec, data)
+            check(self._alike(data.get("spec", {})), data)
         except (ValueError, KeyError, TypeError) as error:
             raise Outside(f"another form: {error}") from None
 

@@ -155,7 +155,8 @@ class SelectBest(Ensemble):
         the smaller one up, None.
     threshold : "f1", "youden" or {"cost": [of a false alarm, of a missed event]}: the best over all
         sites decides in `predict`; None: one half.
-    least : patients whose risks are taken together where models are scored, 5 or more.
+    least : patients whose risks are taken together where models are scored; None: 5, or the next of
+        10, 20, ... that every hospital's policy asks for.
 
     References
     ----------
@@ -173,7 +174,7 @@ class SelectBest(Ensemble):
         metric: str | None = None,
         sampling: str | None = None,
         threshold: Any = None,
-        least: int = 5,
+        least: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.base, self.base_options, self.metric = base, base_options, metric
@@ -201,7 +202,7 @@ class Voting(Ensemble):
         voting: str = "soft",
         sampling: str | None = None,
         threshold: Any = None,
-        least: int = 5,
+        least: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.base, self.base_options, self.voting = base, base_options, voting
@@ -229,7 +230,7 @@ class WeightedAverage(Ensemble):
         weights: str = "size",
         sampling: str | None = None,
         threshold: Any = None,
-        least: int = 5,
+        least: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.base, self.base_options, self.weights = base, base_options, weights
@@ -263,7 +264,7 @@ class Stacking(Ensemble):
         l2: float = 0.0,
         sampling: str | None = None,
         threshold: Any = None,
-        least: int = 5,
+        least: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.base, self.base_options = base, base_options

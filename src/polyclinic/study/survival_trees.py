@@ -63,7 +63,7 @@ class GradientBoostingSurvival(Trees):
         validation_fraction: float = 0.2,
         max_bins: int | None = None,
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.cause = cause

@@ -167,7 +167,8 @@ class DecisionTreeClassifier(Trees, Classifier):
     bins : of numbers over hospitals: "ranges", of equal width over the codebook's ranges, or
         "quantiles", with as many rows each, which summed histograms find. Arrays have quantiles.
     edges : bins of some numbers by name, ascending; None: as `bins` says.
-    min_cell : patients in every number that leaves a hospital.
+    min_cell : patients in every number that leaves a hospital; None: 5, or the next of 10, 20, ...
+        that every hospital's policy asks for.
     class_weight : one weight per class, "balanced", or None.
     random_state : seed of all draws.
     """
@@ -183,7 +184,7 @@ class DecisionTreeClassifier(Trees, Classifier):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
@@ -207,7 +208,7 @@ class DecisionTreeRegressor(Trees, Regressor):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.max_depth, self.min_samples_leaf, self.gamma = max_depth, min_samples_leaf, gamma
@@ -241,7 +242,7 @@ class RandomForestClassifier(Trees, Classifier):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
@@ -269,7 +270,7 @@ class RandomForestRegressor(Trees, Regressor):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.n_estimators, self.max_depth, self.max_features = n_estimators, max_depth, max_features
@@ -323,7 +324,7 @@ class GradientBoostingClassifier(Trees, Classifier):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         class_weight: Any = None,
         random_state: int = 0,
     ) -> None:
@@ -372,7 +373,7 @@ class GradientBoostingRegressor(Trees, Regressor):
         max_bins: int | None = None,
         bins: str = "ranges",
         edges: Mapping[str, Sequence[float]] | None = None,
-        min_cell: int = 5,
+        min_cell: int | None = None,
         random_state: int = 0,
     ) -> None:
         self.loss = loss

@@ -144,6 +144,7 @@ def _kind(how: str) -> Kind:
         predicts_as=KIND,
         collected={name: words for name, words in COLLECTED.items() if name in tasks},
         pooled=False,
+        least="least",
     )
 
 

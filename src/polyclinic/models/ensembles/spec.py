@@ -176,7 +176,7 @@ COMMON: dict[str, tuple[Any, Callable[[Any], bool], str]] = {
         _is_threshold,
         'threshold "f1", "youden" or {"cost": [of a false alarm, of a missed event]}',
     ),
-    "least": (5, _is_whole(5, 10**6), "least 5 or more"),
+    "least": (None, lambda v: v is None or _is_whole(5, 10**6)(v), "least 5 or more"),
 }
 
 
@@ -209,7 +209,7 @@ def spec_of(how: str, asked: Asked) -> Spec:
         settings,
         given["sampling"] or "",
         threshold,
-        given["least"],
+        given["least"] or asked.least,
         asked.seed,
         dict(asked.rows),
     )

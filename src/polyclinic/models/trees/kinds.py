@@ -130,7 +130,7 @@ def _common(asked: Asked, leaf: int) -> dict[str, Any]:
         weight = tuple(map(float, weight))
     if weight is not None and not asked.classes:
         raise _wrong("class_weight of a number", "only outcomes with classes")
-    cell = 0 if alone else int(given.get("min_cell", 5))
+    cell = 0 if alone else int(given.get("min_cell") or asked.least)
     return {
         "design": asked.design,
         "features": features_of(asked),
@@ -277,6 +277,7 @@ def _kind(name: str, title: str, spec: Callable[[Asked], Spec], explains: Explai
         asks=_asks,
         closed=closed,
         pooled=False,  # hospitals may join bins
+        least="cell",
     )
 
 

@@ -104,7 +104,7 @@ COMMON: Options = {
     ),
     "min_samples_leaf": _whole(1, 10**6),
     "max_bins": _or_none(_whole(2, MOST_BINS), "256 of arrays, 32 over hospitals"),
-    "min_cell": _whole(1, 10**6),
+    "min_cell": _or_none(_whole(1, 10**6), "what the policies ask for"),
     "gamma": _number(0),
     "bins": _one_of("ranges", "quantiles"),
     "edges": Option(_edges, "bins of numbers by name, {age = [40, 50, 60]}, or None"),
