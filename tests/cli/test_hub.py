@@ -161,6 +161,7 @@ LONG = {
     "heard": 260_000.0,
     "version": "0.0.9",
     "note": "version 0.0.9 (protocol 1) is not the hub's 0.1.0 (protocol 1): takes part in no run",
+    "certificate_days": 41,
 }
 LONG_RUN = {
     "id": "s" * 64,
@@ -177,12 +178,15 @@ def test_nothing_is_wider_than_a_terminal(home, monkeypatch):
     from polyclinic.study import hubservice
 
     found = {"hub": "h" * 60, "up": None, "version": "0.1.0", "hospitals": [LONG]}
+    found["certificate_days"] = -1
     monkeypatch.setattr(hubservice, "status", lambda home: {**found, "runs": [LONG_RUN]})
     for command in ("status", "runs"):
         text = say(command)
         assert max(map(len, text.splitlines())) <= 80, text
         assert "hospital-11" in text and "s" * 64 in text
-    assert LONG["note"] in " ".join(say("status").split())
+    said = " ".join(say("status").split())
+    assert LONG["note"] in said and "! its certificate ends in 41 days: invite it again" in said
+    assert "! the hub's certificate has ended: stop it, move server/ away, start it" in said
 
 
 def resumed(path, monkeypatch, capsys):

@@ -283,6 +283,16 @@ def test_the_process_itself_refuses_a_loosened_kit(kits):
     assert "KIT_CHANGED" in found.stderr and "class_allow_list" in found.stderr
 
 
+def test_how_long_a_certificate_lasts_is_known(written, monkeypatch, tmp_path):
+    for folder in (written.hub, written.folder / "a"):
+        assert kit.certificate_days(folder) == pki.DAYS - 1
+    assert kit.certificate_days(tmp_path) is None
+    assert pki.days_left(b"no certificate") is None
+    monkeypatch.setattr(pki, "DAYS", 0)  # and an hour before, as clocks differ
+    ca, key = pki.make_ca("h")
+    assert pki.days_left(pki.sign_server(ca, key, "localhost")[0]) == -1
+
+
 def test_no_kit():
     with pytest.raises(InputError) as found:
         kit.check_kit(pki.__file__)

@@ -63,6 +63,9 @@ def test_a_long_name_leaves_no_line_wider_than_a_terminal(world):
     folder = " --home /srv/" + "/".join(["deep"] * 12)
     text = _status_text(found, folder)
     assert name in text and "waiting" in text
+    assert "certificate" not in text
+    soon = _status_text(replace(found, certificate_days=41), folder)
+    assert "! ends in 41 days: join again with a new invite, the same folder" in soon
     wide = [line for line in text.splitlines() if len(line) > 80]
     assert wide == [], text
 

@@ -127,6 +127,8 @@ def status_lines(found: dict[str, Any]) -> list[str]:
                 f"{run['id']:<{wide}}{run['state']:<{state}}{run['round']:<8}{_ago(run['since'])}"
             )
             lines += [f"  {line}" for line in run["detail"].splitlines()]
+    if (ends := show.ending(found["certificate_days"])) is not None:
+        lines.append(f"! the hub's certificate {ends}: stop it, move server/ away, start it")
     if found["up"] is None:
         lines.append(f"next   polyclinic hub start {found['hub']}")
     return lines
@@ -143,7 +145,10 @@ def _hospital(one: dict[str, Any], wide: int) -> list[str]:
     start = max(wide - 2, len(one["name"]) + 1) if sign == "!" else wide
     gap = 15 + wide - start
     lines = [f"{one['name']:<{start}}{state:<{gap}}{heard:<13}{one['version']}".rstrip()]
-    return [*lines, *([f"  {one['note']}"] if one["note"] else [])]
+    notes = [one["note"]] if one["note"] else []
+    if (ends := show.ending(one["certificate_days"])) is not None:
+        notes.append(f"! its certificate {ends}: invite it again")
+    return [*lines, *(f"  {note}" for note in notes)]
 
 
 def _ago(seconds: float) -> str:

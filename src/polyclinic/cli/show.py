@@ -19,6 +19,7 @@ from polyclinic.report import gate, noise, words
 
 PLAIN_SECONDS = 30.0
 WIDTH = 80
+SOON = 60  # days before its end from which a certificate is spoken of
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
 
 
@@ -49,6 +50,13 @@ def _folded(label: str, text: str) -> list[str]:
         for part in textwrap.wrap(line, 73, break_long_words=False, break_on_hyphens=False)
     ]
     return [f"{label if i == 0 else '':<7}{line}" for i, line in enumerate(lines)]
+
+
+def ending(days: int | None) -> str | None:
+    """How a certificate ends that has so many days left; None: not soon."""
+    if days is None or days >= SOON:
+        return None
+    return f"ends in {days} days" if days >= 0 else "has ended"
 
 
 def narrow(lines: Iterable[str]) -> list[str]:

@@ -207,6 +207,8 @@ def _status_text(found: Any, at: str) -> str:
         f"{'hub ' + found.hub:<16}{link}",
         f"{'policy':<16}{policy}",
     ]
+    if (ends := show.ending(found.certificate_days)) is not None:
+        lines.append(f"{'certificate':<16}! {ends}: join again with a new invite, the same folder")
     lines += [f"{'study':<16}{name:<34}{short}   {state}" for name, short, state in found.studies]
     if any(state == "waiting" for *_, state in found.studies):
         lines.append(f"{'next':<16}polyclinic site review{at}")

@@ -38,6 +38,7 @@ class Status:
     connected  to the hub now; `heard` seconds ago, None: not known
     revoked    the hub has said that it does not take this hospital any more
     policy     "" when it is in force, else the code of why not
+    certificate_days  until the one by which the hub knows this hospital ends; None: there is none
     studies    name, short hash and state of each
     """
 
@@ -51,6 +52,7 @@ class Status:
     policy: str
     revoked: bool = False
     studies: tuple[tuple[str, str, str], ...] = field(default=())
+    certificate_days: int | None = None
 
 
 def kit_of(home: SiteHome) -> Path:
@@ -187,6 +189,8 @@ def stop(home: SiteHome, seconds: float = STOP_SECONDS) -> int:
 
 def status(home: SiteHome) -> Status:
     """How things stand, from what is on this machine alone."""
+    from polyclinic.engines.flare.kit import certificate_days
+
     joined, pid, state = Joined.load(home.folder), running(home), _state(home)
     heard = state.get("heard")
     ago = max(0.0, time.time() - heard) if isinstance(heard, (int, float)) and heard else None
@@ -207,6 +211,7 @@ def status(home: SiteHome) -> Status:
         home.policy().code,
         bool(pid and state.get("turned_away") is True),
         studies,
+        certificate_days(kit_of(home)),
     )
 
 

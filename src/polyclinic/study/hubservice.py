@@ -142,9 +142,12 @@ def status(home: HubHome, line: Line | None = None) -> dict[str, Any]:
     """What is true now: of the hub, of every hospital, and of every run that is not over.
 
     up         seconds since the server process was started, or None
-    hospitals  name, state, heard (seconds ago, or None), version, note
+    certificate_days  until the server's ends, or None where it was never started
+    hospitals  name, state, heard (seconds ago, or None), version, note, certificate_days
     runs       id, kind, state, round, since (seconds ago), detail
     """
+    from polyclinic.engines.flare.kit import certificate_days
+
     up = line is not None or running(home) != 0
     line = line or line_of(home)
     connected: dict[str, Any] = {}
@@ -158,12 +161,15 @@ def status(home: HubHome, line: Line | None = None) -> dict[str, Any]:
         "hub": home.name,
         "up": None if not up else time.time() - (since or time.time()),
         "version": VERSION,
+        "certificate_days": certificate_days(home.kit),
         "hospitals": _hospitals(home, line, connected),
         "runs": [_run(home, run, up) for run in home.store.runs()],
     }
 
 
 def _hospitals(home: HubHome, line: Line, connected: dict[str, Any]) -> list[dict[str, Any]]:
+    from polyclinic.engines.flare.pki import days_left
+
     members, seen = home.store.members(revoked=True), home.store.last_seen()
     said = {}
     if there := [name for name in members if name in connected]:
@@ -189,13 +195,16 @@ def _hospitals(home: HubHome, line: Line, connected: dict[str, Any]) -> list[dic
         else:
             state = "lost" if name in seen else "not seen yet"
             heard = time.time() - seen[name] if name in seen else None
+        days = None if member.revoked is not None else days_left(member.certificate)
         found.append(
             {"name": name, "state": state, "heard": heard, "version": version, "note": note}
+            | {"certificate_days": days}
         )
     for name in home.store.waiting_invites():
         if name not in members:
             found.append(
                 {"name": name, "state": "invited", "heard": None, "version": "", "note": ""}
+                | {"certificate_days": None}
             )
     return found
 

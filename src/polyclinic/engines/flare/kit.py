@@ -23,6 +23,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.engines.flare.pki import (
     CLIENT,
     SERVER,
+    days_left,
     make_ca,
     make_request,
     name_of,
@@ -256,6 +257,14 @@ def _write(folder: Path, about: dict[str, Any], ca: bytes, cert: bytes, key: byt
     texts = {**_files(folder, about), _KIT: about}  # its version last: what broke off is done again
     for name, data in {**pems, **{name: _text(value) for name, value in texts.items()}}.items():
         write_atomic(folder / name, data, private=True)
+
+
+def certificate_days(folder: Path) -> int | None:
+    """Days until the certificate of a kit ends; None where there is none."""
+    for kind in (SERVER, CLIENT):
+        if (found := folder / "startup" / f"{kind}.crt").is_file():
+            return days_left(found.read_bytes())
+    return None
 
 
 def _pems(about: Mapping[str, Any]) -> tuple[str, str, str]:

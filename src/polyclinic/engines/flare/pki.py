@@ -23,6 +23,15 @@ SERVER, CLIENT = "server", "client"
 _SKEW = timedelta(hours=1)  # a machine whose clock is a little behind
 
 
+def days_left(certificate: bytes) -> int | None:
+    """Days until a certificate (PEM) ends, below 0 afterwards; None for what is none."""
+    try:
+        ends = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
+    except ValueError:
+        return None
+    return (ends - datetime.now(UTC)).days
+
+
 def make_ca(name: str) -> tuple[bytes, bytes]:
     """A new authority for the hub `name`: certificate and private key (PEM)."""
     key = _new_key()
