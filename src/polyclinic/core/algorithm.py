@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+from polyclinic.core.asking import FirstOf
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
 
@@ -30,6 +31,17 @@ class Algorithm(Protocol):
         ...
 
 
+@runtime_checkable
+class Unhurried(Protocol):
+    """An algorithm whose sites answer each by itself, whenever they are ready.
+
+    several  the plans of single sites, of which one answer comes to `update`; None: `plan` is of
+             all. `plan` is then the first of them, so that any loop can go on one by one
+    """
+
+    def several(self, state: State) -> FirstOf | None: ...
+
+
 Make = Callable[[Sequence[Any]], Algorithm]
 
 
@@ -50,6 +62,13 @@ class Stages:
         if len(state["done"]) == len(self.make):
             return None
         return self._current(state).plan(state["inner"])
+
+    def several(self, state: State) -> FirstOf | None:
+        """Plans of single sites, where the current algorithm has them."""
+        if len(state["done"]) == len(self.make):
+            return None
+        current = self._current(state)
+        return current.several(state["inner"]) if isinstance(current, Unhurried) else None
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         inner = self._current(state).update(state["inner"], plan, total)

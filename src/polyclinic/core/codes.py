@@ -122,7 +122,8 @@ NEXT = {
     "ALONE_NOT_ALLOWED": 'use secure sums: secure_sums = "auto"; results per hospital: '
     "show_sites = false",
     "TOO_FEW_SITES": "let more hospitals take part",
-    "UPDATE_ALONE": 'three or more hospitals: secure_sums = "auto"; fewer: ask them to allow '
+    "UPDATE_ALONE": 'three or more hospitals: secure_sums = "auto" with a strategy in rounds '
+    "(FedAvg, FedProx, Scaffold, FedAdam), as FedBuff asks each by itself; else: ask them to allow "
     "updates_alone in their policy, or ask with differential privacy",
     "LOSS_EXPLODED": "lower the learning rate, or scale the columns",
     "OUT_OF_MEMORY": "use smaller batches, smaller images, or a smaller network",

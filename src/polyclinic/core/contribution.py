@@ -105,6 +105,7 @@ class Total:
     seen       who could see a site's part: "this site" alone, or only a "total of" so many
     opened_by  sites that could open the secure sum; 0: each site's part was seen
     shared     numbers in the secure sum of what is safe at each site, which was opened before
+    lost       why the one site that was asked does not answer now: there are no values; ""
     """
 
     values: Mapping[str, Array]
@@ -115,6 +116,7 @@ class Total:
     seen: str = "this site"
     opened_by: int = 0
     shared: int = 0
+    lost: str = ""
 
     def __getitem__(self, name: str) -> Array:
         return self.values[name]

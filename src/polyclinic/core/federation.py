@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 
 from polyclinic.core import codec
+from polyclinic.core.asking import FirstOf, Outstanding
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.compress import HELD, Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
@@ -35,19 +37,25 @@ class Workers(Protocol):
 
 
 class Transport(Protocol):
-    """Carries bytes to sites and back; knows nothing of what they mean."""
+    """Carries bytes to sites and back; knows nothing of what they mean.
+
+    apart  as `ask`, of single sites and from any thread: a loss ends no other question
+    """
 
     def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]: ...
+    def apart(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]: ...
     def session(self) -> AbstractContextManager[None]: ...
 
 
 class Engine(Protocol):
     """What `fit` needs: the total of a plan.
 
+    first           the answer of whichever site is first, and its plan; the others go on
     memory, recall  what a run that goes on later has to know of the rounds before, as plain data
     """
 
     def total(self, plan: Plan) -> Total: ...
+    def first(self, asked: FirstOf) -> tuple[Plan, Total]: ...
     def memory(self) -> dict[str, Any]: ...
     def recall(self, memory: Mapping[str, Any]) -> None: ...
     def session(self) -> AbstractContextManager[None]: ...
@@ -138,7 +146,7 @@ class Federation:
         self._heads: dict[str, str] | None = {} if witness else None
         self.transport, self.sites, self.cohort = transport, tuple(sites), cohort
         self.summing, self.purpose = summing or ClearSums(), purpose
-        self._answers = Answers()
+        self._answers, self._outstanding = Answers(), Outstanding()
 
     @contextmanager
     def session(self) -> Iterator[None]:
@@ -147,15 +155,16 @@ class Federation:
             yield
 
     @contextmanager
-    def _witnessed(self) -> Iterator[None]:
-        """An exchange of heads afterwards, whatever happened; it never hides an error."""
+    def _witnessed(self, one: str = "") -> Iterator[None]:
+        """An exchange of heads afterwards, whatever happened; it never hides an error. With all
+        who have no question of their own, or with one site."""
         try:
             yield
         except BaseException:
             with suppress(Exception):
-                self._exchange()
+                self._exchange(one)
             raise
-        self._exchange()
+        self._exchange(one)
 
     def memory(self) -> dict[str, Any]:
         """What the summing has learnt: which sites may not release alone; and rounded sums."""
@@ -169,14 +178,34 @@ class Federation:
 
     def total(self, plan: Plan) -> Total:
         """The total of a plan over all sites. Raises Refused, or what the summing raises."""
+        self._outstanding.wait(self.sites)
         with self._witnessed():
             return self._total(plan)
 
-    def _exchange(self) -> None:
+    def first(self, asked: FirstOf) -> tuple[Plan, Total]:
+        """The answer of whichever site is first, seen by itself, and its plan.
+
+        Of a site that is lost a total without values. Raises Refused, or what the transport raises.
+        """
+        for site, plan in asked.plans.items():
+            self._outstanding.ask(site, plan, partial(self._alone, site, plan))
+        return self._outstanding.first()
+
+    def _alone(self, site: str, plan: Plan) -> Total:
+        plan = replace(plan, cohort=self.cohort, purpose=self.purpose, _derived={})
+        leaves = lookup(plan.task, plan.version).leaves(plan)
+        with self._witnessed(site):
+            released, sizes = open_replies(plan, leaves, (site,), self.transport.apart)
+        words, hidden = released[site]
+        return open_total(leaves, words, sites=(site,), hidden=_shape(leaves, hidden), bytes=sizes)
+
+    def _exchange(self, one: str = "") -> None:
         if self._heads is None:
             return
-        message = codec.encode({"kind": HEADS, "heads": self._heads})
-        replies = self.transport.ask(dict.fromkeys(self.sites, message))
+        sites = (one,) if one else [s for s in self.sites if s not in self._outstanding.sites]
+        ask = self.transport.apart if one else self.transport.ask
+        message = codec.encode({"kind": HEADS, "heads": dict(self._heads)})
+        replies = ask(dict.fromkeys(sites, message))
         if codes := codes_of(replies):
             raise refused_by(codes, Plan(HEADS, {}, "heads of the logs"))
         for site, reply in replies.items():
@@ -270,16 +299,33 @@ class Domain:
             first = first + more
         return open_total(leaves, first.words)
 
+    def first(self, asked: FirstOf) -> tuple[Plan, Total]:
+        """The answer of the site that was asked first, and its plan."""
+        plan = next(iter(asked.plans.values()))
+        return plan, self.total(plan)
+
     def _sums(self, plan: Plan) -> dict[str, Sum]:
         """The sum of each site, which may go on from what it kept."""
+        asked = {site: one for site, one in self._parts.items() if site in plan.to or not plan.to}
         if not isinstance(lookup(plan.task, plan.version), Remembering):
-            return {site: workers.sum(plan) for site, workers in self._parts.items()}
+            return {site: workers.sum(plan) for site, workers in asked.items()}
         before, sums, kept = self._kept.get(goes_on_from(plan), {}), {}, {}
-        for site, workers in self._parts.items():
+        for site, workers in asked.items():
             sums[site], kept[site] = workers.remember(plan, before.get(site, {}))
-        if any(kept.values()):
+        if any(kept.values()) and plan.to:
+            self._keep_of(plan, kept)
+        elif any(kept.values()):
             self._kept = dict([*self._kept.items(), (plan.bare_hash, kept)][-HELD:])
         return sums
+
+    def _keep_of(self, plan: Plan, kept: Mapping[str, Memory]) -> None:
+        """Hold the last of each of these sites: asked by itself, it goes on from no other."""
+        held = {
+            after: {site: one for site, one in sites.items() if site not in kept}
+            for after, sites in self._kept.items()
+        }
+        held[plan.bare_hash] = {**held.get(plan.bare_hash, {}), **kept}
+        self._kept = {after: sites for after, sites in held.items() if sites}
 
 
 class Domains(Domain):

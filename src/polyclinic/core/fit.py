@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from polyclinic.core.algorithm import Algorithm, State
+from polyclinic.core.algorithm import Algorithm, State, Unhurried
+from polyclinic.core.asking import FirstOf
 from polyclinic.core.compress import KINDS
 from polyclinic.core.contribution import Total
 from polyclinic.core.errors import InputError, Stopped
@@ -78,8 +79,12 @@ def fit(
     with engine.session():
         try:
             while (plan := algorithm.plan(state)) is not None:
-                plan = plan.at(len(rounds) + 1, parent)
-                total, done = ask(engine, plan)
+                several = algorithm.several(state) if isinstance(algorithm, Unhurried) else None
+                if several is not None:
+                    plan, total, done = _first(engine, several, len(rounds) + 1)
+                else:
+                    plan = plan.at(len(rounds) + 1, parent)
+                    total, done = ask(engine, plan)
                 state = algorithm.update(state, plan, total)
                 rounds.append(replace(done, figures=_finite(algorithm.progress(state))))
                 parent = plan.round_hash
@@ -113,8 +118,19 @@ def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
     """One round: the total of `plan`, and the record of what left for it."""
     started = time.perf_counter()
     total = engine.total(plan)
-    seconds = time.perf_counter() - started
-    leaves = lookup(plan.task, plan.version).leaves(plan)
+    return total, _record(plan, total, time.perf_counter() - started)
+
+
+def _first(engine: Engine, asked: FirstOf, number: int) -> tuple[Plan, Total, Round]:
+    """The answer of whichever site is first, as a round of this number."""
+    started = time.perf_counter()
+    plan, total = engine.first(asked)
+    done = _record(plan, total, time.perf_counter() - started)
+    return plan, total, replace(done, number=number)
+
+
+def _record(plan: Plan, total: Total, seconds: float) -> Round:
+    leaves = () if total.lost else lookup(plan.task, plan.version).leaves(plan)
     left = tuple(
         {
             "leaf": leaf.name,
@@ -130,7 +146,7 @@ def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
     )
     if total.shared:
         left = (*left, _shared(plan, total))
-    return total, Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, left=left)
+    return Round(plan.round, plan.step, plan.task, plan.round_hash, seconds, left=left)
 
 
 def _shared(plan: Plan, total: Total) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from polyclinic.core import codec
 from polyclinic.core.federation import ClearSums, Cohort, Domain, Federation, Summing
@@ -41,10 +41,14 @@ class Embedded:
     ----------
     partitions : contiguous parts into which each site's rows are cut.
     threads : at most so many at once; None: one per core.
+    arrivals : of a strategy in which no site waits for another: seconds of a local step by site, or
+        as a function of site and version, for simulated time over arrays in one trust domain; or
+        the `events_` of an earlier fit, which is replayed. None: answers count as they come.
     """
 
     partitions: int = 1
     threads: int | None = None
+    arrivals: Any = field(default=None, compare=False)
 
     def workers(self, rows: Partition) -> ThreadWorkers:
         return ThreadWorkers(rows, self.partitions, self.threads)
@@ -117,6 +121,10 @@ class InProcess:
 
     def ask(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
         return {name: self.sites[name].answer(message) for name, message in messages.items()}
+
+    def apart(self, messages: Mapping[str, bytes]) -> Mapping[str, bytes]:
+        """The same."""
+        return self.ask(messages)
 
     @contextmanager
     def session(self) -> Iterator[None]:

@@ -235,6 +235,18 @@ class _Watched:
         )
         return replies
 
+    def apart(self, messages: Mapping[str, bytes]) -> Mapping[str, codec.Bytes]:
+        """The answer of a site for which the others do not wait; its loss is its own."""
+        if self._over is not None:
+            raise self._over
+        replies = self._inner.apart(messages)
+        self._all_there(replies)
+        self._watch(
+            {site: len(data) for site, data in messages.items()},
+            {site: len(data) for site, data in replies.items()},
+        )
+        return replies
+
     def _all_there(self, replies: Mapping[str, codec.Bytes]) -> None:
         """Whoever has lost the run is lost, whatever the others say. Raises Stopped."""
         short = {site: data for site, data in replies.items() if len(data) < _CODE_BYTES}

@@ -85,6 +85,8 @@ class _Gone:
             next="connect to the sites and fit again",
         )
 
+    apart = ask
+
     def session(self) -> Any:
         from contextlib import nullcontext
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.federation import Engine
@@ -153,7 +154,7 @@ class Learner(ShownLearner):
         )
         spec: Spec = self.kind_.spec(question)
         run = fit(
-            spec.algorithm(),
+            self._algorithm(spec, engine),
             data.federation,
             seed=self._seed,
             callbacks=callbacks,
@@ -202,9 +203,14 @@ class Learner(ShownLearner):
         )
         spec: Spec = self.kind_.spec(question)
         engine_ = self._domain(arrays, engine)
-        run = fit(spec.algorithm(), engine_, seed=self._seed, callbacks=callbacks, store=store)
+        algorithm = self._algorithm(spec, engine, arrays)
+        run = fit(algorithm, engine_, seed=self._seed, callbacks=callbacks, store=store)
         self._arrays, self._data = arrays, None
         return self._finish(run, spec, engine)
+
+    def _algorithm(self, spec: Spec, engine: Embedded, arrays: Arrays | None = None) -> Algorithm:
+        """What fits `spec`, where the engine or the arrays' sites matter to it."""
+        return spec.algorithm()
 
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
         """Who answers for arrays; a learner for which sites matter takes `arrays.by_site()`."""

@@ -14,13 +14,17 @@ from sklearn.utils import ClassifierTags, RegressorTags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
+from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.secure import SecureSums
 from polyclinic.models.learner import Asked, Column, Kind
+from polyclinic.models.neural.algorithm import neural
+from polyclinic.models.neural.arrivals import Clock, Event, arrivals_of, times
 from polyclinic.models.neural.inputs import INSIDE, ITEMS
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of
@@ -37,12 +41,22 @@ from polyclinic.study.items import (
     outcome_of_survival,
     wrong_shape,
 )
+from polyclinic.study.formula import FormulaData
 from polyclinic.study.learner import Learner
 
 if TYPE_CHECKING:
     from polyclinic.study.evaluate import Judged
 
 Floats = NDArray[np.float64]
+
+
+def _no_secure() -> InputError:
+    return InputError(
+        "FedBuff cannot be fitted by secure sums",
+        code="NOT_SECURE",
+        rule="each hospital answers by itself; sums of whoever comes first would differ by one",
+        next="take a strategy in rounds: FedAvg, FedProx, Scaffold, FedAdam",
+    )
 
 
 def _probable(model: Any) -> bool:
@@ -77,13 +91,14 @@ class NeuralNetwork(Learner):
 
     Attributes
     ----------
-    history_ : loss by round; classes_ : of an outcome with classes; n_iter_ : rounds.
+    history_ : loss by round; events_ : of FedBuff who answered when; classes_ : of an outcome with classes; n_iter_ : rounds.
 
     Reference: McMahan et al. (2017), "Communication-efficient learning of deep networks from
     decentralized data".
     """
 
     _kind = "neural"
+    _clock: Clock | None = None
     result_: NeuralFit
 
     def __init__(
@@ -212,10 +227,34 @@ class NeuralNetwork(Learner):
         )
         spec = self.kind_.spec(question)
         domain = self._domain(arrays, engine)
-        run = fit(spec.algorithm(), domain, seed=self._seed, callbacks=callbacks, store=store)
+        algorithm = self._algorithm(spec, engine, arrays)
+        run = fit(algorithm, domain, seed=self._seed, callbacks=callbacks, store=store)
         self._arrays, self._data = arrays, None
         self.n_features_in_ = int(np.prod(x.shape[1:]))
         return self._finish(run, spec, engine)
+
+    def _fit_data(
+        self,
+        data: FormulaData,
+        engine: Embedded,
+        callbacks: Sequence[Callback] = (),
+        store: Store | None = None,
+    ) -> Self:
+        """Fit over hospitals. Raises NOT_SECURE for FedBuff by secure sums."""
+        one = self.strategy
+        name = one.get("name") if isinstance(one, Mapping) else getattr(one, "name", "")
+        if name == "fedbuff" and isinstance(data.federation.summing, SecureSums):
+            raise _no_secure()
+        return super()._fit_data(data, engine, callbacks, store)
+
+    def _algorithm(self, spec: Any, engine: Embedded, arrays: Arrays | None = None) -> Algorithm:
+        """Answers may come in an order that the engine says."""
+        rows = None
+        if arrays is not None:
+            rows = {part.site: part.n_rows for part in arrays.parts()}
+        found = arrivals_of(engine.arrivals, spec, rows)
+        self._clock = found if isinstance(found, Clock) else None
+        return neural(spec, found)
 
     def _array_design(self, design: Design) -> Design:
         return replace(design, event="event") if "event" in self._extra else design
@@ -292,9 +331,19 @@ class NeuralNetwork(Learner):
 
     @property
     def history_(self) -> pd.DataFrame:
-        """Loss by round."""
+        """Loss by round; its `time` where the engine has a clock: a round waits for the slowest."""
         check_is_fitted(self)
-        return pd.DataFrame(self.result_.tables()["history"])
+        found = pd.DataFrame(self.result_.tables()["history"])
+        if self._clock is not None and "time" not in found:
+            found["time"] = times(self.spec_, self._clock, len(found))
+        return found
+
+    @property
+    def events_(self) -> tuple[Event, ...]:
+        """Of FedBuff the answers in their order: site, version that it trained, code of a loss or
+        ""; as an engine's `arrivals` they are replayed."""
+        check_is_fitted(self)
+        return self.result_.events
 
     def to_torch(self) -> Any:
         """The trained network, a torch.nn.Module of its own; `Architecture.build` says what it

@@ -170,3 +170,26 @@ def Ditto(rounds: int = 20, pull: float = 0.1, lr: float = 0.01, **more: Any) ->
     more : the options of `FedAvg`.
     """
     return _made("ditto", {"rounds": rounds, "pull": pull, "lr": lr}, more)
+
+
+def FedBuff(
+    rounds: int = 20, buffer: int = 2, staleness: float = 0.5, lr: float = 0.01, **more: Any
+) -> Strategy:
+    """Each site trains and answers at its own pace (Nguyen et al. 2022): none waits for a slow one.
+
+    After `buffer` answers, of whichever sites, there are new common weights, and the sites that are
+    free train on from them. Each answer is one site's update, so the sites' policies must allow
+    that (`updates_alone`), or the fit has noise.
+
+    Parameters
+    ----------
+    rounds : versions of the common weights.
+    buffer : answers behind a new version; at most one of each site.
+    staleness : an answer that began t versions ago counts (1 + t)**-staleness; 0: all alike.
+    lr : local step size.
+    more : `weigh` ("rows"; or "sites": all alike, as in the paper), `server` ("average", "adam",
+        "yogi", "adagrad") with `beta1`, `beta2` and `tau`, and the options of `FedAvg` without
+        `clients`, `stop_after` and `fine_tune`.
+    """
+    given = {"rounds": rounds, "buffer": buffer, "staleness": staleness, "lr": lr}
+    return _made("fedbuff", given, more)

@@ -16,22 +16,31 @@ from polyclinic.models.glm.spec import Moments
 from polyclinic.models.learner import values
 from polyclinic.models.neural import server
 from polyclinic.models.neural.fixed import number
+from polyclinic.models.neural.arrivals import Arrivals
+from polyclinic.models.neural.buffered import Buffered
 from polyclinic.models.neural.inputs import Scaling
 from polyclinic.models.neural.network import Network
 from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
+from polyclinic.models.neural.scaling import scaling_by
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
 
-def neural(spec: NeuralSpec) -> Stages:
-    """The algorithm that fits `spec`; its last result is a `NeuralFit`."""
+def neural(spec: NeuralSpec, arrivals: Arrivals | None = None) -> Stages:
+    """The algorithm that fits `spec`; its last result is a `NeuralFit`.
+
+    arrivals  in which order sites answer that are not waited for; None: as they come
+    """
 
     def moments(results: Sequence[Any]) -> Algorithm:
         return _Count(spec) if spec.privacy else OwnMoments(spec, "neural.moments")
 
     def rounds(results: Sequence[Any]) -> Algorithm:
+        if spec.strategy.buffered:
+            moments, counted = (None, results[0]) if spec.privacy else (results[0], (0.0, 0.0))
+            return Buffered(spec, moments, *counted, arrivals)
         if spec.privacy:
             return PrivateTraining(spec, *results[0])
         return Training(spec, results[0])
@@ -91,7 +100,7 @@ class PrivateTraining:
             beside=state["beside"],
             lr=self.spec.strategy.lr_at(state["round"]),
             class_weight=np.asarray(self.spec.class_weight or ()),
-            scaling=scaling_of(self.spec, None).to_data(),
+            scaling=scaling_by(self.spec, None).to_data(),
             after=state["after"],
             extra={"patients": np.asarray(self.each)},
         )
@@ -112,7 +121,7 @@ class PrivateTraining:
     def model(self, state: State) -> NeuralFit:
         n = max(round(self.patients), 0)
         history: tuple[Mapping[str, float], ...] = ({},) * state["round"]
-        scaling = scaling_of(self.spec, None)
+        scaling = scaling_by(self.spec, None)
         weights, beside = state["weights"], state["beside"]
         return NeuralFit(self.spec, n, n, scaling, weights, beside, history, "rounds")
 
@@ -127,7 +136,7 @@ class Training:
     @property
     def scaling(self) -> Scaling:
         """What is done to the table's columns."""
-        return scaling_of(self.spec, self.moments)
+        return scaling_by(self.spec, self.moments)
 
     def init(self, seed: int) -> State:
         network = Network(self.spec)
@@ -232,14 +241,3 @@ class Training:
         watched = self.spec.strategy.stop_after and state["best"]
         found: State = state["best"] if watched else state
         return found
-
-
-def scaling_of(spec: NeuralSpec, moments: Moments | None) -> Scaling:
-    """By the pooled mean and standard deviation, by the declared range, or not at all."""
-    e, width = spec.design.exponents, spec.table
-    if spec.scale == "pooled" and moments is not None:
-        spread = np.ldexp(np.where(moments.sd > 0, moments.sd, 1.0), e)
-        return Scaling(np.ldexp(moments.mean, e), spread)
-    if spec.scale == "range":
-        return Scaling(np.zeros(width), np.array([term.bound for term in spec.design.terms]))
-    return Scaling(np.zeros(width), np.ones(width))

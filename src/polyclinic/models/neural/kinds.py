@@ -112,7 +112,7 @@ def neural_spec(asked: Asked) -> NeuralSpec:
         float(given.get("validation", 0.0)),
         augment_of(given.get("augment")),
         asked.seed,
-        tuple(asked.sites) if strategy.by_turns else (),
+        tuple(asked.sites) if strategy.by_turns or strategy.buffered else (),
         {},
         dict(asked.rows),
         given.get("sampling", "shuffled"),
@@ -233,8 +233,10 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     _class_weights(spec, state["class_weight"])
     _scaling(spec, state["scaling"])
     after = state["after"]
-    # The network that is trained on after the last round may be the first one.
-    fits = state["round"] == spec.strategy.rounds or bool(after) == (state["round"] > 0)
+    # The network that is trained on after the last round may be the first one; a site that answers
+    # by itself may have been lost until now.
+    free = state["round"] == spec.strategy.rounds or spec.strategy.buffered and state["round"] > 0
+    fits = free or bool(after) == (state["round"] > 0)
     if not isinstance(after, str) or len(after) > 64 or not fits:
         raise ValueError("another round before")
 

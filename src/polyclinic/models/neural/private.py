@@ -47,7 +47,7 @@ Ints = NDArray[np.int64]
 UNITS = ("patient", "hospital")
 COUNT_SHARE = 0.05  # of epsilon and delta, for the noisy count of patients
 AT_ONCE = 1 << 22  # numbers of patients' gradients that are held at once
-PRIVATE = ("fedavg", "fedsgd")
+PRIVATE = ("fedavg", "fedsgd", "fedbuff")
 
 
 def steps_of(spec: NeuralSpec) -> int:

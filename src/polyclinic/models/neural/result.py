@@ -25,6 +25,8 @@ class NeuralFit:
     history           of each round the mean training loss, and the watched one, if any
     end               "rounds", or "stopped_early"
     after             where sites kept numbers of their own: the round from which they are; or ""
+    events            where each site answers by itself, in their order: its name, the version that
+                      it trained, and the code of its loss or ""
     """
 
     spec: NeuralSpec
@@ -36,6 +38,7 @@ class NeuralFit:
     history: tuple[Mapping[str, float], ...]
     end: str
     after: str = ""
+    events: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def rounds(self) -> int:
@@ -62,6 +65,11 @@ class NeuralFit:
             found.append(
                 "layers of this network stay at the hospitals; for other patients than theirs it "
                 "predicts with the first, untrained weights of these layers"
+            )
+        lost = sorted({site for site, _, code in self.events if code})
+        if lost:
+            found.append(
+                f"{', '.join(lost)} did not answer at some time; training went on without"
             )
         return found
 
@@ -93,5 +101,11 @@ class NeuralFit:
         ]
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
-        """The loss by round."""
-        return {"history": [{"round": i, **line} for i, line in enumerate(self.history, 1)]}
+        """The loss by round, and who answered when."""
+        found = {"history": [{"round": i, **line} for i, line in enumerate(self.history, 1)]}
+        if self.events:
+            found["arrivals"] = [
+                {"site": site, "version": version, "lost": code}
+                for site, version, code in self.events
+            ]
+        return found

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.neural.strategy import SERVER, Strategy
+from polyclinic.models.neural.strategy import Strategy
 
 Floats = NDArray[np.float64]
 Weights = NDArray[np.float32]
@@ -29,13 +29,13 @@ Memory = dict[str, Any]
 def start(strategy: Strategy, size: int) -> Memory:
     """What the coordinator remembers beside the weights, before the first round."""
     names = {"scaffold": ("control",), "average": (), "gradient": ()}
-    rule = SERVER[strategy.name]
+    rule = strategy.rule
     return {name: np.zeros(size) for name in names.get(rule, ("mean", "square"))}
 
 
 def extra(strategy: Strategy, memory: Mapping[str, Any]) -> dict[str, Weights]:
     """What sites are sent beside the weights."""
-    if SERVER[strategy.name] == "scaffold":
+    if strategy.rule == "scaffold":
         return {"control": memory["control"].astype(np.float32)}
     return {}
 
@@ -53,7 +53,7 @@ def step(
     change   mean of the sites' changes by their rows' weights, (n_weights,)
     control  of "scaffold" the mean over all sites of the changes of their controls, (n_weights,)
     """
-    size, rule = strategy.server_lr_at(round), SERVER[strategy.name]
+    size, rule = strategy.server_lr_at(round), strategy.rule
     if control is not None:
         memory = {"control": memory["control"] + control}
     elif rule in ("adam", "yogi", "adagrad"):

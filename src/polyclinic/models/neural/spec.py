@@ -36,7 +36,8 @@ class NeuralSpec:
     validation    share of the patients on whom the loss is watched; they are not trained on
     augment       what is done to images while they are trained on, by name with all options
     seed          of first weights, batches, dropout and `augment`
-    sites         names of the sites where not all of them train in every round; else ()
+    sites         names of the sites where not all of them train in every round, or each answers by
+                  itself; else ()
     privacy       under differential privacy "unit", "epsilon", "delta", "clip" and "rate", see
                   `private`; {}: exact
     rows          which rows: {} all; {"folds": k, "without": i} all but fold i
@@ -96,7 +97,8 @@ class NeuralSpec:
         """The network that a site fits to its own rows only: nothing is shared, so all of it is its
         own, and every turn is its own."""
         data, known = self.strategy.to_data(), OPTIONS["fedavg"]
-        if self.strategy.personal or self.strategy.by_turns:
+        one = self.strategy
+        if one.personal or one.by_turns or one.buffered:
             data = {name: value for name, value in data.items() if name in known}
             data |= {"name": "fedavg", "clients": 1.0, "fine_tune": 0}
         return replace(self, strategy=Strategy.from_data(data), sites=())

@@ -27,6 +27,7 @@ SERVER = {
     "fedbn": "average",
     "fedper": "average",
     "ditto": "average",
+    "fedbuff": "average",
 }
 NAMES = tuple(SERVER)
 WORDS = {
@@ -41,6 +42,7 @@ WORDS = {
     "fedbn": "FedBN",
     "fedper": "FedPer",
     "ditto": "Ditto",
+    "fedbuff": "FedBuff",
 }
 SCHEDULES = ("decay", "step", "cosine")
 
@@ -63,6 +65,11 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "fedbn": _MEAN,
     "fedper": (*_MEAN, "layers"),
     "ditto": (*_MEAN, "pull"),
+    "fedbuff": (
+        *(name for name in _LOCAL if name not in ("clients", "fine_tune")),
+        *_SERVER,
+        *("compress", "buffer", "staleness", "weigh", "server", "beta1", "beta2", "tau"),
+    ),
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "fedsgd": {"rounds": 100, "lr": 0.1, "batch_size": 0},
@@ -100,6 +107,12 @@ class Strategy:
     layers         last layers that stay at the site
     pull           weight of 1/2 |v - w|^2 in the loss of a site's own network v
     fine_tune      local steps of a site's own network after the last round; 0: none
+    buffer         changes of single sites after which there are new common weights; `rounds` counts
+                   these
+    staleness      a change that began t versions ago counts (1 + t)**-staleness; 0: all alike
+    weigh          what a change counts beside that: a site's "rows", or all "sites" alike
+    server         what the coordinator does with the mean change: "average", "adam", "yogi" or
+                   "adagrad"
     """
 
     name: str = "fedavg"
@@ -129,6 +142,10 @@ class Strategy:
     pull: float = 0.1
     fine_tune: int = 0
     compress: str = ""
+    buffer: int = 2
+    staleness: float = 0.5
+    weigh: str = "rows"
+    server: str = "average"
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -151,6 +168,16 @@ class Strategy:
             return self.lr_at(round)
         given = (self.server_schedule, self.server_decay, self.server_every)
         return self.server_lr * _factor(*given, round, self.rounds)
+
+    @property
+    def rule(self) -> str:
+        """What the coordinator does with the mean change."""
+        return self.server if self.buffered else SERVER[self.name]
+
+    @property
+    def buffered(self) -> bool:
+        """Whether each site answers by itself, whenever it is ready."""
+        return self.name == "fedbuff"
 
     @property
     def gradients(self) -> bool:
@@ -259,5 +286,12 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "layers": _COUNT,
     "pull": (_real(0, 1e6), "0 or more"),
     "fine_tune": (_whole(0), "a whole number; 0: none"),
+    "buffer": _COUNT,
+    "staleness": (_real(0, 10), "from 0 to 10"),
+    "weigh": (("rows", "sites").__contains__, "rows or sites"),
+    "server": (
+        ("average", "adam", "yogi", "adagrad").__contains__,
+        "average, adam, yogi or adagrad",
+    ),
     "compress": (("", *KINDS).__contains__, f"one of {', '.join(KINDS)}, or empty"),
 }
