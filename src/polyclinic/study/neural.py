@@ -31,6 +31,7 @@ from polyclinic.models.neural.network import network_of
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.study.arrays import Arrays, from_arrays
+from polyclinic.study.formula import FormulaData
 from polyclinic.study.items import (
     check_length,
     concordance,
@@ -41,7 +42,6 @@ from polyclinic.study.items import (
     outcome_of_survival,
     wrong_shape,
 )
-from polyclinic.study.formula import FormulaData
 from polyclinic.study.learner import Learner
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class NeuralNetwork(Learner):
 
     Attributes
     ----------
-    history_ : loss by round; events_ : of FedBuff who answered when; classes_ : of an outcome with classes; n_iter_ : rounds.
+    history_ : loss by round; events_ : of `FedBuff` who answered when; classes_ : of an outcome
+    with classes; n_iter_ : rounds.
 
     Reference: McMahan et al. (2017), "Communication-efficient learning of deep networks from
     decentralized data".
@@ -335,7 +336,7 @@ class NeuralNetwork(Learner):
         check_is_fitted(self)
         found = pd.DataFrame(self.result_.tables()["history"])
         if self._clock is not None and "time" not in found:
-            found["time"] = times(self.spec_, self._clock, len(found))
+            found["time"] = times(self.result_.spec, self._clock, len(found))
         return found
 
     @property

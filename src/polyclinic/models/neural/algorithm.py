@@ -15,9 +15,9 @@ from polyclinic.core.plan import Plan
 from polyclinic.models.glm.spec import Moments
 from polyclinic.models.learner import values
 from polyclinic.models.neural import server
-from polyclinic.models.neural.fixed import number
 from polyclinic.models.neural.arrivals import Arrivals
 from polyclinic.models.neural.buffered import Buffered
+from polyclinic.models.neural.fixed import number
 from polyclinic.models.neural.inputs import Scaling
 from polyclinic.models.neural.network import Network
 from polyclinic.models.neural.private import check_private, noise_for
@@ -39,8 +39,10 @@ def neural(spec: NeuralSpec, arrivals: Arrivals | None = None) -> Stages:
 
     def rounds(results: Sequence[Any]) -> Algorithm:
         if spec.strategy.buffered:
-            moments, counted = (None, results[0]) if spec.privacy else (results[0], (0.0, 0.0))
-            return Buffered(spec, moments, *counted, arrivals)
+            if spec.privacy:
+                patients, each = results[0]
+                return Buffered(spec, None, patients, each, arrivals)
+            return Buffered(spec, results[0], arrivals=arrivals)
         if spec.privacy:
             return PrivateTraining(spec, *results[0])
         return Training(spec, results[0])

@@ -112,7 +112,9 @@ def arrivals_of(
     try:
         return Replay(tuple((str(s), int(v), str(code)) for s, v, code in given))
     except (TypeError, ValueError):
-        raise _wrong(f"arrivals = {given!r}"[:80], "seconds by site, or `events_` of a fit") from None
+        raise _wrong(
+            f"arrivals = {given!r}"[:80], "seconds by site, or `events_` of a fit"
+        ) from None
 
 
 def times(spec: NeuralSpec, clock: Clock, rounds: int) -> NDArray[np.float64]:

@@ -235,7 +235,7 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     after = state["after"]
     # The network that is trained on after the last round may be the first one; a site that answers
     # by itself may have been lost until now.
-    free = state["round"] == spec.strategy.rounds or spec.strategy.buffered and state["round"] > 0
+    free = state["round"] == spec.strategy.rounds or (spec.strategy.buffered and state["round"] > 0)
     fits = free or bool(after) == (state["round"] > 0)
     if not isinstance(after, str) or len(after) > 64 or not fits:
         raise ValueError("another round before")

@@ -68,9 +68,7 @@ class NeuralFit:
             )
         lost = sorted({site for site, _, code in self.events if code})
         if lost:
-            found.append(
-                f"{', '.join(lost)} did not answer at some time; training went on without"
-            )
+            found.append(f"{', '.join(lost)} did not answer at some time; training went on without")
         return found
 
     def blocks(self) -> list[dict[str, Any]]:
@@ -102,7 +100,8 @@ class NeuralFit:
 
     def tables(self) -> dict[str, list[dict[str, Any]]]:
         """The loss by round, and who answered when."""
-        found = {"history": [{"round": i, **line} for i, line in enumerate(self.history, 1)]}
+        found: dict[str, list[dict[str, Any]]] = {}
+        found["history"] = [{"round": i, **line} for i, line in enumerate(self.history, 1)]
         if self.events:
             found["arrivals"] = [
                 {"site": site, "version": version, "lost": code}
