@@ -65,3 +65,21 @@ def test_a_study_of_a_network_with_noise_is_priced_by_each_hospital(
     assert scope.refuses(changed(first, "noise", "multiplier", to=lambda z: 0.9 * z))
     assert scope.refuses(changed(first, "noise", "times", to=1))
     assert scope.refuses(changed(first, "noise", to=None))
+
+
+def test_a_study_whose_hospitals_answer_by_themselves(tmp_path, data_dir, monkeypatch):
+    strategy = {"name": "fedbuff", "rounds": 2, "buffer": 2, "lr": 0.1}
+    model = {"kind": "neural", "formula": FORMULA, "options": {**OPTIONS, "strategy": strategy}}
+    study = study_of(model=model)
+    sites = pc.datasets.heart_disease().with_policy(pc.Policy(updates_alone=True))
+    plans = recorded(study, sites, tmp_path / "run", monkeypatch)
+    scope = scope_of(study, sites.codebook, sites.names)
+    assert {scope.refuses(plan) for plan in plans} == {""}
+    assert "by itself" not in scope.summary()["apart"] and "training" in scope.summary()["apart"]
+    (first, *_) = [plan for plan in plans if plan.task == "neural.train"]
+    assert first.to and first.combine == "sum"
+    assert scope.refuses(changed(first, "spec", "strategy", "buffer", to=1))
+    assert scope.refuses(changed(first, "state", "round", to=2))
+    arrivals = (tmp_path / "run" / "arrivals.csv").read_text().splitlines()
+    assert arrivals[0] == "site,version,lost" and len(arrivals) == 5
+    assert len(pc.load(tmp_path / "run").events_) == 4

@@ -139,6 +139,11 @@ class LearnerScope:
         """Steps of the fit that a hospital answers by itself, with what leaves, in words."""
         return dict(self.kind.collected)
 
+    @property
+    def apart(self) -> str:
+        """What of each round a hospital answers by itself, in words; "": nothing."""
+        return "" if self.kind.apart is None else self.kind.apart(self.spec)
+
     def _own(self, check: Check, plan: Plan) -> None:
         require(set(plan.values) == (NOISY_FORM if self.private else FORM), "another form")
         if self.private and self.kind.noise is not None:

@@ -29,7 +29,7 @@ def _named(algorithm: str) -> str:
 
 
 def summary(scope: Scope) -> dict[str, Any]:
-    """reads, computes, round, rounded, once, rounds, cost, steps; see `polyclinic site review`."""
+    """reads, computes, round, rounded, apart, once, rounds, cost, steps; see `polyclinic site review`."""
     study = scope.paper.study
     if isinstance(study, Session):
         algorithms = [_named(name) for name in study.session.algorithms]
@@ -38,6 +38,7 @@ def summary(scope: Scope) -> dict[str, Any]:
             "computes": algorithms,
             "round": None,
             "rounded": "",
+            "apart": "",
             "once": [],
             "rounds": None,
             "cost": "",
@@ -51,6 +52,7 @@ def summary(scope: Scope) -> dict[str, Any]:
         "computes": _computes(scope),
         "round": _numbers(scope),
         "rounded": _rounded(study),
+        "apart": getattr(scope.model, "apart", ""),
         "once": _once(scope, study),
         "rounds": scope.rounds,
         "cost": "" if noise is None else f"epsilon {noise.epsilon:g}, delta {noise.delta:g}",

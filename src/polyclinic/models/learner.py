@@ -158,6 +158,7 @@ class Kind:
                all have the same multiplier
     asks       which of the steps a spec asks; None: all
     closed     of the data of a plan's spec, what the study fixes; None: all of it
+    apart      of a spec, what of each round every hospital answers by itself, in words; "": nothing
     later      from a spec a plan of its largest round, where that is not the first, for officers
     noise      of a private spec and a plan: the noise of that step; None: all steps have the same
     """
@@ -185,6 +186,7 @@ class Kind:
     closed: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
     noise: Callable[[Any, Plan], Mapping[str, Any]] | None = None
     later: Callable[[Any], Plan] | None = None
+    apart: Callable[[Any], str] | None = None
 
     @property
     def predicts(self) -> bool:

@@ -137,6 +137,8 @@ def _would_leave(paper: Paper, found: dict[str, Any], patients: int) -> Iterator
     if found["rounded"]:
         text = f"gradients are rounded to {found['rounded']}; what is lost is sent later"
         yield from _line("", text)
+    if found["apart"]:
+        yield from _line("", f"each time of this site by itself: {found['apart']}")
     yield from _line("", f"once: {'; '.join(found['once'])}")
     yield from _line("", f"at most {found['rounds']:,} different questions")
 

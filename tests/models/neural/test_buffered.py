@@ -93,7 +93,7 @@ def events(order: list[str], buffer: int) -> list[tuple[str, int, str]]:
     ids=str,
 )
 def test_it_is_the_paper_in_numpy(rows, more):
-    order = "a b a c b a b a c b a b".split()
+    order = ["a", "b", "a", "c", "b", "a", "b", "a", "c", "b", "a", "b"]
     strategy = pc.FedBuff(6, 2, lr=0.3, batch_size=8, **more)
     found = rows.fit(strategy, engine=pc.Embedded(arrivals=events(order, 2)))
     assert [site for site, _, _ in found.events_] == order

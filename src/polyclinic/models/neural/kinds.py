@@ -139,6 +139,14 @@ def _later(spec: NeuralSpec) -> Plan:
     return Plan("neural.train", values(spec, weights=weights, beside=beside), "round of training")
 
 
+def _apart(spec: NeuralSpec) -> str:
+    """What of a round is seen of each hospital by itself, whatever the way of summing."""
+    moved = "by how much its own training moved the network"
+    if not spec.strategy.buffered:
+        return ""
+    return f"{moved}, with noise" if spec.privacy else moved
+
+
 def _asks(spec: NeuralSpec) -> tuple[str, ...]:
     """The steps of a fit."""
     return ("neural.count" if spec.privacy else "neural.moments", "neural.train")
@@ -314,6 +322,7 @@ kinds = [
         asks=_asks,
         noise=_prescribed,
         later=_later,
+        apart=_apart,
         survival=True,
     )
 ]
