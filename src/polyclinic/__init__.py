@@ -48,6 +48,7 @@ _WHERE = {
     "FedBN": "polyclinic.study.strategies",
     "FedPer": "polyclinic.study.strategies",
     "Ditto": "polyclinic.study.strategies",
+    "FedNova": "polyclinic.study.strategies",
     "FedBuff": "polyclinic.study.strategies",
     "CoxRegression": "polyclinic.study.survival",
     "KaplanMeier": "polyclinic.study.curves",

@@ -29,7 +29,8 @@ def _named(algorithm: str) -> str:
 
 
 def summary(scope: Scope) -> dict[str, Any]:
-    """reads, computes, round, rounded, apart, once, rounds, cost, steps; see `polyclinic site review`."""
+    """What `polyclinic site review` shows: reads, computes, round, rounded, apart, once, rounds,
+    cost, steps."""
     study = scope.paper.study
     if isinstance(study, Session):
         algorithms = [_named(name) for name in study.session.algorithms]

@@ -26,11 +26,13 @@ def FedAvg(
     local_epochs : passes over a site's rows in one round; or `local_steps` mini-batches.
     batch_size : rows of a local step; 0: all rows of the site.
     lr : local step size.
-    more : `local_steps`, `momentum`, `weight_decay`, `optimizer` ("sgd", "adam"), `lr_schedule`
-        ("decay", "step", "cosine") with `lr_decay` and `lr_every`, `server_lr` with
-        `server_schedule`, `server_decay` and `server_every`, `stop_after` (rounds without a better
-        validation loss), `clients` (share of the sites that train in a round), `fine_tune` (steps
-        of each site's own network after the last round).
+    more : `local_steps`, `site_steps` (mini-batches by site, where machines are slower),
+        `local_seconds` (after which a site begins no further step of a round), `momentum`,
+        `weight_decay`, `optimizer` ("sgd", "adam"), `lr_schedule` ("decay", "step", "cosine") with
+        `lr_decay` and `lr_every`, `server_lr` with `server_schedule`, `server_decay` and
+        `server_every`, `stop_after` (rounds without a better validation loss), `clients` (share of
+        the sites that train in a round), `fine_tune` (steps of each site's own network after the
+        last round).
     """
     given = {"rounds": rounds, "local_epochs": local_epochs, "batch_size": batch_size, "lr": lr}
     return _made("fedavg", given, more)
@@ -170,6 +172,21 @@ def Ditto(rounds: int = 20, pull: float = 0.1, lr: float = 0.01, **more: Any) ->
     more : the options of `FedAvg`.
     """
     return _made("ditto", {"rounds": rounds, "pull": pull, "lr": lr}, more)
+
+
+def FedNova(rounds: int = 20, lr: float = 0.01, **more: Any) -> Strategy:
+    """FedAvg of mean local steps, for sites that take unlike numbers of them (Wang et al. 2020).
+
+    Each site's change is divided by its local steps; the mean by rows is taken as many times as
+    sites take steps on average. So whoever takes more steps does not count for more.
+
+    Parameters
+    ----------
+    rounds : communication rounds.
+    lr : local step size.
+    more : the options of `FedAvg`, without `momentum` and `optimizer`.
+    """
+    return _made("fednova", {"rounds": rounds, "lr": lr}, more)
 
 
 def FedBuff(

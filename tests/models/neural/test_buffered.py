@@ -229,9 +229,9 @@ def test_a_lost_site_is_named_and_left_out(frame):
         return Line(inner, lost=lambda site, n: site == "d")
 
     with pytest.warns(DataWarning, match="d did not answer"):
-        found, line = on_a_line(frame, pc.FedBuff(3, 4, lr=0.3), gone)
+        found, _ = on_a_line(frame, pc.FedBuff(3, 4, lr=0.3), gone)
     assert found.result_.rounds == 3
-    assert [code for site, _, code in found.events_ if site == "d"][0] == "SITE_LOST"
+    assert next(code for site, _, code in found.events_ if site == "d") == "SITE_LOST"
     arrivals = found.tables()["arrivals"]
     assert set(arrivals.site[arrivals.lost == "SITE_LOST"]) == {"d"}
     with pytest.warns(DataWarning):

@@ -24,6 +24,7 @@ from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.scaling import scaling_by
 from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.models.neural.tasks import WORK
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
@@ -185,6 +186,8 @@ class Training:
             return {**state, "tuned": plan.bare_hash}
         weight = max(float(number(total["weight"])), 1e-12)
         change, beside = (number(total[name]) / weight for name in ("change", "beside"))
+        if "work" in total.values:  # of FedNova: the mean step, as many as a site takes on average
+            change = change * (float(number(total["work"])) * WORK / weight)
         strategy, done = self.spec.strategy, state["round"] + 1
         control: NDArray[np.float64] | None = None
         if "control" in total.values:

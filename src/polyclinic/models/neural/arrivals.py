@@ -108,7 +108,7 @@ def arrivals_of(
     if isinstance(given, Mapping) or callable(given):
         if rows is None:
             raise _wrong("a clock over hospitals", "simulated time is of arrays in one domain")
-        return Clock(given, {site: steps_of(spec.strategy, n) for site, n in rows.items()})
+        return Clock(given, {site: steps_of(spec.strategy, n, site) for site, n in rows.items()})
     try:
         return Replay(tuple((str(s), int(v), str(code)) for s, v, code in given))
     except (TypeError, ValueError):

@@ -39,8 +39,11 @@ def batches(
         yield order[place * size : (place + 1) * size]
 
 
-def steps_of(strategy: Strategy, rows: int) -> int:
+def steps_of(strategy: Strategy, rows: int, site: str = "") -> int:
     """Local steps of a round at a site with so many rows."""
+    own = dict(strategy.site_steps).get(site)
+    if own is not None:
+        return own
     size = strategy.batch_size or max(rows, 1)
     return strategy.local_steps or strategy.local_epochs * max(1, -(-rows // size))
 

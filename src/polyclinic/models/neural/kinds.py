@@ -96,6 +96,8 @@ def neural_spec(asked: Asked) -> NeuralSpec:
     weight = _weights(given, strategy, asked.classes)
     if strategy.stop_after and not given.get("validation"):
         raise wrong("stop_after without validation", "validation = 0.1 watches a tenth")
+    if unknown := sorted(set(dict(strategy.site_steps)) - set(asked.sites)):
+        raise wrong(f"site_steps of {', '.join(unknown)}", "names of sites that take part")
     spec = NeuralSpec(
         replace(asked.design, intercept=False),
         one.name,

@@ -91,6 +91,9 @@ def check_private(spec: NeuralSpec) -> None:
             spec.sampling == "balanced"
         ),
         "augment: rows are trained on as they are": bool(spec.augment),
+        "site_steps and local_seconds: the steps that are paid for are those of all": bool(
+            spec.strategy.site_steps or spec.strategy.local_seconds
+        ),
         "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
         f"the strategy {spec.strategy!r}": (
             spec.strategy.name not in PRIVATE

@@ -28,6 +28,7 @@ SERVER = {
     "fedper": "average",
     "ditto": "average",
     "fedbuff": "average",
+    "fednova": "average",
 }
 NAMES = tuple(SERVER)
 WORDS = {
@@ -43,11 +44,13 @@ WORDS = {
     "fedper": "FedPer",
     "ditto": "Ditto",
     "fedbuff": "FedBuff",
+    "fednova": "FedNova",
 }
 SCHEDULES = ("decay", "step", "cosine")
 
 _ANY = ("name", "rounds", "lr", "lr_schedule", "lr_decay", "lr_every", "batch_size", "clients")
-_STEPS = (*_ANY, "local_epochs", "local_steps", "weight_decay", "fine_tune")
+_WORK = ("local_epochs", "local_steps", "site_steps", "local_seconds")
+_STEPS = (*_ANY, *_WORK, "weight_decay", "fine_tune")
 _LOCAL = (*_STEPS, "momentum", "optimizer")
 _SERVER = ("server_lr", "server_schedule", "server_decay", "server_every")
 _MEAN = (*_LOCAL, *_SERVER, "stop_after", "compress")
@@ -65,6 +68,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "fedbn": _MEAN,
     "fedper": (*_MEAN, "layers"),
     "ditto": (*_MEAN, "pull"),
+    "fednova": (*_STEPS, *_SERVER, "stop_after", "compress"),
     "fedbuff": (
         *(name for name in _LOCAL if name not in ("clients", "fine_tune")),
         *_SERVER,
@@ -88,6 +92,9 @@ class Strategy:
     local_epochs   passes over a site's rows in one round; with `local_steps` not read
     local_steps    mini-batches of a round, whatever the number of rows; a site goes on in its
                    shuffled rows where it stopped in the round before; None: `local_epochs`
+    site_steps     mini-batches of a round at these sites, by name, on slower machines for one
+    local_seconds  after so many seconds a site begins no further step of a round; None: no limit.
+                   How far it comes is then its machine's, and another run has other bytes
     batch_size     rows of a local step; 0: all rows of the site
     lr             local step size (of "fedsgd": of the coordinator's step)
     momentum, weight_decay   of the local steps
@@ -119,6 +126,8 @@ class Strategy:
     rounds: int = 20
     local_epochs: int = 1
     local_steps: int | None = None
+    site_steps: tuple[tuple[str, int], ...] = ()
+    local_seconds: float | None = None
     batch_size: int = 32
     lr: float = 0.01
     momentum: float = 0.0
@@ -197,11 +206,12 @@ class Strategy:
     @property
     def options(self) -> dict[str, Any]:
         """Values of its own options."""
-        return {name: getattr(self, name) for name in OPTIONS[self.name] if name != "name"}
+        found = {name: getattr(self, name) for name in OPTIONS[self.name] if name != "name"}
+        return found | ({"site_steps": dict(self.site_steps)} if "site_steps" in found else {})
 
     def __repr__(self) -> str:
         usual = vars(Strategy.from_data({"name": self.name}))
-        given = [f"{k}={v!r}" for k, v in self.options.items() if v != usual[k]]
+        given = [f"{k}={v!r}" for k, v in self.options.items() if getattr(self, k) != usual[k]]
         return f"{WORDS[self.name]}({', '.join(given)})"
 
     def to_data(self) -> dict[str, Any]:
@@ -225,7 +235,11 @@ class Strategy:
                 rule=f"options of {WORDS[name]}: {', '.join(sorted(OPTIONS[name][1:]))}",
                 next="correct the name, or use a strategy that has the option",
             )
-        return Strategy(**{"name": name, **_DEFAULTS.get(name, {}), **data})
+        given = {"name": name, **_DEFAULTS.get(name, {}), **data}
+        steps = given.get("site_steps")
+        if isinstance(steps, Mapping):
+            given["site_steps"] = tuple(sorted(steps.items()))
+        return Strategy(**given)
 
 
 def _factor(schedule: str, decay: float, every: int, round: int, rounds: int) -> float:
@@ -255,6 +269,11 @@ def _real(least: float, most: float, open_: bool = False) -> Callable[[Any], boo
     return good
 
 
+def _by_site(v: Any) -> bool:
+    pairs = isinstance(v, tuple) and all(isinstance(one, tuple) and len(one) == 2 for one in v)
+    return pairs and all(isinstance(name, str) and _whole(1)(steps) for name, steps in v)
+
+
 _SHARE = (_real(0, 1, open_=True), "above 0, at most 1")
 _COUNT = (_whole(1), "a whole number of 1 or more")
 _SCHEDULE = (SCHEDULES.__contains__, f"one of {', '.join(SCHEDULES)}")
@@ -264,6 +283,11 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "rounds": _COUNT,
     "local_epochs": _COUNT,
     "local_steps": (lambda v: v is None or _whole(1)(v), "a whole number of 1 or more, or None"),
+    "site_steps": (_by_site, "whole numbers of 1 or more, by site"),
+    "local_seconds": (
+        lambda v: v is None or _real(0, 1e6, open_=True)(v),
+        "seconds above 0, or None",
+    ),
     "batch_size": (_whole(0), "a whole number; 0: all rows of the site"),
     "lr": (_real(0, 1e3, open_=True), "above 0"),
     "momentum": (_real(0, 0.9999), "from 0 to below 1"),

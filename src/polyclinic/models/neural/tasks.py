@@ -8,7 +8,8 @@ their number. Before the first round counts and moments of the columns, as for a
 One site's change of a network can show what it was trained on. It is an update (`Exposure.updates`)
 that leaves in a secure sum only, with noise, or where the site's policy allows it by itself. A site
 whose turn it is not adds zeros and says that nobody is behind them, so a sum to which fewer than
-three sites add something does not pass the gate. With Scaffold the change of the site's control
+three sites add something does not pass the gate. With FedNova the change of a mean local step
+leaves, and the rows' weights times the local steps. With Scaffold the change of the site's control
 leaves beside that of its weights. What a site keeps for itself never leaves: it is in its memory.
 Under differential privacy nothing leaves but noisy changes, and one noisy count of patients:
 `private`.
@@ -42,6 +43,7 @@ from polyclinic.models.own_moments import MomentsTask
 from polyclinic.privacy.noisy import noise_required
 
 Memory = Mapping[str, Any]
+WORK = 1024  # in units of which rows times steps leave, to stay below what is held
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class TrainTask(Unaided):
             Leaf("loss", (), "loss", "int64"),
             Leaf("watched", (2,), "loss", "int64"),
         )
-        if spec_of(plan).strategy.name != "scaffold":
+        if spec.strategy.name == "fednova":
+            return (*found, Leaf("work", (), "count", "int64"))
+        if spec.strategy.name != "scaffold":
             return found
         control = Leaf("control", (weights,), "update", "int64")
         return (*found, control, Leaf("everyone", (), "count", "int64"))
@@ -90,8 +94,10 @@ class TrainTask(Unaided):
             network.load(*own(masks, asked.weights, asked.beside, memory))
             weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
             watching[:] = network.losses(rows, watched) @ weight, weight.sum()
-        answer = train(spec, network, rows, trained, asked, memory)
-        change, left = _rounded(spec, answer.change * answer.weight, memory)
+        answer = train(spec, network, rows, trained, asked, memory, partition.site)
+        nova = spec.strategy.name == "fednova"
+        per_step = answer.change / max(answer.steps, 1) if nova else answer.change
+        change, left = _rounded(spec, per_step * answer.weight, memory)
         leaves = {
             "change": change,
             "beside": whole(answer.beside * answer.weight),
@@ -103,6 +109,8 @@ class TrainTask(Unaided):
             held = row_weights(spec, rows, asked.class_weight)[trained].sum()
             leaves["control"] = whole(answer.control * answer.weight)
             leaves["everyone"] = whole(held)
+        if nova:
+            leaves["work"] = whole(answer.weight * answer.steps / WORK)
         behind = Evidence(_patients(plan, partition))
         return Contribution(leaves, behind), {**answer.memory, **left}
 

@@ -11,6 +11,8 @@ Arivazhagan et al. (2019), "Federated learning with personalization layers".
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -81,14 +83,20 @@ class _Site:
     rows: NDArray[np.int64]
     weight: Floats
     asked: Question
+    name: str = ""
 
     def descend(
-        self, chosen: Iterable[NDArray[np.int64]], adjust: Callable[[], None] | None = None
+        self,
+        chosen: Iterable[NDArray[np.int64]],
+        adjust: Callable[[], None] | None = None,
+        seconds: float | None = None,
     ) -> tuple[float, int]:
         """Local steps over mini-batches: the sum of losses over the rows, and how many steps.
 
-        adjust  changes the gradients before each step
+        adjust   changes the gradients before each step
+        seconds  after which no further step begins; None: no limit
         """
+        end = math.inf if seconds is None else time.monotonic() + seconds
         library, optimizer = torch(), optimizer_of(self.spec, self.network, self.asked.lr)
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
@@ -102,11 +110,14 @@ class _Site:
             total += float((losses.detach() * own).sum())
             seen += float(own.sum())
             steps += 1
+            if time.monotonic() >= end:
+                break
         # A round may pass over rows twice.
         return total * float(self.weight[self.rows].sum()) / max(seen, 1e-12), steps
 
     def batches(self, steps: int | None = None) -> Iterable[NDArray[np.int64]]:
         """The mini-batches of the round."""
+        steps = steps or dict(self.spec.strategy.site_steps).get(self.name)
         spec, rows = self.spec, self.rows
         classes = classes_of(spec, self.inputs, rows)
         return batches(spec.strategy, rows, self.asked.round, spec.seed, steps, classes)
@@ -119,8 +130,9 @@ def train(
     rows: NDArray[np.int64],
     asked: Question,
     memory: Memory,
+    name: str = "",
 ) -> Answer:
-    """One round at a site over `rows`. Raises Refused: LOSS_EXPLODED, OUT_OF_MEMORY."""
+    """One round at the site `name` over `rows`. Raises Refused: LOSS_EXPLODED, OUT_OF_MEMORY."""
     weight = row_weights(spec, inputs, asked.class_weight)
     if not len(rows) or asked.round >= spec.strategy.rounds:
         nothing = np.zeros(len(asked.weights))
@@ -129,7 +141,7 @@ def train(
             return answer
     if spec.augment:
         inputs = replace(inputs, augment=Augment(spec.augment, spec.seed, asked.round))
-    site = _Site(spec, network, inputs, rows, weight, asked)
+    site = _Site(spec, network, inputs, rows, weight, asked, name)
     with seeded(_seed(spec, asked.round)), enough_memory():
         network.module.train()
         if asked.round >= spec.strategy.rounds:
@@ -154,7 +166,7 @@ def _trained(site: _Site, memory: Memory) -> Answer:
     masks = personal(strategy, network)
     weights, beside = masks.over(asked.weights, asked.beside, memory)
     network.load(weights, beside)
-    loss, steps = site.descend(site.batches(), _adjustment(site, memory))
+    loss, steps = site.descend(site.batches(), _adjustment(site, memory), strategy.local_seconds)
     change = network.weights().astype(np.float64) - weights
     moved = network.beside().astype(np.float64) - beside
     control: NDArray[np.float64] | None = None
