@@ -17,6 +17,8 @@ NAMES = [
     "FedAdam",
     "FedAvg",
     "FedBN",
+    "FedBuff",
+    "FedNova",
     "FedPer",
     "FedProx",
     "FedSGD",

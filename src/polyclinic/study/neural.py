@@ -54,8 +54,8 @@ def _no_secure() -> InputError:
     return InputError(
         "FedBuff cannot be fitted by secure sums",
         code="NOT_SECURE",
-        rule="each hospital answers by itself; sums of whoever comes first would differ by one",
-        next="take a strategy in rounds: FedAvg, FedProx, Scaffold, FedAdam",
+        rule="every hospital gives by name: by how much its own training moved the network",
+        next="leave SecureSum out, or take a strategy in rounds: FedAvg, FedProx, Scaffold",
     )
 
 

@@ -197,15 +197,22 @@ class Line:
     def __init__(self, inner: Any, slow: str = "", lost: Any = lambda site, n: False) -> None:
         self.inner, self.slow, self.lost = inner, slow, lost
         self.free, self.asked = threading.Event(), dict.fromkeys("abcd", 0)
-        self.ask, self.session = inner.ask, inner.session
+        self.session, self.busy, self.both = inner.session, "", 0
+
+    def ask(self, messages):
+        self.both += self.busy in messages
+        return self.inner.ask(messages)
 
     def apart(self, messages):
         (site,) = messages
         self.asked[site] += 1
         if self.lost(site, self.asked[site]):
             raise Stopped("gone", code="SITE_LOST", rule="", site=site)
-        if site == self.slow and not self.free.wait(30):
-            raise TimeoutError
+        if site == self.slow:
+            self.busy = site
+            if not self.free.wait(30):
+                raise TimeoutError
+            self.busy = ""
         return self.inner.ask(messages)
 
 
@@ -220,8 +227,9 @@ def test_a_site_that_blocks_keeps_nobody_waiting(frame):
     found, line = on_a_line(frame, pc.FedBuff(5, 3, lr=0.3), lambda inner: Line(inner, "d"))
     assert not line.free.is_set() and len(found.events_) == 15
     assert {site for site, _, _ in found.events_} == set("abc")
-    line.free.set()
+    threading.Timer(0.2, line.free.set).start()
     found.evaluate(validate="none")  # a question to all waits for it
+    assert line.both == 0 and not line.busy
 
 
 def test_a_lost_site_is_named_and_left_out(frame):

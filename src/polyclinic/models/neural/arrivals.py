@@ -61,7 +61,7 @@ class Clock:
                 f"seconds of a local step at {site}: {each!r}",
                 code="WRONG_VALUE",
                 rule="every site has its seconds of a local step, above 0",
-                next="give them as a dict by site, or as a function of site and version",
+                next="correct the value",
             )
         return float(each) * self.steps[site]
 
@@ -85,7 +85,7 @@ class Replay:
                 "train then",
                 code="WRONG_VALUE",
                 rule="a run is replayed with the model, sites and events of the earlier one",
-                next="give the events of a run of this very model",
+                next="correct the value",
             )
         return site, version, code
 
@@ -128,4 +128,4 @@ def times(spec: NeuralSpec, clock: Clock, rounds: int) -> NDArray[np.float64]:
 
 
 def _wrong(what: str, rule: str) -> InputError:
-    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct the engine's arrivals")
+    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct the value")

@@ -92,7 +92,7 @@ class Strategy:
     local_epochs   passes over a site's rows in one round; with `local_steps` not read
     local_steps    mini-batches of a round, whatever the number of rows; a site goes on in its
                    shuffled rows where it stopped in the round before; None: `local_epochs`
-    site_steps     mini-batches of a round at these sites, by name, on slower machines for one
+    site_steps     mini-batches of a round at these sites, by name, as for slower machines
     local_seconds  after so many seconds a site begins no further step of a round; None: no limit.
                    How far it comes is then its machine's, and another run has other bytes
     batch_size     rows of a local step; 0: all rows of the site
