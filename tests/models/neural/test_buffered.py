@@ -119,10 +119,10 @@ def test_a_slow_site_costs_less_time_than_waiting_for_it(frame):
     x, y = as_array(frame)
     clock = pc.Embedded(arrivals={"a": 1.0, "b": 1.0, "c": 1.0, "d": 10.0})
     labels = frame.hospital.to_numpy()
-    local = {"lr": 0.1, "local_steps": 5}
-    rounds = model(pc.FedAvg(15, **local)).fit(x, y, sites=labels, engine=clock)
-    assert rounds.history_.time.tolist() == [50.0 * i for i in range(1, 16)]
-    buffered = model(pc.FedBuff(60, 3, **local)).fit(x, y, sites=labels, engine=clock)
+    local = {"lr": 0.3, "local_steps": 3}
+    rounds = model(pc.FedAvg(8, **local)).fit(x, y, sites=labels, engine=clock)
+    assert rounds.history_.time.tolist() == [30.0 * i for i in range(1, 9)]
+    buffered = model(pc.FedBuff(36, 3, **local)).fit(x, y, sites=labels, engine=clock)
 
     def loss(fitted: Any) -> float:
         p = fitted.predict_proba(x)[:, 1]
@@ -276,7 +276,7 @@ def test_no_update_is_seen_alone_without_the_hospitals_policy(frame):
 
 @pytest.mark.parametrize("unit", ["patient", "hospital"])
 def test_with_noise_each_release_is_paid_for_by_itself(frame, unit):
-    noise = {"unit": unit, "clip": 0.5, "rate": 0.5}
+    noise = {"unit": unit, "clip": 0.5, "rate": 1.0}
     sites = pc.split(frame, by="hospital", policy=pc.Policy())
     private = pc.NeuralNetwork("linear", strategy=pc.FedBuff(2, 2), scale="range", noise=noise)
     found = private.fit(sites, FORMULA, privacy=pc.DifferentialPrivacy(4.0, 1e-5))
