@@ -83,12 +83,23 @@ def test_fifty_rounds_do_not_fill_a_ledger(tmp_path):
     again = site(path)  # after a crash
     for asked, data in list(zip(plans, answers, strict=True))[-HELD_ROUNDS - 1 :]:
         assert again.answer(asked.to_bytes()) == data
-    gone = codec.decode(again.answer(plans[0].to_bytes()))
+    gone = codec.decode(again.answer(plans[9].to_bytes()))
     assert gone == {"code": "LEFTOVER_LOST"}
-    back = plan(99, plans[0].bare_hash)  # from where nothing is kept
+    back = plan(99, plans[9].bare_hash)  # from where nothing is kept
     assert codec.decode(again.answer(back.to_bytes())) == {"code": "LEFTOVER_LOST"}
     on = plan(ROUNDS, plans[-1].bare_hash)
     assert codec.decode(again.answer(on.to_bytes()))["words"]["x"][1] == ROUNDS + 1 + 40
+
+
+def test_a_whole_fit_can_be_asked_for_again(tmp_path):
+    path = tmp_path / "ledger.sqlite"
+    one = site(path)
+    plans, answers = run(one, ROUNDS)
+    assert run(one, ROUNDS) == (plans, answers)
+    (row,) = one.books.ledger.rows()
+    assert row["times"] == 2 * ROUNDS
+    one.books.ledger.close()
+    assert path.stat().st_size < 2 * (HELD_ROUNDS + 4) * 8 * NUMBERS < ROUNDS * 8 * NUMBERS / 3
 
 
 def test_a_second_fit_leaves_the_first_one_whole(tmp_path):

@@ -436,3 +436,15 @@ def test_an_audience_that_another_connection_had_counts(tmp_path):
     commit(one, "total", asked=Asked("question", "abc"))
     refusal("SEEN_TOGETHER", commit, two, "alone", asked=Asked("question"))
     assert not two.shown("question")
+
+
+def test_what_was_dropped_leaves_again_with_the_same_bytes_only(ledger):
+    commit(ledger, "one", b"first")
+    commit(ledger, "two", b"second", forget=[name("one")])
+    assert ledger.released(name("one")) is None and ledger.holds(name("one")) is None
+    refusal("LEFTOVER_LOST", commit, ledger, "one", b"other")
+    assert ledger.holds(name("one")) is None
+    assert commit(ledger, "one", b"first", forget=[name("two")]) == b"first"
+    assert ledger.released(name("one")) == b"first" and ledger.holds(name("two")) is None
+    (row,) = ledger.rows()
+    assert row["times"] == 4

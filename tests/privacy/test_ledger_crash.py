@@ -16,6 +16,7 @@ import pytest
 
 from polyclinic.core.errors import Refused
 from polyclinic.privacy import ledger as module
+from polyclinic.privacy import ledger_file
 from polyclinic.privacy.budget import Budget
 from polyclinic.privacy.ledger import Ledger
 
@@ -145,14 +146,14 @@ def test_killed_at_every_statement_of_a_commit(tmp_path):
 
 
 def open_and_die(path, at):
-    kill, connect = KillAt(at), module._connect
+    kill, connect = KillAt(at), module.connect
 
     def watched(target):
         db = connect(target)
         db.set_trace_callback(kill)
         return db
 
-    module._connect = watched
+    module.connect = ledger_file.connect = watched
     Ledger(path)
 
 

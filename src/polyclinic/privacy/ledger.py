@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import secrets
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,39 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec
-from polyclinic.core.checkpoint import sync_folder
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.privacy import cohorts
 from polyclinic.privacy.budget import Budget, grouped
+from polyclinic.privacy.ledger_file import SCHEMA, check, connect, create
 
 Mask = NDArray[np.bool_]
 
-WAIT = 60.0  # seconds for another process's transaction
-_APPLICATION, _VERSION = 0x50434C47, 2
 _HASH = 32
-_SCHEMA = """
-CREATE TABLE releases (
-    content_hash TEXT PRIMARY KEY, release BLOB NOT NULL, time TEXT NOT NULL, study TEXT NOT NULL,
-    step TEXT NOT NULL, task TEXT NOT NULL, combine TEXT NOT NULL, n_sums INTEGER NOT NULL,
-    patients INTEGER NOT NULL, bytes INTEGER NOT NULL, seen_as TEXT NOT NULL,
-    times INTEGER NOT NULL DEFAULT 1, question TEXT NOT NULL, members TEXT NOT NULL
-) STRICT;
-CREATE INDEX questions ON releases (question, members);
-CREATE TABLE cohorts (
-    id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, n_patients INTEGER NOT NULL, bits BLOB NOT NULL,
-    release TEXT NOT NULL REFERENCES releases (content_hash), UNIQUE (dataset, bits)
-) STRICT;
-CREATE TABLE spends (
-    id INTEGER PRIMARY KEY, dataset TEXT NOT NULL, event BLOB NOT NULL,
-    release TEXT NOT NULL UNIQUE REFERENCES releases (content_hash)
-) STRICT;
-CREATE TABLE refusals (
-    time TEXT NOT NULL, study TEXT NOT NULL, step TEXT NOT NULL, task TEXT NOT NULL,
-    code TEXT NOT NULL, note TEXT NOT NULL, times INTEGER NOT NULL DEFAULT 1,
-    PRIMARY KEY (study, step, task, code, note)
-) STRICT;
-"""
 _ROWS = """
 SELECT study, step, task, combine, SUM(times) AS times, n_sums AS sums, patients,
        SUM(bytes * times) AS bytes, seen_as, MIN(time) AS time
@@ -128,13 +103,13 @@ class Ledger:
         self._seen: dict[str, _Seen] = {}
         with self._guard():
             if self.path is None:
-                self._db = _connect(":memory:")
-                self._db.executescript(_SCHEMA)
+                self._db = connect(":memory:")
+                self._db.executescript(SCHEMA)
             else:
                 if not os.path.lexists(self.path):
-                    _create(self.path)
-                _check(self.path)
-                self._db = _connect(str(self.path))
+                    create(self.path)
+                check(self.path)
+                self._db = connect(str(self.path))
                 self._db.execute("PRAGMA synchronous = FULL")
 
     def close(self) -> None:
@@ -143,17 +118,16 @@ class Ledger:
             self._db.close()
 
     def released(self, content_hash: str) -> bytes | None:
-        """What was released for this content before, if anything; counted as asked once more."""
+        """What was released for this content before, if it is still held; counted as asked once
+        more. What is not held has to be found again, see `commit`."""
         with self._guard():
             return self._again(content_hash)
 
     def holds(self, content_hash: str) -> bytes | None:
         """What was released for this content, for the site's own eyes; nobody asks for it."""
         with self._guard():
-            found = self._db.execute(
-                "SELECT release FROM releases WHERE content_hash = ?", (content_hash,)
-            ).fetchall()
-            return self._unseal(found[0][0]) if found and found[0][0] else None
+            found = self._entry(content_hash)
+            return self._unseal(found) if found is not None and len(found) > _HASH else None
 
     def shown(self, question: str) -> bool:
         """Whether the answer to a question was released to be seen alone."""
@@ -205,12 +179,13 @@ class Ledger:
             `max_cohorts`.
         spend : the privacy event; None for sums without noise.
         budget : what the data set's events may cost; None: any.
-        forget : earlier contents whose bytes are dropped; all else about them stays.
+        forget : earlier contents whose bytes are dropped; all else about them stays, and their
+            SHA-256: who finds the same bytes again may release them again.
 
         Raises
         ------
         Refused : SEEN_TOGETHER, SEEN_ALONE, MEMBERSHIP_CHANGED, COHORT_TOO_CLOSE,
-            TOO_MANY_COHORTS, BUDGET_SPENT.
+            TOO_MANY_COHORTS, BUDGET_SPENT; LEFTOVER_LOST for other bytes than those dropped.
         """
         if cohorts and (k is None or max_cohorts is None):
             raise TypeError("a cohort is checked against k and max_cohorts")
@@ -218,6 +193,9 @@ class Ledger:
             first = self._again(content_hash)
             if first is not None:
                 return first
+            if self._found_again(content_hash, release):
+                self._drop(forget)
+                return release
             self._check_audience(asked)
             if spend is not None:
                 self._check_budget(dataset, spend, budget)
@@ -234,8 +212,7 @@ class Ledger:
                     "INSERT INTO spends (dataset, event, release) VALUES (?, ?, ?)",
                     (dataset, _seal(codec.encode(spend)), content_hash),
                 )
-            drop = "UPDATE releases SET release = x'' WHERE content_hash = ?"
-            self._db.executemany(drop, [(one,) for one in forget])
+            self._drop(forget)
         return release
 
     def refuse(self, *, study: str, step: str, task: str, code: str, note: str = "") -> None:
@@ -313,15 +290,40 @@ class Ledger:
             ),
         )
 
-    def _again(self, content_hash: str) -> bytes | None:
+    def _entry(self, content_hash: str) -> bytes | None:
+        """The sealed bytes of a release; its seal alone where they were dropped."""
         found = self._db.execute(
-            "UPDATE releases SET times = times + 1 WHERE content_hash = ? RETURNING release",
-            (content_hash,),
+            "SELECT release FROM releases WHERE content_hash = ?", (content_hash,)
         ).fetchall()
-        if found and not found[0][0]:
+        return found[0][0] if found else None
+
+    def _again(self, content_hash: str) -> bytes | None:
+        found = self._entry(content_hash)
+        if found is None or len(found) <= _HASH:
+            return None
+        self._count(content_hash, found)
+        return self._unseal(found)
+
+    def _found_again(self, content_hash: str, release: bytes) -> bool:
+        """Hold what was dropped once more. Raises LEFTOVER_LOST for other bytes."""
+        found, sealed = self._entry(content_hash), _seal(release)
+        if found is None:
+            return False
+        if found != sealed[:_HASH]:
             code, what = "LEFTOVER_LOST", "the bytes of this release are no longer kept"
             raise Refused(what, code=code, rule=RULES[code], next=NEXT[code])
-        return self._unseal(found[0][0]) if found else None
+        self._count(content_hash, sealed)
+        return True
+
+    def _count(self, content_hash: str, sealed: bytes) -> None:
+        self._db.execute(
+            "UPDATE releases SET times = times + 1, release = ? WHERE content_hash = ?",
+            (sealed, content_hash),
+        )
+
+    def _drop(self, contents: Sequence[str]) -> None:
+        drop = f"UPDATE releases SET release = substr(release, 1, {_HASH}) WHERE content_hash = ?"
+        self._db.executemany(drop, [(one,) for one in contents])
 
     def _check_cohort(self, dataset: str, mask: Mask, k: int, max_cohorts: int) -> None:
         seen = self._catch_up(dataset, int(mask.size))
@@ -435,56 +437,6 @@ class Ledger:
 
     def _stopped(self, what: str, **more: str) -> Stopped:
         return Stopped(f"{self.path or 'ledger'}: {what}", kept="the file is left as it is", **more)
-
-
-def _connect(target: str) -> sqlite3.Connection:
-    db = sqlite3.connect(
-        target,
-        timeout=WAIT,
-        isolation_level=None,
-        check_same_thread=False,
-        uri=target.startswith("file:"),
-    )
-    db.execute("PRAGMA foreign_keys = ON")
-    return db
-
-
-def _create(path: Path) -> None:
-    """An empty ledger, whole or not at all, and never in the place of another one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with closing(_connect(str(temporary))) as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-            db.executescript(f"BEGIN; {_SCHEMA} COMMIT;")
-        with suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def _check(path: Path) -> None:
-    """Raise sqlite3.DatabaseError unless the file is a whole ledger. Opened for reading only."""
-    with closing(_connect(f"{path.as_uri()}?mode=ro")) as db:
-        marks = tuple(
-            db.execute(f"PRAGMA {name}").fetchone()[0]
-            for name in ("application_id", "user_version")
-        )
-        if marks != (_APPLICATION, _VERSION):
-            raise sqlite3.DatabaseError("the file is not a ledger of this version")
-        page = db.execute("PRAGMA page_size").fetchone()[0]
-        log = path.with_name(path.name + "-wal")
-        if path.stat().st_size % page and not (log.exists() and log.stat().st_size):
-            raise sqlite3.DatabaseError("the file is cut short")
-        if db.execute("PRAGMA quick_check").fetchall() != [("ok",)]:
-            raise sqlite3.DatabaseError("the file is damaged")
-        if db.execute("PRAGMA foreign_key_check").fetchall():
-            raise sqlite3.DatabaseError("an entry has lost its release")
 
 
 def _bytes(mask: Mask) -> bytes:
