@@ -4,11 +4,13 @@ A squared loss has a gradient everywhere and a curvature off its corner, which i
 steps (Mangasarian 2002, "A finite Newton method for classification"). The corner of another loss is
 rounded off, see `polyclinic.models.svm.kernel`; each time that optimum is near, it becomes the
 point about which it is rounded off next, and sharper. The dual shows how far the optimum of the
-loss with its corner can be. A step that goes too far is followed by one round over step sizes.
+loss with its corner can be. A step that goes too far is shortened by the slope at its end, and if
+that does not help by one round over step sizes.
 
 When the data are much larger than `warm_rows`, a machine starts with Newton steps on a sample of
 rows drawn by hash, and goes on over all rows with gradients only: the sample's curvature, which
-BFGS updates improve, is enough where losses are squares.
+BFGS updates improve, is enough where losses are squares. Rounded corners are then as sharp as they
+were on the sample at the end, and about no earlier optimum: a sample's would lead astray.
 
 Hospitals leave a candidate out that would show too few patients. Where that happens to squares
 their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
@@ -42,7 +44,6 @@ SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
 INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
 REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 2.0  # from one optimum to the next
-SHORTENED = 6  # times that a step is made shorter, before many sizes are tried at once
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
 NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
@@ -76,8 +77,7 @@ class Newton:
             "theta": None,
             "point": None,
             "direction": None,
-            "step": 1.0,
-            "shortened": 0,
+            "shortened": False,
             "gain": None,
             "metric": None,
             "sharpness": 0.0 if spec.squared else self._sharpness(),
@@ -212,8 +212,7 @@ class Newton:
             "theta": machine["try"],
             "try": machine["try"] + direction,
             "direction": direction,
-            "step": 1.0,
-            "shortened": 0,
+            "shortened": False,
             "metric": metric,
             "gain": gain,
             "falls": fresh or gain < SLOW * machine["gain"],
@@ -231,12 +230,12 @@ class Newton:
 
     def _shorter(self, machine: Machine, point: Point) -> Machine:
         """Back to where the slope along the step vanishes, as its two ends tell."""
-        if machine["shortened"] >= SHORTENED:
+        if machine["shortened"]:
             return {**machine, "searching": True}
         along = machine["direction"]
         start, end = (float(along @ g) for g in (machine["point"]["gradient"], point.gradient))
-        step = machine["step"] * min(max(start / (start - end), 0.1), 0.7)
-        shorter = {"step": step, "shortened": machine["shortened"] + 1, "order": 2}
+        step = min(max(start / (start - end), 0.1), 0.7)
+        shorter = {"shortened": True, "order": 2}
         return {**machine, **shorter, "try": machine["theta"] + step * along}
 
     def _warmed(self, new: Machine, point: Point) -> Machine:
@@ -255,7 +254,7 @@ class Newton:
 
     def _sharpened(self, new: Machine, point: Point) -> Machine:
         """On to the next optimum, if this one is near; the last is approached while steps help."""
-        if new["sharpness"] == 0.0 or new["gain"] > INNER * point.corner:
+        if new["sharpness"] == 0.0 or new["gain"] > INNER * point.moved:
             return new
         reached = REACHED * self.frame.spec.tolerance * max(point.primal, self.frame.least)
         if point.corner <= reached and new["falls"]:
@@ -327,7 +326,7 @@ class Newton:
             "past": np.zeros(self.frame.spec.width),
             "past_sharpness": 0.0,
             "stuck": False,
-            "shortened": 0,
+            "shortened": False,
             "order": 1 if usable else 2,
             "searching": False,
             "end": "",
