@@ -18,7 +18,7 @@ from polyclinic.core.task import register
 from polyclinic.models import tasks
 from polyclinic.models.glm.kernel import Rows
 from polyclinic.models.svm import Features, SVMSpec
-from polyclinic.models.svm.kernel import Question, sums
+from polyclinic.models.svm.kernel import Question, one_pass, sums
 
 register(tasks)
 CLASSES = ("hinge", "squared_hinge")
@@ -191,6 +191,30 @@ def test_sums_are_those_of_the_rows_that_the_gate_judges(classes, weighted):
     np.testing.assert_allclose(found.gradient, each.first.T @ full, rtol=1e-11)
     hessian = np.einsum("ik,ia,ib->kab", each.curvature, full, full)
     np.testing.assert_allclose(found.hessian, hessian, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("more", [False, True])
+def test_one_compiled_pass_has_the_same_sums(squared, intercept, more):
+    pytest.importorskip("numba")
+    draw = np.random.default_rng(6)
+    theta, past = draw.normal(size=(2, 1, 4 + intercept))
+    sharp = np.zeros(1) if squared else np.full(1, 30.0)
+    by_class = np.array([[0.5, 2.0]]) if more else np.ones((1, 2))
+    asked = Question(
+        theta, np.ones(1, int), squared, sharp, 9 * past, 0.3 * sharp, by_class, 2, 0.0, intercept
+    )
+    weight = draw.integers(0, 3, len(BINARY)).astype(float) if more else None
+    rows, shift = Rows(X, BINARY, weight, None), draw.normal(size=4) if more else None
+    for order in (0, 1, 2):
+        found, wanted = (make(rows, asked, order, shift) for make in (one_pass, sums))
+        for name, values in vars(wanted).items():
+            np.testing.assert_allclose(getattr(found, name), values, rtol=1e-11, atol=1e-11)
+    broken = X.copy()
+    broken[7, 2] = np.nan
+    for make in (one_pass, sums):
+        assert make(Rows(broken, BINARY, weight, None), asked, 2, shift).too_large[0]
 
 
 @pytest.mark.parametrize("loss", CLASSES)
