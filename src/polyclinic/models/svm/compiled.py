@@ -18,7 +18,7 @@ Floats = NDArray[np.float64]
 LEAST_ROWS = 1 << 14  # of a call: fewer are not worth the compiler's second
 RUN = 256  # rows that are added before they are added to the others
 FAR = 45.0  # exp(-FAR) is below 2**-64
-RATES = {"reassoc", "contract"}  # what is not finite stays so
+FAST = {"reassoc", "contract"}  # what is not finite stays so
 
 
 @cache
@@ -26,7 +26,7 @@ def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """The compiled function, kept on disk where there is a folder to write to."""
     import numba
 
-    made: dict[str, Any] = {"nogil": True, "fastmath": RATES}
+    made: dict[str, Any] = {"nogil": True, "fastmath": FAST}
     found: Callable[..., Any]
     try:
         found = numba.njit(cache=True, **made)(function)
