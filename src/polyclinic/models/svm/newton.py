@@ -9,8 +9,8 @@ that does not help by one round over step sizes.
 
 When the data are much larger than `warm_rows`, a machine starts with Newton steps on a sample of
 rows drawn by hash, and goes on over all rows with gradients only: the sample's curvature, which
-BFGS updates improve, is enough where losses are squares. Rounded corners are then as sharp as they
-were on the sample at the end, and about no earlier optimum: a sample's would lead astray.
+BFGS updates improve, is enough where losses are squares. Rounded corners stay as sharp as they were
+on the sample at the end, which is before they are sharper than so few rows can tell.
 
 Hospitals leave a candidate out that would show too few patients. Where that happens to squares
 their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
