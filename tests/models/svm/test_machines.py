@@ -18,7 +18,9 @@ from polyclinic.core.task import register
 from polyclinic.models import tasks
 from polyclinic.models.glm.kernel import Rows
 from polyclinic.models.svm import Features, SVMSpec
-from polyclinic.models.svm.kernel import Question, sums
+from polyclinic.models.svm.frame import Point
+from polyclinic.models.svm.kernel import Question, one_pass, sums
+from polyclinic.models.svm.newton import Newton
 
 register(tasks)
 CLASSES = ("hinge", "squared_hinge")
@@ -193,6 +195,30 @@ def test_sums_are_those_of_the_rows_that_the_gate_judges(classes, weighted):
     np.testing.assert_allclose(found.hessian, hessian, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("squared", [True, False])
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize("more", [False, True])
+def test_one_compiled_pass_has_the_same_sums(squared, intercept, more):
+    pytest.importorskip("numba")
+    draw = np.random.default_rng(6)
+    theta, past = draw.normal(size=(2, 1, 4 + intercept))
+    sharp = np.zeros(1) if squared else np.full(1, 30.0)
+    by_class = np.array([[0.5, 2.0]]) if more else np.ones((1, 2))
+    asked = Question(
+        theta, np.ones(1, int), squared, sharp, 9 * past, 0.3 * sharp, by_class, 2, 0.0, intercept
+    )
+    weight = draw.integers(0, 3, len(BINARY)).astype(float) if more else None
+    rows, shift = Rows(X, BINARY, weight, None), draw.normal(size=4) if more else None
+    for order in (0, 1, 2):
+        found, wanted = (make(rows, asked, order, shift) for make in (one_pass, sums))
+        for name, values in vars(wanted).items():
+            np.testing.assert_allclose(getattr(found, name), values, rtol=1e-11, atol=1e-11)
+    broken = X.copy()
+    broken[7, 2] = np.nan
+    for make in (one_pass, sums):
+        assert make(Rows(broken, BINARY, weight, None), asked, 2, shift).too_large[0]
+
+
 @pytest.mark.parametrize("loss", CLASSES)
 def test_a_start_on_a_sample_reaches_the_same_optimum(loss):
     x, y, _, _ = made(3000)
@@ -201,6 +227,27 @@ def test_a_start_on_a_sample_reaches_the_same_optimum(loss):
     cold = fitted(replace(tight, warm_rows=0), x, y)
     assert warm.objective == pytest.approx(cold.objective, rel=1e-10)
     assert np.allclose(warm.curve["theta"], cold.curve["theta"], rtol=1e-4)
+
+
+def test_rounded_corners_go_on_from_a_sample_without_looking_for_step_sizes():
+    x, y, _, _ = made(8000, 8)
+    rows = pc.Embedded().domain(Partition({"X": x, "y": y}))
+    rounds = fit(spec("hinge", p=8, warm_rows=800).algorithm(), rows).rounds
+    steps = [done.step for done in rounds if done.task == "svm.machines"]
+    assert "step sizes" not in steps
+    assert 5 < sum("sample" in step for step in steps) < 20 and len(steps) < 60
+
+
+def test_a_step_too_far_goes_back_to_where_its_slope_vanishes():
+    machine = {"theta": np.zeros(2), "direction": np.array([4.0, 0.0]), "shortened": False}
+    machine["point"] = {"gradient": np.array([-1.0, 5.0]), "value": 0.0}
+    end = Point(1.0, 1.0, 1.0, 0.0, 0.0, np.array([3.0, 7.0]), None)
+    solver = Newton(frame=None)
+    assert solver._too_far(machine, end)
+    back = solver._shorter(machine, end)
+    assert np.allclose(back["try"], [1.0, 0.0]) and not back.get("searching")
+    assert solver._shorter(back, end)["searching"]
+    assert not solver._too_far(machine, replace(end, gradient=np.array([-0.1, 0.0])))
 
 
 def test_columns_far_from_zero_and_of_other_sizes():

@@ -35,6 +35,7 @@ class Point:
     primal     with their corners
     gap        what the optimum is below `primal` at most
     moved      what rounding the corners off takes from `value`; nothing at the optimum
+    corner     what would be left of the gap where the gradient vanishes: it is the rounding's
     curvature  (d, d), or None where it was not asked for
     """
 
@@ -42,6 +43,7 @@ class Point:
     primal: float
     gap: float
     moved: float
+    corner: float
     gradient: Floats
     curvature: Floats | None
 
@@ -137,9 +139,12 @@ class Frame:
         sharp = self.cost * float(total["sharp"][k])
         dual_part = self.cost * float(total["dual"][k])
         gap = penalty + sharp - self._bound(dual_part, slope, theta, share)
-        moved = loss - sharp if self.spec.squared else dual_part + float(theta @ slope) - loss
+        bound = dual_part + float(theta @ slope)
+        moved = loss - sharp if self.spec.squared else bound - loss
+        corner = max(sharp - bound, 0.0)
         gradient = slope + share * (self.quadratic @ theta)
-        return Point(loss + penalty, sharp + penalty, max(gap, 0.0), moved, gradient, curvature)
+        values = loss + penalty, sharp + penalty, max(gap, 0.0), moved, corner
+        return Point(*values, gradient, curvature)
 
     def _bound(self, dual: float, slope: Floats, theta: Floats, share: float) -> float:
         """What no objective is below: the slopes bound the losses by `dual` and a linear part.

@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from scipy.special import expit, spence
 
 from polyclinic.models.glm.kernel import BLOCK_ROWS, TOO_LARGE, Rows
+from polyclinic.models.svm import compiled
+from polyclinic.models.trees.kernels import compiled as there_is_numba
 
 Floats = NDArray[np.float64]
 
@@ -222,6 +224,8 @@ class Sums:
 
 def sums(rows: Rows, asked: Question, order: int, shift: Floats | None) -> Sums:
     """Sums up to derivatives of `order` 0, 1 or 2."""
+    if _at_once(rows, asked) and there_is_numba():
+        return one_pass(rows, asked, order, shift)
     m, d = asked.theta.shape
     lead, w = int(asked.intercept), rows.weight
     loss, sharp, dual = np.zeros(m), np.zeros(m), np.zeros(m)
@@ -253,3 +257,31 @@ def _products(x: Floats, curvature: Floats, lead: int) -> Floats:
         out[0, 0] = root @ root
         out[0, 1:] = out[1:, 0] = root @ z
     return out
+
+
+def _at_once(rows: Rows, asked: Question) -> bool:
+    """Whether the sums are among those that are compiled, and the rows enough for it."""
+    one = asked.classes > 0 and len(asked.theta) == 1
+    known = one and asked.squared != bool(asked.sharpness.any())
+    return known and rows.x.flags.c_contiguous and len(rows.y) >= compiled.LEAST_ROWS
+
+
+def one_pass(rows: Rows, asked: Question, order: int, shift: Floats | None) -> Sums:
+    """`sums` of one machine of classes, without rounded squares, by compiled code."""
+    lead, p = int(asked.intercept), rows.x.shape[1]
+    theta, past = (np.append(np.zeros(1 - lead), one[0]) for one in (asked.theta, asked.past))
+    off = np.zeros(p) if shift is None else shift
+    own = np.zeros(0) if rows.weight is None else rows.weight
+    first, bend = np.zeros(p + 1), np.zeros(len(rows.y) if order == 2 else 0)
+    given = (rows.x, rows.y, own, asked.weight[0], float(asked.machine[0]), theta)
+    if asked.squared:
+        loss, missed = compiled.squares(*given, off, first, bend)
+        sharp, dual = loss, 2.0 * missed - loss
+    else:
+        sharpness = np.append(asked.past_sharpness, asked.sharpness)
+        loss, sharp, dual = compiled.rounded(*given, past, sharpness, off, first, bend)
+    hessian = np.zeros((1, 0, 0))
+    if order == 2:
+        hessian = compiled.products(rows.x, off, bend, lead, BLOCK_ROWS)[None]
+    gradient = first[None, 1 - lead :] if order >= 1 else np.zeros((1, 0))
+    return Sums(np.array([loss]), np.array([sharp]), np.array([dual]), gradient, hessian)

@@ -4,11 +4,13 @@ A squared loss has a gradient everywhere and a curvature off its corner, which i
 steps (Mangasarian 2002, "A finite Newton method for classification"). The corner of another loss is
 rounded off, see `polyclinic.models.svm.kernel`; each time that optimum is near, it becomes the
 point about which it is rounded off next, and sharper. The dual shows how far the optimum of the
-loss with its corner can be. A step that goes too far is followed by one round over step sizes.
+loss with its corner can be. A step that goes too far is shortened by the slope at its end, and if
+that does not help by one round over step sizes.
 
 When the data are much larger than `warm_rows`, a machine starts with Newton steps on a sample of
 rows drawn by hash, and goes on over all rows with gradients only: the sample's curvature, which
-BFGS updates improve, is enough where losses are squares.
+BFGS updates improve, is enough where losses are squares. Rounded corners stay as sharp as they were
+on the sample at the end, which is before they are sharper than so few rows can tell.
 
 Hospitals leave a candidate out that would show too few patients. Where that happens to squares
 their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
@@ -37,8 +39,10 @@ Machine = dict[str, Any]
 STEPS = 0.5 ** np.array([1, 2, 3, 4, 5, 6, 8, 10, 13, 17, 23, 30])
 WARM_GAIN = 5  # the data are at least this many times the sample
 WARM_TOLERANCE = 1e-4  # of the sample's objective: it is no nearer to that of all rows
+WARM_CORNER = 3e-3  # the same where corners are rounded off, which they still are over all rows
 SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
 INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
+REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 2.0  # from one optimum to the next
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
@@ -73,6 +77,7 @@ class Newton:
             "theta": None,
             "point": None,
             "direction": None,
+            "shortened": False,
             "gain": None,
             "metric": None,
             "sharpness": 0.0 if spec.squared else self._sharpness(),
@@ -189,9 +194,9 @@ class Newton:
         if point is None:
             return self._withheld(machine)
         before = machine["point"]
-        least = None if before is None else before["value"]
-        if least is not None and point.value > least + 1e-12 * abs(least):
-            return {**machine, "searching": True}
+        fresh = before is None or before["value"] is None
+        if not fresh and self._too_far(machine, point):
+            return self._shorter(machine, point)
         metric = point.curvature
         if metric is None:
             metric = machine["metric"]
@@ -207,28 +212,52 @@ class Newton:
             "theta": machine["try"],
             "try": machine["try"] + direction,
             "direction": direction,
+            "shortened": False,
             "metric": metric,
             "gain": gain,
+            "falls": fresh or gain < SLOW * machine["gain"],
             "point": {**known, "gradient": point.gradient},
         }
         if not warm and machine["order"] == 1 and machine["gain"] is not None:
             new["order"] = 2 if gain > SLOW * machine["gain"] else 1
         return self._warmed(new, point) if warm else self._ended(new, point)
 
+    def _too_far(self, machine: Machine, point: Point) -> bool:
+        """Whether the objective rises; where its slope still falls, that is rounding."""
+        least = machine["point"]["value"]
+        rises = point.value > least + 1e-12 * abs(least)
+        return rises and float(point.gradient @ machine["direction"]) > 0.0
+
+    def _shorter(self, machine: Machine, point: Point) -> Machine:
+        """Back to where the slope along the step vanishes, as its two ends tell."""
+        if machine["shortened"]:
+            return {**machine, "searching": True}
+        along = machine["direction"]
+        start, end = (float(along @ g) for g in (machine["point"]["gradient"], point.gradient))
+        step = min(max(start / (start - end), 0.1), 0.7)
+        shorter = {"shortened": True, "order": 2}
+        return {**machine, **shorter, "try": machine["theta"] + step * along}
+
     def _warmed(self, new: Machine, point: Point) -> Machine:
         """On a sample what Newton's step promises is enough; the dual would ask for more rounds."""
-        if new["sharpness"] > 0.0:
-            return self._ended(new, point, WARM_TOLERANCE)
-        if new["gain"] <= WARM_TOLERANCE * max(point.primal, self.frame.least):
+        exact, least = new["sharpness"] == 0.0, max(point.primal, self.frame.least)
+        far = new["gain"] if exact else new["gain"] + point.corner
+        if far <= (WARM_TOLERANCE if exact else WARM_CORNER) * least:
             return {**new, "theta": new["try"], "end": "converged"}
-        return new
+        return self._sharpened(new, point)
 
-    def _ended(self, new: Machine, point: Point, tolerance: float = 0.0) -> Machine:
-        tolerance = tolerance or self.frame.spec.tolerance
-        exact = new["sharpness"] == 0.0
-        if point.gap <= tolerance * max(point.primal, self.frame.least):
+    def _ended(self, new: Machine, point: Point) -> Machine:
+        if point.gap <= self.frame.spec.tolerance * max(point.primal, self.frame.least):
+            exact = new["sharpness"] == 0.0
             return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}
-        if exact or new["gain"] > INNER * point.moved:
+        return self._sharpened(new, point)
+
+    def _sharpened(self, new: Machine, point: Point) -> Machine:
+        """On to the next optimum, if this one is near; the last is approached while steps help."""
+        if new["sharpness"] == 0.0 or new["gain"] > INNER * point.moved:
+            return new
+        reached = REACHED * self.frame.spec.tolerance * max(point.primal, self.frame.least)
+        if point.corner <= reached and new["falls"]:
             return new
         return self._sharper(new)
 
@@ -237,17 +266,15 @@ class Newton:
         sharpness = machine["sharpness"]
         if sharpness > SHARPEST:
             return {**machine, "end": "no_descent"}
-        sharper = {
-            **machine,
-            "sharpness": SHARPER * sharpness,
-            "point": {**machine["point"], "value": None},
-        }
+        sharper = {**machine, "point": {**machine["point"], "value": None}}
         if self.frame.spec.squared:
-            return sharper
+            return {**sharper, "sharpness": SHARPER * sharpness}
+        past = machine["past_sharpness"] + sharpness
         return {
             **sharper,
+            "sharpness": (SHARPER - 1.0) * past,
             "past": machine["past"] + sharpness * machine["theta"],
-            "past_sharpness": machine["past_sharpness"] + sharpness,
+            "past_sharpness": past,
         }
 
     def _withheld(self, machine: Machine) -> Machine:
@@ -295,6 +322,11 @@ class Newton:
             "point": None,
             "gain": None,
             "metric": metric,
+            "sharpness": machine["past_sharpness"] + machine["sharpness"],
+            "past": np.zeros(self.frame.spec.width),
+            "past_sharpness": 0.0,
+            "stuck": False,
+            "shortened": False,
             "order": 1 if usable else 2,
             "searching": False,
             "end": "",

@@ -1,0 +1,171 @@
+"""Sums of one machine over the rows of classes, row by row in one pass, where numba is installed.
+
+They are those of `polyclinic.models.svm.kernel` but for rounding: rows are added in short runs, and
+of a corner that is rounded off nothing is left from `FAR` on, which is below what the ring holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from math import exp, log1p, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+LEAST_ROWS = 1 << 14  # of a call: fewer are not worth the compiler's second
+RUN = 256  # rows that are added before they are added to the others
+FAR = 45.0  # exp(-FAR) is below 2**-64
+FAST = {"reassoc", "contract"}  # what is not finite stays so
+
+
+@cache
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The compiled function, kept on disk where there is a folder to write to."""
+    import numba
+
+    made: dict[str, Any] = {"nogil": True, "fastmath": FAST}
+    found: Callable[..., Any]
+    try:
+        found = numba.njit(cache=True, **made)(function)
+    except RuntimeError:  # a service may have no folder of its own
+        found = numba.njit(**made)(function)
+    return found
+
+
+def squares(*given: Any) -> tuple[float, float]:
+    """Sums of squares and of what is missed; see `_squares`."""
+    found: tuple[float, float] = _jit(_squares)(*given)
+    return found
+
+
+def rounded(*given: Any) -> tuple[float, float, float]:
+    """Sums of losses, of losses with their corner and of slopes; see `_rounded`."""
+    found: tuple[float, float, float] = _jit(_rounded)(*given)
+    return found
+
+
+def products(x: Floats, shift: Floats, curvature: Floats, lead: int, size: int) -> Floats:
+    """Weighted products of the columns, the intercept first, over rows with a curvature."""
+    d = x.shape[1] + lead
+    found, some = np.zeros((d, d)), np.empty((size, d))
+    for start in range(0, len(x), size):
+        at = slice(start, start + size)
+        n = _jit(_scaled)(x[at], shift, curvature[at], lead, some)
+        if n:
+            z = some[:n]
+            found += z.T @ z
+    return found
+
+
+def _squares(
+    x: Any, y: Any, own: Any, weight: Any, kind: Any, theta: Any, shift: Any, first: Any, bend: Any
+) -> Any:
+    """Squares of what `theta` (d,), the intercept first, misses.
+
+    own (n_rows,) or empty: weights; weight (2,): outside and inside the class `kind`. Changed in
+    place: `first` (d,), the gradient; `bend` (n_rows,) or empty, curvatures.
+    """
+    n, p = x.shape
+    square, missed = 0.0, 0.0
+    part = np.zeros(p)
+    for start in range(0, n, RUN):
+        run_square, run_missed, run_slope = 0.0, 0.0, 0.0
+        part[:] = 0.0
+        for i in range(start, min(start + RUN, n)):
+            f = 0.0
+            for j in range(p):
+                f += (x[i, j] - shift[j]) * theta[j + 1]
+            inside = y[i] == kind
+            side, w = (1.0, weight[1]) if inside else (-1.0, weight[0])
+            if len(own):
+                w *= own[i]
+            over = 1.0 - side * (f + theta[0])
+            if not over <= 0.0:
+                run_square += w * over * over
+                run_missed += w * over
+                slope = -2.0 * w * over * side
+                run_slope += slope
+                for j in range(p):
+                    part[j] += slope * (x[i, j] - shift[j])
+            if len(bend):
+                bend[i] = 0.0 if over <= 0.0 else 2.0 * w
+        square += run_square
+        missed += run_missed
+        first[0] += run_slope
+        for j in range(p):
+            first[j + 1] += part[j]
+    return square, missed
+
+
+def _rounded(
+    x: Any,
+    y: Any,
+    own: Any,
+    weight: Any,
+    kind: Any,
+    theta: Any,
+    past: Any,
+    sharpness: Any,
+    shift: Any,
+    first: Any,
+    bend: Any,
+) -> Any:
+    """`_squares` of a hinge whose corner is rounded off; sharpness (2,): of the past, and now."""
+    n, p = x.shape
+    before, t = sharpness
+    losses, sharp, slopes = 0.0, 0.0, 0.0
+    part = np.zeros(p)
+    for start in range(0, n, RUN):
+        run_loss, run_sharp, run_a, run_slope = 0.0, 0.0, 0.0, 0.0
+        part[:] = 0.0
+        for i in range(start, min(start + RUN, n)):
+            f, g = 0.0, 0.0
+            for j in range(p):
+                u = x[i, j] - shift[j]
+                f += u * theta[j + 1]
+                g += u * past[j + 1]
+            inside = y[i] == kind
+            side, w = (1.0, weight[1]) if inside else (-1.0, weight[0])
+            if len(own):
+                w *= own[i]
+            missed = 1.0 - side * (f + theta[0])
+            logit = before - side * (g + past[0])
+            at = logit + t * missed
+            e = 0.0 if abs(at) > FAR else exp(-abs(at))
+            e0 = 0.0 if abs(logit) > FAR else exp(-abs(logit))
+            a = (1.0 if at >= 0.0 else e) / (1.0 + e)
+            soft = log1p(e) - log1p(e0) + max(at, 0.0) - max(logit, 0.0)
+            run_loss += w * soft / t
+            run_sharp += w * max(missed, 0.0)
+            run_a += w * a
+            if not a <= 0.0:
+                slope = -w * a * side
+                run_slope += slope
+                for j in range(p):
+                    part[j] += slope * (x[i, j] - shift[j])
+            if len(bend):
+                bend[i] = w * t * e / ((1.0 + e) * (1.0 + e))
+        losses += run_loss
+        sharp += run_sharp
+        slopes += run_a
+        first[0] += run_slope
+        for j in range(p):
+            first[j + 1] += part[j]
+    return losses, sharp, slopes
+
+
+def _scaled(x: Any, shift: Any, curvature: Any, lead: Any, out: Any) -> Any:
+    """The rows with a curvature times its root, one under the other in `out`; their number."""
+    found = 0
+    for i in range(len(x)):
+        if not curvature[i] <= 0.0:
+            root = sqrt(curvature[i])
+            if lead:
+                out[found, 0] = root
+            for j in range(x.shape[1]):
+                out[found, j + lead] = root * (x[i, j] - shift[j])
+            found += 1
+    return found
