@@ -3,8 +3,10 @@
 from polyclinic.evaluation.crossed import CrossedTask
 from polyclinic.evaluation.evaluate import Evaluation, Outcome
 from polyclinic.evaluation.held_out import HeldOut
+from polyclinic.evaluation.importance import Importance, ImportanceTask
 from polyclinic.evaluation.own import AloneTask, OwnTask
 from polyclinic.evaluation.scores import ScoresTask
+from polyclinic.evaluation.shuffled import Shuffle
 from polyclinic.evaluation.stacked import StackedDerivatives, StackedMoments
 
 tasks = [
@@ -12,8 +14,9 @@ tasks = [
     OwnTask(),
     AloneTask(),
     CrossedTask(),
+    ImportanceTask(),
     StackedMoments(),
     StackedDerivatives(),
 ]
 
-__all__ = ["Evaluation", "HeldOut", "Outcome", "tasks"]
+__all__ = ["Evaluation", "HeldOut", "Importance", "Outcome", "Shuffle", "tasks"]

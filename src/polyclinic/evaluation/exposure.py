@@ -19,7 +19,7 @@ from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.evaluation.rows import Scored, chosen, observed, predictors_of, scored
+from polyclinic.evaluation.rows import Scored, chosen, observed, predictions, predictors_of, scored
 from polyclinic.models.glm.pairs import pair_counts, pair_slots
 from polyclinic.models.glm.support import (
     Data,
@@ -29,6 +29,7 @@ from polyclinic.models.glm.support import (
     product_counts,
 )
 from polyclinic.models.learner import kind_of
+from polyclinic.models.predictor import Predictor
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -88,11 +89,16 @@ def _judged(plan: Plan) -> list[tuple[Design, bool]]:
     """The designs, and whether their terms are judged: steps of trees are of no single term, and
     what they predict is averaged over groups of patients."""
     if "spec" not in plan.values:
-        return [(one.design, getattr(one, "by_terms", True)) for one in predictors_of(plan)]
+        return [(one.design, of_terms(one)) for one in predictors_of(plan)]
     spec = plan.values["spec"]
     kind = kind_of(spec["learner"]) if "learner" in spec else None
     by_terms = kind is None or (kind.predicts_as or kind.name) not in STEPS
     return [(Design.from_data(spec["design"]), by_terms)]
+
+
+def of_terms(predictor: Predictor) -> bool:
+    """Whether a predictor is a sum over terms."""
+    return bool(getattr(predictor, "by_terms", True))
 
 
 def _terms(design: Design) -> Iterator[Term]:
@@ -225,8 +231,7 @@ def _over_the_folds(plan: Plan, partition: Partition, mask: Bools) -> dict[str, 
 
 def _rows_under(plan: Plan, partition: Partition, part: Part, mask: Bools) -> Scored:
     """All rows of `mask` under one predictor."""
-    predictor = predictors_of(plan)[part.number]
-    p, y = predictor.predict(partition)[mask], observed(plan, partition)[mask]
+    p, y = predictions(plan, part.number, partition)[mask], observed(plan, partition)[mask]
     return Scored(p, y, partition.keys[mask], 0)
 
 
@@ -261,6 +266,13 @@ def _sums(plan: Plan, rows: Scored) -> dict[str, Floats]:
     return dict(zip(SUMS[kind], found, strict=True))
 
 
+def losses(plan: Plan, rows: Scored) -> Floats:
+    """-log of the probability of what happened, or of numbers the squared error in units of
+    4**exponent, (n_rows,)."""
+    number = plan.values["outcome"] == "number"
+    return _sums(plan, rows)["(squared error)" if number else "(log loss)"]
+
+
 def _levels(
     plan: Plan, partition: Partition, mask: Bools
 ) -> tuple[dict[str, int], dict[str, dict[str, int]], float]:
@@ -290,11 +302,11 @@ def _levels(
         for part in parts_of(plan):
             if part.design == design:
                 counts |= product_counts(part.wide, data)
-        named |= {name: _fewer(count, named.get(name, 0)) for name, count in counts.items()}
+        named |= {name: fewer(count, named.get(name, 0)) for name, count in counts.items()}
     return named, values, leverage
 
 
-def _fewer(one: int, two: int) -> int:
+def fewer(one: int, two: int) -> int:
     """The smaller number of patients that is not nobody."""
     return min(one or two, two or one)
 
