@@ -165,6 +165,13 @@ PLANS: dict[str, Plan] = {
     "evaluation.scores, binary": scores_of("binary"),
     "evaluation.scores, classes": scores_of("classes"),
     "evaluation.scores, number": scores_of("number"),
+    "evaluation.importance": Plan(
+        "evaluation.importance",
+        {
+            **scores_of("binary").values,
+            "shuffle": {"column": "", "part": [], "repeats": 1, "seed": 0},
+        },
+    ),
     "evaluation.own": Plan("evaluation.own", scores_of("binary").values, combine="collect"),
     "evaluation.alone": Plan(
         "evaluation.alone",
