@@ -39,6 +39,7 @@ SEEN = 0.01  # part of the largest weight from which on a patient counts among t
 SUMS = {
     "binary": ("(weight)", "(difference)", "(predicted)", "(Brier score)", "(log loss)"),
     "classes": ("(weight)", "(difference)", "(log loss)"),
+    "survival": ("(weight)", "(difference)"),
     "number": ("(weight)", "(difference)", "(predicted)", "(squared error)", "(squared outcome)"),
 }
 
@@ -159,7 +160,7 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
         leverage=leverage,
         alone=alone or plan.combine == "collect" or _names_a_site(plan, partition.site),
         members=(members,),
-        updates=_own_numbers(plan),
+        updates=own_numbers(plan),
     )
     if not whole_rows(plan):
         return found
@@ -171,7 +172,7 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
     return replace(found, columns=shares, weights=Shares.of(weight, key))
 
 
-def _own_numbers(plan: Plan) -> int:
+def own_numbers(plan: Plan) -> int:
     """Numbers that the site has for itself in the predictors; its measures could tell them."""
     if "spec" in plan.values:
         return 0
@@ -256,6 +257,8 @@ def _sums(plan: Plan, rows: Scored) -> dict[str, Floats]:
         if kind == "binary":
             chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
             found = (np.abs(p * (1 - p)), away, np.abs(p), (p - y) ** 2, -np.log(chance))
+        elif kind == "survival":
+            found = (np.ones(len(y)), away)
         elif kind == "classes":
             chance = np.clip(p[np.arange(len(y)), y.astype(np.int64)], FLOOR, 1.0)
             found = ((p * (1 - p)).sum(axis=1), away.sum(axis=1), -np.log(chance))
