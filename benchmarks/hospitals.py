@@ -5,8 +5,8 @@ unit, trained by `pc.NeuralNetwork`. Every way has the same network, optimiser, 
 and is judged as it was after the round with the best AUROC on validation rows of all hospitals. A
 round over hospitals is one pass; one of a hospital alone as many passes as there are hospitals, so
 that all take about as many steps. Printed: AUROC on test rows of all hospitals, mean ± standard
-deviation over the seeds; and whether federated averaging is within 0.01 of pooled training and above
-every hospital alone. Settings were chosen by hand on the validation rows (`--on val`).
+deviation over the seeds; and whether federated averaging is within 0.01 of pooled training and
+above every hospital alone. Settings were chosen by hand on the validation rows (`--on val`).
 
     scripts/bench hospitals [--seeds 0 1 2] [--part xrays stays] [--on test]
 """

@@ -91,7 +91,11 @@ class MasksTask:
             found = np.where(at[:, None, None], _cells(plan, i, partition), found)
         both, only, missed, _ = found.sum(axis=0).T.astype(np.int64)
         pixels = np.stack([both, both + only, both + missed], axis=1)
-        leaves = {"n": len(found), "pixels": pixels, "dice": float(_dice(found).sum())}
+        leaves: dict[str, Any] = {
+            "n": len(found),
+            "pixels": pixels,
+            "dice": float(_dice(found).sum()),
+        }
         return Contribution(leaves, Evidence(partition.n_patients))
 
 
@@ -123,7 +127,8 @@ def _dice(cells: Floats) -> Floats:
     """Dice of each row, the mean over its channels; of an empty mask found empty 1, (n_rows,)."""
     both, only, missed = (cells[..., k] for k in range(3))
     each = 2 * both + only + missed
-    return np.where(each > 0, 2 * both / np.maximum(each, 1), 1.0).mean(axis=1)
+    own = np.where(each > 0, 2 * both / np.maximum(each, 1), 1.0)
+    return np.asarray(own.mean(axis=1))
 
 
 def _parts(cells: Floats) -> Floats:

@@ -176,7 +176,7 @@ def evaluate(
             judged, data.federation, folds, seed, store_for, callbacks
         )
     algorithm: Algorithm
-    if judged.outcome in ("survival", "mask"):
+    if judged.outcome == "survival" or judged.outcome == "mask":
         if subgroups:
             raise InputError(
                 f"subgroups: {', '.join(subgroups)}",
