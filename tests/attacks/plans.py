@@ -10,6 +10,8 @@ import numpy as np
 from polyclinic.core.design import Design
 from polyclinic.core.plan import Plan
 from polyclinic.models import learner
+from polyclinic.models.neural.inputs import Scaling
+from polyclinic.models.neural.predictor import NeuralPredictor
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec
 from polyclinic.models.simple.rows import values
@@ -119,6 +121,18 @@ def network(task: str, made: Design) -> Plan:
         state |= {"weights": np.zeros(width + 1, np.float32), "beside": np.zeros(0, np.float32)}
         state["scaling"] = {"centre": np.zeros(width), "spread": np.ones(width)}
     return Plan(task, learner.values(spec, **state), task)
+
+
+def ranking(task: str, made: Design) -> Plan:
+    """Of a linear network of durations, under which all patients have the same risk."""
+    width = len(made.terms)
+    options = {"loss_options": {"cause": 1}, "classes": 0}
+    spec = NeuralSpec(replace(made, intercept=False), "linear", loss="cox", **options)
+    scaling = Scaling(np.zeros(width), np.ones(width))
+    network = NeuralPredictor(spec, scaling, np.zeros(width + 1, "f"), np.zeros(0, "f"))
+    values = {"predictors": [network.to_data()], "folds": 0, "outcome": "survival"}
+    combine: Any = "collect" if task.endswith("own") else "sum"
+    return Plan(task, {**values, "where": None, "least": 10}, task, combine=combine)
 
 
 def _theta(made: Design) -> Any:

@@ -30,7 +30,7 @@ from polyclinic.models.ensembles import spec as ensembles
 from polyclinic.models.glm import Spec
 from polyclinic.models.learner import values
 from polyclinic.privacy.policy import Policy, open_policy
-from tests.attacks.plans import by_sums, machine, network, survival, tables, tree
+from tests.attacks.plans import by_sums, machine, network, ranking, survival, tables, tree
 from tests.attacks.world import (
     BOOK,
     FRAME,
@@ -165,6 +165,13 @@ PLANS: dict[str, Plan] = {
     "evaluation.scores, binary": scores_of("binary"),
     "evaluation.scores, classes": scores_of("classes"),
     "evaluation.scores, number": scores_of("number"),
+    "evaluation.importance": Plan(
+        "evaluation.importance",
+        {
+            **scores_of("binary").values,
+            "shuffle": {"column": "", "part": [], "repeats": 1, "seed": 0},
+        },
+    ),
     "evaluation.own": Plan("evaluation.own", scores_of("binary").values, combine="collect"),
     "evaluation.alone": Plan(
         "evaluation.alone",
@@ -179,6 +186,7 @@ PLANS: dict[str, Plan] = {
     "trees.cells, survival": tree("trees.cells", LIVES),
     **{f"survival.{name}": survival(f"survival.{name}", LIVES) for name in SURVIVAL},
     **{name: network(name, UNSEEN) for name in ("neural.moments", "neural.train")},
+    **{name: ranking(name, LIVES) for name in ("evaluation.pairs", "evaluation.pairs_own")},
     "survival.log_rank": survival("survival.log_rank", GROUPS),
     "screening.tables": tables("histogram", **DESCRIPTIVE["descriptive.histogram"].values),
 }
@@ -222,10 +230,12 @@ def task_of(plan: Plan) -> Task:
 
 
 def test_every_installed_task_is_here() -> None:
-    """Those that answer with noise are judged by its price; three never leave a trust domain."""
+    """Those that answer with noise are judged by its price; three never leave a trust domain; masks
+    are in tests/evaluation/test_networks.py."""
     known = {task.name for task in [*model_tasks, *evaluation_tasks]}
     exact = {name for name in known if ".private_" not in name} - {
-        "ensemble.sizes", "trees.sums", "trees.risk_sums", "neural.count"
+        "ensemble.sizes", "trees.sums", "trees.risk_sums", "neural.count",
+        "evaluation.masks"
     }  # fmt: skip
     assert exact == {plan.task for plan in PLANS.values()}
 
@@ -454,5 +464,6 @@ def test_every_task_that_hides_is_here() -> None:
         "ensemble.base",
         "ensemble.scores",
         "survival.held_out_own",
+        "evaluation.pairs_own",
     }  # all of it, as `test_patients_in_all` shows
     assert hiding - made_of_others - by_name - by_score <= set(HIDING)

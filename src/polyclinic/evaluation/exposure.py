@@ -19,7 +19,7 @@ from polyclinic.core.design import Design, Factor, Term
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.evaluation.rows import Scored, chosen, observed, predictors_of, scored
+from polyclinic.evaluation.rows import Scored, chosen, observed, predictions, predictors_of, scored
 from polyclinic.models.glm.pairs import pair_counts, pair_slots
 from polyclinic.models.glm.support import (
     Data,
@@ -29,6 +29,7 @@ from polyclinic.models.glm.support import (
     product_counts,
 )
 from polyclinic.models.learner import kind_of
+from polyclinic.models.predictor import Predictor
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -38,6 +39,7 @@ SEEN = 0.01  # part of the largest weight from which on a patient counts among t
 SUMS = {
     "binary": ("(weight)", "(difference)", "(predicted)", "(Brier score)", "(log loss)"),
     "classes": ("(weight)", "(difference)", "(log loss)"),
+    "survival": ("(weight)", "(difference)"),
     "number": ("(weight)", "(difference)", "(predicted)", "(squared error)", "(squared outcome)"),
 }
 
@@ -88,11 +90,16 @@ def _judged(plan: Plan) -> list[tuple[Design, bool]]:
     """The designs, and whether their terms are judged: steps of trees are of no single term, and
     what they predict is averaged over groups of patients."""
     if "spec" not in plan.values:
-        return [(one.design, getattr(one, "by_terms", True)) for one in predictors_of(plan)]
+        return [(one.design, of_terms(one)) for one in predictors_of(plan)]
     spec = plan.values["spec"]
     kind = kind_of(spec["learner"]) if "learner" in spec else None
     by_terms = kind is None or (kind.predicts_as or kind.name) not in STEPS
     return [(Design.from_data(spec["design"]), by_terms)]
+
+
+def of_terms(predictor: Predictor) -> bool:
+    """Whether a predictor is a sum over terms."""
+    return bool(getattr(predictor, "by_terms", True))
 
 
 def _terms(design: Design) -> Iterator[Term]:
@@ -153,7 +160,7 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
         leverage=leverage,
         alone=alone or plan.combine == "collect" or _names_a_site(plan, partition.site),
         members=(members,),
-        updates=_own_numbers(plan),
+        updates=own_numbers(plan),
     )
     if not whole_rows(plan):
         return found
@@ -165,7 +172,7 @@ def exposure(plan: Plan, partition: Partition, alone: bool) -> Exposure:
     return replace(found, columns=shares, weights=Shares.of(weight, key))
 
 
-def _own_numbers(plan: Plan) -> int:
+def own_numbers(plan: Plan) -> int:
     """Numbers that the site has for itself in the predictors; its measures could tell them."""
     if "spec" in plan.values:
         return 0
@@ -225,8 +232,7 @@ def _over_the_folds(plan: Plan, partition: Partition, mask: Bools) -> dict[str, 
 
 def _rows_under(plan: Plan, partition: Partition, part: Part, mask: Bools) -> Scored:
     """All rows of `mask` under one predictor."""
-    predictor = predictors_of(plan)[part.number]
-    p, y = predictor.predict(partition)[mask], observed(plan, partition)[mask]
+    p, y = predictions(plan, part.number, partition)[mask], observed(plan, partition)[mask]
     return Scored(p, y, partition.keys[mask], 0)
 
 
@@ -251,6 +257,8 @@ def _sums(plan: Plan, rows: Scored) -> dict[str, Floats]:
         if kind == "binary":
             chance = np.clip(np.where(y == 1, p, 1 - p), FLOOR, 1.0)
             found = (np.abs(p * (1 - p)), away, np.abs(p), (p - y) ** 2, -np.log(chance))
+        elif kind == "survival":
+            found = (np.ones(len(y)), away)
         elif kind == "classes":
             chance = np.clip(p[np.arange(len(y)), y.astype(np.int64)], FLOOR, 1.0)
             found = ((p * (1 - p)).sum(axis=1), away.sum(axis=1), -np.log(chance))
@@ -259,6 +267,13 @@ def _sums(plan: Plan, rows: Scored) -> dict[str, Floats]:
             r, f, y = (np.ldexp(v, -plan.values["exponent"]) for v in (y - p, p, y))
             found = (np.ones(len(y)), away, f * f, r * r, y * y)
     return dict(zip(SUMS[kind], found, strict=True))
+
+
+def losses(plan: Plan, rows: Scored) -> Floats:
+    """-log of the probability of what happened, or of numbers the squared error in units of
+    4**exponent, (n_rows,)."""
+    number = plan.values["outcome"] == "number"
+    return _sums(plan, rows)["(squared error)" if number else "(log loss)"]
 
 
 def _levels(
@@ -290,11 +305,11 @@ def _levels(
         for part in parts_of(plan):
             if part.design == design:
                 counts |= product_counts(part.wide, data)
-        named |= {name: _fewer(count, named.get(name, 0)) for name, count in counts.items()}
+        named |= {name: fewer(count, named.get(name, 0)) for name, count in counts.items()}
     return named, values, leverage
 
 
-def _fewer(one: int, two: int) -> int:
+def fewer(one: int, two: int) -> int:
     """The smaller number of patients that is not nobody."""
     return min(one or two, two or one)
 

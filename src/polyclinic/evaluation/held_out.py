@@ -12,6 +12,7 @@ from polyclinic.core.algorithm import State
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
 from polyclinic.evaluation import metrics
+from polyclinic.evaluation.pairs import TASKS
 from polyclinic.models.learner import values
 from polyclinic.models.survival import HELD_OUT, CoxSpec
 from polyclinic.models.survival.concordance import Pairs, concordance_of
@@ -23,18 +24,20 @@ class HeldOut:
 
     Parameters
     ----------
-    spec : of the regression, over all rows.
+    spec : of the regression, over all rows; None: of other models, `predictors` say all.
     predictors : predictor data; with `folds`, one per fold, fitted without it.
     folds : 0 when `predictors` is the one full model, on the same patients.
     full : the full model, for the same patients beside cross-validation.
     show_sites : ask every site for its own concordance.
+    least : patients whose risks are taken together, where there is no spec.
     """
 
-    spec: CoxSpec
+    spec: CoxSpec | None
     predictors: tuple[Mapping[str, Any], ...]
     folds: int
     full: Mapping[str, Any] | None = None
     show_sites: bool = True
+    least: int = 5
 
     def init(self, seed: int) -> State:
         return {"done": {}}
@@ -69,7 +72,7 @@ class HeldOut:
 
     def _parts(self) -> list[tuple[str, Plan]]:
         how = f"{self.folds}-fold validation" if self.folds else "same patients"
-        total, own = HELD_OUT
+        total, own = TASKS if self.spec is None else HELD_OUT
         parts = [("all", self._plan(total, f"concordance, {how}", self.predictors, self.folds))]
         if self.full is not None:
             step = "concordance, same patients"
@@ -82,6 +85,9 @@ class HeldOut:
     def _plan(
         self, task: str, step: str, predictors: tuple[Mapping[str, Any], ...], folds: int
     ) -> Plan:
+        if self.spec is None:
+            asked = {"folds": folds, "outcome": "survival", "where": None, "least": self.least}
+            return Plan(task, {"predictors": [dict(one) for one in predictors], **asked}, step)
         exponents = np.array(self.spec.design.exponents, dtype=np.int64)
         theta = np.array([np.ldexp(one["coef"], exponents) for one in predictors])
         theta = theta.reshape(len(predictors), self.spec.size)

@@ -55,6 +55,16 @@ def _own(predictor: Predictor, plan: Plan) -> Predictor:
     return predictor if kept is None else predictor.kept_by(kept)
 
 
+def predictions(plan: Plan, number: int, partition: Partition) -> Floats:
+    """What one of the predictors says of the rows, found once for a plan; not to be changed."""
+
+    def make() -> tuple[Partition, Floats]:
+        return partition, predictors_of(plan)[number].predict(partition)
+
+    # The partition is kept beside it, so that no other one has its id.
+    return plan.once(f"predicted {number} of {id(partition)}", make)[1]
+
+
 def chosen(plan: Plan, partition: Partition) -> NDArray[np.bool_]:
     """The rows of the plan's subgroup; all rows without one."""
     where = plan.values.get("where")
@@ -66,13 +76,13 @@ def chosen(plan: Plan, partition: Partition) -> NDArray[np.bool_]:
 def scored(plan: Plan, partition: Partition) -> Scored:
     """Score the rows: in cross-validation each by the model fitted without its patient."""
     predictors, folds = predictors_of(plan), plan.values["folds"]
-    predicted = predictors[0].predict(partition)
+    predicted = predictions(plan, 0, partition)
     if folds > 1:
         predicted, fold = predicted.copy(), partition.keys % folds
         for i in range(1, folds):
             at = fold == i
             if at.any():
-                predicted[at] = predictors[i].predict(partition)[at]
+                predicted[at] = predictions(plan, i, partition)[at]
     mask = chosen(plan, partition)
     predicted, keys = predicted[mask], partition.keys[mask]
     if not all(isinstance(one, GLMPredictor) for one in predictors):

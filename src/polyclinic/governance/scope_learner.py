@@ -14,6 +14,7 @@ from typing import Any
 from polyclinic.core import codec
 from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.plan import Plan
+from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.governance.asked import asked
 from polyclinic.governance.scope_columns import Outside, require
 from polyclinic.governance.scope_rows import Agreed
@@ -97,7 +98,8 @@ class LearnerScope:
         foreign = {n: partial(self._checked, check) for n, check in self.kind.foreign.items()}
         found: dict[str, Callable[[Plan], None]] = {**own, **foreign}
         asks = self.kind.asks
-        return found if asks is None else {name: found[name] for name in asks(self.spec)}
+        found = found if asks is None else {name: found[name] for name in asks(self.spec)}
+        return found | (dict.fromkeys(PAIRS, self._pairs) if self.held_out == PAIRS else {})
 
     @property
     def private(self) -> bool:
@@ -127,6 +129,8 @@ class LearnerScope:
     @property
     def held_out(self) -> tuple[str, ...]:
         """Steps that judge it on held-out patients, the last one by name."""
+        if getattr(self.spec, "explains", "") == "survival" and not self.kind.held_out:
+            return PAIRS
         return self.kind.held_out or ()
 
     @property
@@ -189,6 +193,18 @@ class LearnerScope:
             check(self._alike(data.get("spec", {})), data)
         except (ValueError, KeyError, TypeError) as error:
             raise Outside(f"another form: {error}") from None
+
+    def _pairs(self, plan: Plan) -> None:
+        """The concordance of a network of durations."""
+        given, folds = plan.values, plan.values["folds"]
+        require(set(given) == {"predictors", "folds", "outcome", "where", "least"}, "another form")
+        require((plan.combine == "collect") == (plan.task == PAIRS[1]), "another step")
+        require(type(folds) is int and folds in (0, self.agreed.folds), "another validation")
+        require(len(given["predictors"]) == (folds or 1), "another validation")
+        require(given["outcome"] == "survival" and given["where"] is None, "another outcome")
+        require(type(given["least"]) is int and given["least"] >= 1, "another form")
+        for data in given["predictors"]:
+            self.check_predictor(data)
 
     def check_alone(self, plan: Plan) -> None:
         """Compare the model that a hospital is to fit by itself."""

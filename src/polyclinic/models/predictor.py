@@ -57,6 +57,22 @@ class Personal(Protocol):
     def kept_by(self, memory: Mapping[str, Any]) -> Predictor: ...
 
 
+@runtime_checkable
+class Segments(Protocol):
+    """A predictor of masks.
+
+    output    shape of a mask, (channels, ...)
+    overlaps  pixels of each row inside both masks, in the found one only, in the true one only, and
+              in none, (n_rows, channels, 4)
+    """
+
+    @property
+    def explains(self) -> str: ...
+    @property
+    def output(self) -> tuple[int, ...]: ...
+    def overlaps(self, partition: Partition) -> NDArray[np.float64]: ...
+
+
 _kinds: dict[str, Callable[[Mapping[str, Any]], Predictor]] = {}
 
 

@@ -117,6 +117,6 @@ def glossary(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         words += SURVIVAL
     elif "accuracy" in found:
         words += CLASSES
-    elif found:
+    elif found and "dice" not in found:
         words += NUMBER
     return words

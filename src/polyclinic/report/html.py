@@ -132,6 +132,8 @@ def _three(results: Mapping[str, Any]) -> list[tuple[str, str]]:
         area = found["concordance"]
         shown.append((f"{100 * area['value']:.0f} of 100", "pairs ranked rightly; chance is 50"))
         shown.append((f"{found['events']:,}", "had the event"))
+    elif found.get("dice") is not None:
+        shown.append((f"{found['dice']:.2f}", "mean Dice of the masks; 1 is the same mask"))
     elif found.get("r2") is not None:
         shown.append((f"{words.percent(found['r2'])} %", "of the differences explained"))
         shown.append((words.short(found["mae"]), "mean error of a prediction"))

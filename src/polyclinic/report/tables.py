@@ -177,6 +177,8 @@ def _columns(every: Mapping[str, Any]) -> Sequence[tuple[str, Any]]:
             ("events", lambda g: words.small(g["events"])),
             ("concordance (95 % interval)", lambda g: _with_interval(g["concordance"], 2)),
         )
+    if "dice" in every:
+        return (n, ("mean Dice", lambda g: words.fixed(g.get("dice"), 3)))
     if "accuracy" in every:
         return (
             n,

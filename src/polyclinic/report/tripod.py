@@ -34,6 +34,8 @@ def _output(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
         return "relative hazard"
     if "accuracy" in found:
         return "probability of each class"
+    if "dice" in found:
+        return "a mask"
     if "blocks" in model and not found:
         return "no prediction for a patient"
     return "predicted value"

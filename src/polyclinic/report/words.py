@@ -322,6 +322,11 @@ def evaluation_table(results: Mapping[str, Any]) -> str:
                 + ("" if area["lower"] is None else f"   ({between(area, 2)})"),
             )
         return "\n".join([how, *_with(lines, hidden, width), *foot])
+    if "dice" in found["all"]:
+        lines = [f"{'hospital':<{width}}{'patients':>8}{'mean Dice':>12}"]
+        for name, group in groups.items():
+            lines += _row(name, width, f"{group['n']:>8,}{fixed(group.get('dice'), 3):>12}")
+        return "\n".join([how, *_with(lines, hidden, width), *foot])
     if "accuracy" in found["all"]:
         lines = [f"{'hospital':<{width}}{'patients':>8}{'accuracy':>11}{'log loss':>11}"]
         for name, group in groups.items():

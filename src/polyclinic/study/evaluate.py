@@ -12,11 +12,12 @@ from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Federation
 from polyclinic.core.fit import Callback, Round, Run, Store, fit
-from polyclinic.evaluation import Evaluation, HeldOut, Outcome
+from polyclinic.evaluation import Evaluation, FoundMasks, HeldOut, Outcome
 from polyclinic.models import glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.models.learner import Spec, kind_of, last
+from polyclinic.models.survival import CoxSpec
 from polyclinic.study.formula import FormulaData
 
 StoreFor = Callable[[str], Store | None]
@@ -71,7 +72,7 @@ def _line(name: str, found: dict[str, Any]) -> dict[str, Any]:
         area = found["concordance"]
         line |= {"events": found["events"], "concordance": area["value"]}
         line |= {"lower": area["lower"], "upper": area["upper"]}
-    wanted = ("accuracy", "r2", "mae", "rmse", "d2", "log_loss", "brier")
+    wanted = ("dice", "accuracy", "r2", "mae", "rmse", "d2", "log_loss", "brier")
     return line | {key: found[key] for key in wanted if key in found}
 
 
@@ -85,14 +86,15 @@ class Judged:
     """A model that is evaluated.
 
     spec       as it was fitted, a regression's or a learner's
-    outcome    what it explains; "survival": the order in which patients have an event
+    outcome    what it explains; "survival": the order in which patients have an event;
+               "mask": a part of an image
     full       the fitted model, as predictor data
     alone      what each hospital is to fit by itself, or None
     classes    of an outcome with classes
     """
 
     spec: Any
-    outcome: Outcome | Literal["survival"]
+    outcome: Outcome | Literal["survival", "mask"]
     full: dict[str, Any]
     alone: dict[str, Any] | None = None
     classes: int = 2
@@ -174,16 +176,19 @@ def evaluate(
             judged, data.federation, folds, seed, store_for, callbacks
         )
     algorithm: Algorithm
-    if judged.outcome == "survival":
+    if judged.outcome == "survival" or judged.outcome == "mask":
         if subgroups:
             raise InputError(
                 f"subgroups: {', '.join(subgroups)}",
                 code="WRONG_VALUE",
-                rule="a survival model is judged over hospitals, not within subgroups",
+                rule="a model of durations or masks is judged over hospitals, not within subgroups",
                 next="leave [evaluation] subgroups out",
             )
         full = judged.full if folds else None
-        algorithm = HeldOut(judged.spec, tuple(predictors), folds, full, show_sites)
+        spec = judged.spec if isinstance(judged.spec, CoxSpec) else None
+        algorithm = HeldOut(spec, tuple(predictors), folds, full, show_sites, max(data.least, 1))
+        if judged.outcome == "mask":
+            algorithm = FoundMasks(tuple(predictors), folds, full, show_sites)
     else:
         algorithm = Evaluation(
             predictors=tuple(predictors),

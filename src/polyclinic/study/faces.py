@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.report import noise, words
+from polyclinic.study.importance import Explained
 from polyclinic.study.shown import MEASURES, validation
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ KINDS = {
 }
 
 
-class Shown(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class Shown(Explained, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """The faces of a fitted model. The fitting itself is in `Regression`."""
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

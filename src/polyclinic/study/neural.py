@@ -16,12 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
-from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.secure import SecureSums
+from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.models.learner import Asked, Column, Kind
 from polyclinic.models.neural.algorithm import neural
 from polyclinic.models.neural.arrivals import Clock, Event, arrivals_of, times
@@ -146,10 +146,10 @@ class NeuralNetwork(Learner):
 
     @property
     def kind_(self) -> Kind:
-        """The kind of model; networks of durations and masks have no evaluation over hospitals."""
+        """The kind of model; of durations and masks other things are judged."""
         kind = super().kind_
         if self._explains == "survival":
-            return replace(kind, explains="survival")
+            return replace(kind, explains="survival", held_out=PAIRS)
         return replace(kind, explains="nothing") if self._explains == "mask" else kind
 
     def __sklearn_tags__(self) -> Any:
@@ -320,14 +320,13 @@ class NeuralNetwork(Learner):
         return explain(self, X, method, **options)
 
     def judged(self) -> Judged:
-        """The network as it is evaluated. Raises NOTHING_TO_PREDICT."""
+        """The network as it is evaluated."""
         if self._explains in ("survival", "mask"):
-            raise InputError(
-                f"a network of a {self._explains} outcome is not evaluated over hospitals",
-                code="NOTHING_TO_PREDICT",
-                rule="measures over hospitals are of classes and numbers",
-                next="score(X, y) on rows of your own",
-            )
+            from polyclinic.study.evaluate import Judged
+
+            _ = self.formula_data
+            kind: Any = self._explains
+            return Judged(self.spec_, kind, self.predictor_.to_data())
         return super().judged()
 
     @property

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.errors import InputError
 from polyclinic.report import noise, words
+from polyclinic.study.importance import Explained
 
 NOISY = "Noise was added to all sums behind the model, its number of patients too."
 MEASURES = f"The measures are of the model with noise; they are {noise.NOT_COVERED}."
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from polyclinic.study.sites import Sites
 
 
-class ShownLearner(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class ShownLearner(Explained, BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """The faces of a fitted learner. The fitting itself is in `Learner`."""
 
     def __repr__(self, N_CHAR_MAX: int = 700) -> str:

@@ -65,12 +65,15 @@ class Network:
             outputs = self.module(batch)
         return outputs, self.loss.rows(outputs, inputs.targets(rows), self.spec.loss_options)
 
-    def outputs(self, inputs: Inputs) -> NDArray[np.float64]:
-        """Outputs of all rows in evaluation mode, (n_rows, outputs)."""
+    def outputs(
+        self, inputs: Inputs, chosen: NDArray[np.int64] | None = None
+    ) -> NDArray[np.float64]:
+        """Outputs of all rows, or of those chosen, in evaluation mode, (n_rows, outputs)."""
+        places = np.arange(len(inputs)) if chosen is None else chosen
         found = []
         with _lock, evaluating(self.module), torch().no_grad(), enough_memory():
-            for start in range(0, len(inputs), EVALUATED):
-                rows = np.arange(start, min(start + EVALUATED, len(inputs)))
+            for start in range(0, len(places), EVALUATED):
+                rows = places[start : start + EVALUATED]
                 found.append(self.module(inputs.batch(rows)).double().numpy())
         return (
             np.concatenate(found)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from polyclinic.core.design import Design
 from polyclinic.core.partition import Partition
-from polyclinic.models.neural.inputs import Scaling, inputs_of
+from polyclinic.models.neural.inputs import INSIDE, Scaling, inputs_of
 from polyclinic.models.neural.losses import LOSSES
-from polyclinic.models.neural.network import network_of
+from polyclinic.models.neural.network import EVALUATED, network_of
 from polyclinic.models.neural.personal import own, personal
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.predictor import register_predictor
@@ -63,6 +63,29 @@ class NeuralPredictor:
         if self.spec.explains != "classes":
             return self.spec.explains
         return "binary" if self.spec.classes == 2 else "classes"
+
+    @property
+    def cause(self) -> int:
+        """Of durations, the way in which they end that is explained."""
+        return int(self.spec.loss_options["cause"])
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """Shape of a mask."""
+        return self.spec.output
+
+    def overlaps(self, partition: Partition) -> Floats:
+        """Of masks, see `polyclinic.models.predictor.Segments`."""
+        rows = inputs_of(self.spec, self.scaling, partition)
+        network = network_of(self.spec).load(self.weights, self.beside)
+        found = np.zeros((len(rows), self.output[0], 4))
+        for at in np.array_split(np.arange(len(rows)), max(len(rows) // EVALUATED, 1)):
+            inside = LOSSES[self.spec.loss].predict(network.outputs(rows, at)) > INSIDE
+            true = rows.targets(at).numpy() > INSIDE
+            cells = (inside & true, inside & ~true, ~inside & true, ~inside & ~true)
+            for k, cell in enumerate(cells):
+                found[at, :, k] = cell.reshape(len(at), self.output[0], -1).sum(axis=2)
+        return found
 
     def outcome(self, partition: Partition) -> Floats:
         return partition.columns[self.spec.design.response]
