@@ -90,14 +90,13 @@ class Network:
 
 def network_of(spec: NeuralSpec) -> Network:
     """A network of this form; its numbers are whatever they were, so load them first."""
-    fixed = spec.to_data()
-    del fixed["rows"]
+    fixed = {**spec.to_data(), "rows": {}, "sites": []}
     return _made(codec.encode(fixed), threading.get_ident())
 
 
 @lru_cache(maxsize=8)
 def _made(spec: bytes, thread: int) -> Network:
-    return Network(NeuralSpec.from_data({**codec.decode(spec), "rows": {}}))
+    return Network(NeuralSpec.from_data(codec.decode(spec)))
 
 
 def sizes(spec: NeuralSpec) -> tuple[int, int]:

@@ -11,7 +11,7 @@ Arivazhagan et al. (2019), "Federated learning with personalization layers".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -89,7 +89,10 @@ class _Site:
 
         adjust  changes the gradients before each step
         """
-        library, optimizer = torch(), optimizer_of(self.spec, self.network, self.asked.lr)
+        library, optimizer = (
+            torch(),
+            optimizer_of(self.spec, self.network.parameters, self.asked.lr),
+        )
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
             optimizer.zero_grad()
@@ -268,11 +271,11 @@ def _gradient(
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
 
 
-def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Descent:
+def optimizer_of(spec: NeuralSpec, parameters: Sequence[Any], lr: float) -> Descent:
     """The optimizer of the local steps."""
     strategy = spec.strategy
     return Descent(
-        network.parameters,
+        parameters,
         lr,
         strategy.momentum,
         strategy.weight_decay,
@@ -286,18 +289,19 @@ def _sound(answer: Answer) -> Answer:
     if answer.control is not None:
         arrays.append(answer.control)
     if not all(np.isfinite(one).all() for one in arrays):
-        raise _ran_away()
+        raise ran_away()
     return answer
 
 
 def _finite(kept: dict[str, Floats]) -> dict[str, Floats]:
     """Raises Refused where a site's own network has run away."""
     if not all(np.isfinite(one).all() for one in kept.values()):
-        raise _ran_away()
+        raise ran_away()
     return kept
 
 
-def _ran_away() -> Refused:
+def ran_away() -> Refused:
+    """The error of numbers that are not finite any more."""
     return Refused(
         "training ran away here: a loss or a weight is not a finite number",
         code="LOSS_EXPLODED",

@@ -60,11 +60,12 @@ def _mlp(spec: NeuralSpec) -> Any:
 
 
 ARCHITECTURES = [
-    Architecture("linear", _linear, reads=("image", "series")),
+    Architecture("linear", _linear, reads=("image", "series"), stacks=True),
     Architecture(
         "mlp",
         _mlp,
         options={"hidden": ((64, 32), widths(20)), "dropout": (0.0, share)},
         reads=("image", "series"),
+        stacks=True,
     ),
 ]
