@@ -23,9 +23,9 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import goes_on_from
 from polyclinic.models.neural.fixed import number
-from polyclinic.models.neural.inputs import Inputs
+from polyclinic.models.neural.inputs import Inputs, inputs_of
 from polyclinic.models.neural.network import network_of
-from polyclinic.models.neural.rows import divided, inputs, question, spec_of
+from polyclinic.models.neural.rows import divided, question, scaling_of, spec_of
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.stack import Stack, stackable, stacks, train_stack
 from polyclinic.models.neural.tasks import trained
@@ -64,14 +64,17 @@ class Virtual(Domain):
         self._order = np.argsort(codes, kind="stable")
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes))])
         self._keys = np.empty(len(codes), dtype=np.int64)
+        self._known: tuple[Any, NeuralSpec] | None = None
+        self._stack: Stack | None = None
+        self._inputs: tuple[Any, Inputs] | None = None
         self._keys[self._order] = np.arange(len(codes)) - self._starts[codes[self._order]]
 
     def total(self, plan: Plan) -> Total:
         """The total of a plan: of training over the sites whose turn it is."""
         if plan.task != "neural.train":
             return super().total(plan)
-        spec, asked = spec_of(plan), question(plan)
-        items = replace(inputs(plan, self.rows), keys=self._keys)
+        spec, items = self._read(plan)
+        asked = question(plan)
         if len(asked.class_weight):
             items = replace(items, weight=row_weights(spec, items, asked.class_weight))
             asked = replace(asked, class_weight=np.zeros(0))
@@ -90,6 +93,19 @@ class Virtual(Domain):
         if kept:
             self._kept = dict([*self._kept.items(), (plan.bare_hash, kept)][-HELD:])
         return Total(sums)
+
+    def _read(self, plan: Plan) -> tuple[NeuralSpec, Inputs]:
+        """The spec, and the rows as its networks read them; made once for the rounds of a fit."""
+        fixed, state = (plan.values["spec"], plan.values["rows"]), plan.values["state"]
+        scaling = [np.asarray(state["scaling"][name]) for name in ("centre", "spread")]
+        if self._known is None or self._known[0] != fixed:
+            self._known, self._inputs = (fixed, spec_of(plan)), None
+        spec = self._known[1]
+        plan.once("spec", lambda: spec)
+        if self._inputs is None or not all(map(np.array_equal, self._inputs[0], scaling)):
+            found = inputs_of(spec, scaling_of(plan), self.rows)
+            self._inputs = scaling, replace(found, keys=self._keys)
+        return spec, self._inputs[1]
 
     def _each(
         self,
@@ -126,8 +142,12 @@ class Virtual(Domain):
             weight = items.weight[watched].astype(np.float64)
             watching[:] = network.losses(items, watched) @ weight, weight.sum()
         own = {name: rows for name, (rows, _) in zip(names, parts, strict=True) if len(rows)}
-        work = _gradients if spec.strategy.gradients else _stacked
-        sums, kept = work(spec, items, own, asked, before)
+        if spec.strategy.gradients:
+            sums, kept = _gradients(spec, items, own, asked), {}
+        else:
+            if self._stack is None or self._stack.network is not network:
+                self._stack = Stack(network)
+            sums, kept = _stacked(self._stack, spec, items, own, asked, before)
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise ran_away()
         return {**sums, "watched": watching, "beside": np.zeros(len(asked.beside))}, kept
@@ -161,21 +181,16 @@ class Virtual(Domain):
         return found
 
 
-def _gradients(
-    spec: NeuralSpec,
-    items: Inputs,
-    own: Mapping[str, Ints],
-    asked: Question,
-    before: Mapping[str, Memory],
-) -> tuple[Sums, dict[str, Memory]]:
+def _gradients(spec: NeuralSpec, items: Inputs, own: Mapping[str, Ints], asked: Question) -> Sums:
     """Sums of gradients at the same weights are the gradient over the rows of all sites."""
     rows = np.concatenate([np.zeros(0, dtype=np.int64), *own.values()])
     answer = train(spec, network_of(spec), items, rows, asked, {})
     weight = np.asarray(answer.weight)
-    return {"change": answer.change * weight, "weight": weight, "loss": np.asarray(answer.loss)}, {}
+    return {"change": answer.change * weight, "weight": weight, "loss": np.asarray(answer.loss)}
 
 
 def _stacked(
+    stack: Stack,
     spec: NeuralSpec,
     items: Inputs,
     own: Mapping[str, Ints],
@@ -183,7 +198,7 @@ def _stacked(
     before: Mapping[str, Memory],
 ) -> tuple[Sums, dict[str, Memory]]:
     """Sums over sites that are trained side by side, and their controls (Scaffold)."""
-    stack, names, rows = Stack(network_of(spec)), list(own), list(own.values())
+    names, rows = list(own), list(own.values())
     start, size = asked.weights.astype(np.float64), len(asked.weights)
     change, moved = np.zeros(size), np.zeros(size)
     weight, loss = 0.0, 0.0
