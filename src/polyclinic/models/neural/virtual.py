@@ -142,8 +142,9 @@ class Virtual(Domain):
             weight = items.weight[watched].astype(np.float64)
             watching[:] = network.losses(items, watched) @ weight, weight.sum()
         own = {name: rows for name, (rows, _) in zip(names, parts, strict=True) if len(rows)}
+        kept: dict[str, Memory] = {}
         if spec.strategy.gradients:
-            sums, kept = _gradients(spec, items, own, asked), {}
+            sums = _gradients(spec, items, own, asked)
         else:
             if self._stack is None or self._stack.network is not network:
                 self._stack = Stack(network)
