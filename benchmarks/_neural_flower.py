@@ -26,7 +26,7 @@ class Client(NumPyClient):
         self.x, self.y = (one[rows] for one in data(CLIENTS))  # made once in a worker process
 
     def fit(self, parameters: list, config: dict) -> tuple[list, int, dict]:
-        order = np.random.permutation(ROWS)
+        order = np.random.default_rng().permutation(ROWS)
         return list(softmax(*parameters, self.x, self.y, order)), ROWS, {}
 
 

@@ -84,11 +84,12 @@ class Stack:
 
 @dataclass(frozen=True)
 class Trained:
-    """What came of a round, by site: weights (sites, n_weights), and as in `train.Answer` the loss
-    and the steps, (sites,)."""
+    """What came of a round, by site: weights of the network (sites, n_weights), and as in
+    `train.Answer` loss, weight and steps, (sites,)."""
 
     weights: Single
     loss: Floats
+    weight: Floats
     steps: Ints
 
 
@@ -117,19 +118,18 @@ def train_stack(
     asked: Question,
     controls: Single | None = None,
 ) -> Trained:
-    """Local steps of sites with `rows` each, one at least; `controls` (sites, n_weights) are
-    the sites' own of Scaffold."""
+    """Local steps of sites with `rows` each, one at least, those with most rows first; `controls`
+    (sites, n_weights) are the sites' own of Scaffold."""
     library = torch()
     chosen = _batches(spec, inputs, rows, asked.round)
-    order = sorted(range(len(rows)), key=lambda site: -len(chosen[site]))
-    chosen = [chosen[site] for site in order]
+    steps = np.array([len(each) for each in chosen])
     flat = library.from_numpy(np.tile(asked.weights.astype(np.float32), (len(rows), 1)))
     descent = optimizer_of(spec, stack.cut(flat), asked.lr)
-    pulls = _Pulls(stack, spec.strategy, asked, None if controls is None else controls[order])
+    pulls = _Pulls(stack, spec.strategy, asked, controls)
     total, seen = np.zeros(len(rows)), np.zeros(len(rows))
     with enough_memory():
-        for step in range(len(chosen[0])):
-            left = sum(len(each) > step for each in chosen)
+        for step in range(steps[0]):
+            left = int(np.count_nonzero(steps > step))
             descent.first(left)
             stack.hold(descent.parameters)
             places, weight = _padded([each[step] for each in chosen[:left]], inputs.weight)
@@ -141,10 +141,8 @@ def train_stack(
             descent.step()
             total[:left] += losses.detach().sum(1).numpy()
             seen[:left] += sums
-    held = np.array([inputs.weight[rows[site]].sum() for site in order], dtype=np.float64)
-    steps = np.array([len(each) for each in chosen])
-    back = np.argsort(order)
-    return Trained(flat.numpy()[back], (total * held / np.maximum(seen, 1e-12))[back], steps[back])
+    held = np.array([inputs.weight[one].sum() for one in rows], dtype=np.float64)
+    return Trained(flat.numpy(), total * held / np.maximum(seen, 1e-12), held, steps)
 
 
 class _Pulls:
@@ -255,4 +253,5 @@ def _product() -> Any:
 
 
 def _times(a: Tensor, b: Tensor) -> Tensor:
-    return torch().from_numpy(np.matmul(a.detach().numpy(), b.detach().numpy()))
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that explodes is refused at the end
+        return torch().from_numpy(np.matmul(a.detach().numpy(), b.detach().numpy()))

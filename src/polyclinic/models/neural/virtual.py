@@ -213,7 +213,7 @@ def _stacked(
             held = [before.get(names[place], nothing)["control"] for place in places]
             controls = np.array(held, dtype=np.float32)
         found = train_stack(stack, spec, items, some, asked, controls)
-        each = np.array([items.weight[one].sum() for one in some], dtype=np.float64)
+        each = found.weight
         change += each @ found.weights.astype(np.float64) - each.sum() * start
         weight, loss = weight + each.sum(), loss + found.loss.sum()
         if controls is not None:
