@@ -14,12 +14,12 @@ from _neural_work import BATCH, CLASSES, LR, ROWS, WIDTH, data  # noqa: E402
 from pfl.aggregate.simulate import SimulatedBackend  # noqa: E402
 from pfl.algorithm.base import NNAlgorithmParams  # noqa: E402
 from pfl.algorithm.federated_averaging import FederatedAveraging  # noqa: E402
-from pfl.callback import TrainingProcessCallback  # noqa: E402
+from pfl.callback.base import TrainingProcessCallback  # noqa: E402
 from pfl.data.dataset import Dataset  # noqa: E402
 from pfl.data.federated_dataset import FederatedDataset  # noqa: E402
 from pfl.data.sampling import get_user_sampler  # noqa: E402
 from pfl.hyperparam import NNEvalHyperParams, NNTrainHyperParams  # noqa: E402
-from pfl.metrics import Weighted  # noqa: E402
+from pfl.metrics import Metrics, Weighted  # noqa: E402
 from pfl.model.pytorch import PyTorchModel  # noqa: E402
 
 ENDS: list[float] = []
@@ -46,7 +46,7 @@ class Softmax(torch.nn.Module):
 class Timed(TrainingProcessCallback):
     def after_central_iteration(self, aggregate_metrics, model, *, central_iteration):
         ENDS.append(time.time())
-        return False, aggregate_metrics
+        return False, Metrics()
 
 
 x, y = (torch.from_numpy(one) for one in data(CLIENTS))

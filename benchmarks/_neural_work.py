@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-ROWS, WIDTH, CLASSES, BATCH, LR = 60, 784, 10, 20, 0.1
+ROWS, WIDTH, CLASSES, BATCH, LR = 60, 784, 10, 20, 0.01
 SHARE = 100  # clients of a round
 
 
