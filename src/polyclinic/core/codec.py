@@ -102,7 +102,7 @@ def _lower(value: Any, arrays: Raw) -> Any:
             raise _bad("a number is not finite")
         return value
     if isinstance(value, (list, tuple)):
-        return [_lower(item, arrays) for item in value]
+        return [item if type(item) in _PLAIN else _lower(item, arrays) for item in value]
     if kind is dict or isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str) or key == _ARRAY:

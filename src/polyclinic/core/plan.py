@@ -94,6 +94,8 @@ class Plan:
     @property
     def bare_hash(self) -> str:
         """Of what is asked, over whatever cohort: what an algorithm knows of its own plan."""
+        if self.cohort is None and not self.compress:
+            return self.content_hash
         return self.once("bare_hash", lambda: codec.digest({**self._sums(), "cohort": None}))
 
     @property

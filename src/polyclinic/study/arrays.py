@@ -39,6 +39,11 @@ class Arrays:
     labels: NDArray[Any] | None = None
     ends: Floats | None = None
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels' names, in order; none without labels."""
+        return () if self.labels is None else tuple(str(one) for one in np.unique(self.labels))
+
     def columns(self) -> tuple[Column, ...]:
         """The terms as columns with the ranges that they have; empty where these are not known."""
         if self.ends is None:

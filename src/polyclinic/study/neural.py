@@ -21,6 +21,7 @@ from polyclinic.core.fit import Callback, Store, fit
 from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.secure import SecureSums
+from polyclinic.engines.workers import single_threaded_blas
 from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.models.learner import Asked, Column, Kind
 from polyclinic.models.neural.algorithm import neural
@@ -30,6 +31,7 @@ from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.strategy import Strategy
+from polyclinic.models.neural.virtual import Virtual
 from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.formula import FormulaData
 from polyclinic.study.items import (
@@ -262,11 +264,14 @@ class NeuralNetwork(Learner):
 
     def _domain(self, arrays: Arrays, engine: Embedded) -> Engine:
         """Every label trains by itself; their rows are never put together."""
-        return engine.domain(arrays.rows) if arrays.labels is None else arrays.each_site(engine)
+        if arrays.labels is None:
+            return engine.domain(arrays.rows)
+        workers = engine.workers(arrays.rows)
+        return Virtual(arrays.rows, arrays.labels, workers, single_threaded_blas)
 
     def _array_sites(self, arrays: Arrays) -> tuple[str, ...]:
         """Every label has its turn."""
-        return () if arrays.labels is None else tuple(part.site for part in arrays.parts())
+        return () if arrays.labels is None else arrays.names
 
     def partition(self, X: Any) -> Partition:
         """New rows as the network reads them."""

@@ -34,6 +34,8 @@ class Architecture:
     reads    kinds of media that it takes: "image", "series"; without any only tables
     finds    outcomes that it explains, as losses name them
     fits     raises InputError (WRONG_VALUE) for a spec that it cannot be built from
+    stacks   its weights are those of plain `torch.nn.Linear` layers, and whatever stands between
+             them acts on each row by itself: many sites of one process are trained at once
     """
 
     name: str
@@ -43,6 +45,7 @@ class Architecture:
     reads: tuple[str, ...] = ()
     finds: tuple[str, ...] = ("classes", "number", "survival")
     fits: Callable[[NeuralSpec], None] = lambda spec: None
+    stacks: bool = False
 
 
 _installed: dict[str, Architecture] = {}

@@ -41,6 +41,13 @@ class Descent:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def first(self, many: int) -> None:
+        """Forget the gradients, and go on with the first `many` of stacked parameters."""
+        held = [parameter.detach()[:many] for parameter in self.parameters]
+        self.parameters = [one.requires_grad_() for one in held]
+        self._mean = {i: one[:many] for i, one in self._mean.items()}
+        self._square = {i: one[:many] for i, one in self._square.items()}
+
     def step(self) -> None:
         """One step of every parameter that has a gradient."""
         self.steps += 1

@@ -13,20 +13,21 @@ from numpy.typing import NDArray
 from polyclinic.core.errors import Refused
 
 FRACTION = 28
+STEPS = 2.0**FRACTION
 LARGEST = 2.0**28
 
 
 def whole(values: Any) -> NDArray[np.int64]:
     """The steps of numbers. Raises Refused (LOSS_EXPLODED) for what is not finite or too large."""
     array = np.asarray(values, dtype=np.float64)
-    if not np.all(np.abs(array) < LARGEST):
+    if not (array.min(initial=0.0) > -LARGEST and array.max(initial=0.0) < LARGEST):  # NaN is not
         raise Refused(
             f"an update times its rows is not below {LARGEST:.3g} here",
             code="LOSS_EXPLODED",
             rule="only finite numbers leave a site",
             next="lower the learning rate, or scale the columns",
         )
-    return np.rint(np.ldexp(array, FRACTION)).astype(np.int64)
+    return np.rint(array * STEPS).astype(np.int64)
 
 
 def number(steps: Any) -> NDArray[np.float64]:
@@ -34,4 +35,4 @@ def number(steps: Any) -> NDArray[np.float64]:
     array = np.asarray(steps)
     if array.dtype.kind == "f":
         return array
-    return np.asarray(np.ldexp(np.asarray(steps, dtype=np.float64), -FRACTION))
+    return np.asarray(np.asarray(steps, dtype=np.float64) / STEPS)

@@ -18,6 +18,7 @@ from polyclinic.models.neural.spec import NeuralSpec
 TABLE = "table"
 MASKS = "masks"  # outcomes of these
 INSIDE = 0.5  # a pixel of a mask that is read is inside above it
+BLOCK = 4096  # rows of a table that are scaled at once
 ITEMS = "items"  # images or series in memory, of arrays in one trust domain
 
 
@@ -91,6 +92,17 @@ class Scaling:
     centre: NDArray[np.float64]
     spread: NDArray[np.float64]
 
+    def of(self, x: NDArray[Any]) -> NDArray[np.float32]:
+        """Terms (n_rows, n_terms) as they are read; single precision that nothing is done to is not
+        copied."""
+        if x.dtype == np.float32 and not self.centre.any() and (self.spread == 1).all():
+            return x
+        found = np.empty(x.shape, dtype=np.float32)
+        for start in range(0, len(x), BLOCK):
+            rows = slice(start, start + BLOCK)
+            found[rows] = (x[rows] - self.centre) / self.spread
+        return found
+
     def to_data(self) -> dict[str, Any]:
         return dict(vars(self))
 
@@ -105,8 +117,7 @@ def inputs_of(
     if ITEMS in spec.shapes:
         arrays = partition.columns[ITEMS]
     elif spec.table:
-        x = design.matrix(partition.columns, partition.site)
-        table = ((x - scaling.centre) / scaling.spread).astype(np.float32)
+        table = scaling.of(design.matrix(partition.columns, partition.site))
     media = {
         name: (partition.media[name], partition.columns[name].astype(np.int64))
         for name in design.media

@@ -21,6 +21,7 @@ from polyclinic.models.neural.spec import NeuralSpec
 
 Floats = NDArray[np.float32]
 EVALUATED = 512  # rows that are scored at once
+_last = threading.local()  # the spec that was asked for, and its network
 _lock = threading.RLock()  # torch's random numbers and its mode are the process's
 
 
@@ -93,14 +94,16 @@ class Network:
 
 def network_of(spec: NeuralSpec) -> Network:
     """A network of this form; its numbers are whatever they were, so load them first."""
-    fixed = spec.to_data()
-    del fixed["rows"]
-    return _made(codec.encode(fixed), threading.get_ident())
+    last: tuple[NeuralSpec, Network] | None = getattr(_last, "made", None)
+    if last is None or last[0] is not spec:
+        fixed = {**spec.to_data(), "rows": {}, "sites": []}
+        last = _last.made = spec, _made(codec.encode(fixed), threading.get_ident())
+    return last[1]
 
 
 @lru_cache(maxsize=8)
 def _made(spec: bytes, thread: int) -> Network:
-    return Network(NeuralSpec.from_data({**codec.decode(spec), "rows": {}}))
+    return Network(NeuralSpec.from_data(codec.decode(spec)))
 
 
 def sizes(spec: NeuralSpec) -> tuple[int, int]:

@@ -135,7 +135,7 @@ def patients_round(
     clip = float(spec.privacy["clip"])
     expected = noise.rate * max(float(asked.extra["patients"]), 1.0)
     gradients = spec.strategy.gradients
-    optimizer = None if gradients else optimizer_of(spec, network, asked.lr)
+    optimizer = None if gradients else optimizer_of(spec, network.parameters, asked.lr)
     moved = np.zeros(len(asked.weights))
     with seeded(secrets.randbelow(2**62)):  # of dropout: nobody knows it
         network.module.train()

@@ -94,11 +94,15 @@ def inputs(plan: Plan, partition: Partition) -> Inputs:
 
 def split(plan: Plan, partition: Partition) -> tuple[Ints, Ints]:
     """Rows that are trained on, and rows whose loss is watched; by patient."""
-    spec, keys = spec_of(plan), partition.keys
+    return divided(spec_of(plan), partition.keys, partition.site)
+
+
+def divided(spec: NeuralSpec, keys: Ints, site: str) -> tuple[Ints, Ints]:
+    """The same of rows of these patients of a site."""
     inside = np.ones(len(keys), dtype=bool)
     if "folds" in spec.rows:
         inside = keys % spec.rows["folds"] != spec.rows["without"]
-    watched = inside & (uniform(keys, spec.seed, WATCHED, partition.site) < spec.validation)
+    watched = inside & (uniform(keys, spec.seed, WATCHED, site) < spec.validation)
     return np.flatnonzero(inside & ~watched), np.flatnonzero(watched)
 
 

@@ -32,12 +32,14 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.neural.batches import repeats
 from polyclinic.models.neural.fixed import number, whole
+from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import network_of, sizes
-from polyclinic.models.neural.personal import own, personal
+from polyclinic.models.neural.personal import own as kept_by
+from polyclinic.models.neural.personal import personal
 from polyclinic.models.neural.private import check_private, hospital_round, patients_round
-from polyclinic.models.neural.rows import inputs, plain, question, spec_of, split, used
+from polyclinic.models.neural.rows import Ints, inputs, plain, question, spec_of, split, used
 from polyclinic.models.neural.spec import NeuralSpec
-from polyclinic.models.neural.train import classes_of, row_weights, train
+from polyclinic.models.neural.train import Question, classes_of, row_weights, train
 from polyclinic.models.neural.turns import trains
 from polyclinic.models.own_moments import MomentsTask
 from polyclinic.privacy.noisy import noise_required
@@ -86,33 +88,10 @@ class TrainTask(Unaided):
             return _private(plan, partition), {}
         if not trains(spec, partition.site, asked.round):
             return self._nothing(plan, partition), memory
-        rows, network = inputs(plan, partition), network_of(spec)
-        trained, watched = split(plan, partition)
-        watching = np.zeros(2)
-        if len(watched) and asked.round < spec.strategy.rounds:
-            masks = personal(spec.strategy, network)
-            network.load(*own(masks, asked.weights, asked.beside, memory))
-            weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
-            watching[:] = network.losses(rows, watched) @ weight, weight.sum()
-        answer = train(spec, network, rows, trained, asked, memory, partition.site)
-        nova = spec.strategy.name == "fednova"
-        per_step = answer.change / max(answer.steps, 1) if nova else answer.change
-        change, left = _rounded(spec, per_step * answer.weight, memory)
-        leaves = {
-            "change": change,
-            "beside": whole(answer.beside * answer.weight),
-            "weight": whole(answer.weight),
-            "loss": whole(answer.loss),
-            "watched": whole(watching),
-        }
-        if answer.control is not None and spec.strategy.name == "scaffold":
-            held = row_weights(spec, rows, asked.class_weight)[trained].sum()
-            leaves["control"] = whole(answer.control * answer.weight)
-            leaves["everyone"] = whole(held)
-        if nova:
-            leaves["work"] = whole(answer.weight * answer.steps / WORK)
+        rows, parts = inputs(plan, partition), split(plan, partition)
+        leaves, kept = trained(spec, rows, *parts, asked, memory, partition.site)
         behind = Evidence(_patients(plan, partition))
-        return Contribution(leaves, behind), {**answer.memory, **left}
+        return Contribution(leaves, behind), kept
 
     def _nothing(self, plan: Plan, partition: Partition) -> Contribution:
         """Zeros, but for the weight of rows where that is summed over all sites."""
@@ -151,6 +130,43 @@ class TrainTask(Unaided):
         if classes is not None:
             parts = parts * repeats(classes)
         return Shares.of(np.abs(parts), partition.persons[trained])
+
+
+def trained(
+    spec: NeuralSpec,
+    rows: Inputs,
+    own: Ints,
+    watched: Ints,
+    asked: Question,
+    memory: Memory,
+    site: str,
+) -> tuple[dict[str, Any], Memory]:
+    """One round of a site with the rows `own`: its leaves, and what it keeps. The loss of `watched`
+    is that of the network before."""
+    network, watching = network_of(spec), np.zeros(2)
+    if len(watched) and asked.round < spec.strategy.rounds:
+        masks = personal(spec.strategy, network)
+        network.load(*kept_by(masks, asked.weights, asked.beside, memory))
+        weight = row_weights(spec, rows, asked.class_weight)[watched].astype(np.float64)
+        watching[:] = network.losses(rows, watched) @ weight, weight.sum()
+    answer = train(spec, network, rows, own, asked, memory, site)
+    nova = spec.strategy.name == "fednova"
+    per_step = answer.change / max(answer.steps, 1) if nova else answer.change
+    change, left = _rounded(spec, per_step * answer.weight, memory)
+    leaves = {
+        "change": change,
+        "beside": whole(answer.beside * answer.weight),
+        "weight": whole(answer.weight),
+        "loss": whole(answer.loss),
+        "watched": whole(watching),
+    }
+    if answer.control is not None and spec.strategy.name == "scaffold":
+        held = row_weights(spec, rows, asked.class_weight)[own].sum()
+        leaves["control"] = whole(answer.control * answer.weight)
+        leaves["everyone"] = whole(held)
+    if nova:
+        leaves["work"] = whole(answer.weight * answer.steps / WORK)
+    return leaves, {**answer.memory, **left}
 
 
 def _weighs(plan: Plan) -> bool:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -97,7 +97,8 @@ class _Site:
         seconds  after which no further step begins; None: no limit
         """
         end = math.inf if seconds is None else time.monotonic() + seconds
-        library, optimizer = torch(), optimizer_of(self.spec, self.network, self.asked.lr)
+        library = torch()
+        optimizer = optimizer_of(self.spec, self.network.parameters, self.asked.lr)
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
             optimizer.zero_grad()
@@ -280,11 +281,11 @@ def _gradient(
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
 
 
-def optimizer_of(spec: NeuralSpec, network: Network, lr: float) -> Descent:
+def optimizer_of(spec: NeuralSpec, parameters: Sequence[Any], lr: float) -> Descent:
     """The optimizer of the local steps."""
     strategy = spec.strategy
     return Descent(
-        network.parameters,
+        parameters,
         lr,
         strategy.momentum,
         strategy.weight_decay,
@@ -298,18 +299,19 @@ def _sound(answer: Answer) -> Answer:
     if answer.control is not None:
         arrays.append(answer.control)
     if not all(np.isfinite(one).all() for one in arrays):
-        raise _ran_away()
+        raise ran_away()
     return answer
 
 
 def _finite(kept: dict[str, Floats]) -> dict[str, Floats]:
     """Raises Refused where a site's own network has run away."""
     if not all(np.isfinite(one).all() for one in kept.values()):
-        raise _ran_away()
+        raise ran_away()
     return kept
 
 
-def _ran_away() -> Refused:
+def ran_away() -> Refused:
+    """The error of numbers that are not finite any more."""
     return Refused(
         "training ran away here: a loss or a weight is not a finite number",
         code="LOSS_EXPLODED",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from polyclinic.core.sampling import uniform
+from polyclinic.core.sampling import uniform_of
 
 if TYPE_CHECKING:
     from polyclinic.models.neural.spec import NeuralSpec
@@ -19,20 +19,25 @@ if TYPE_CHECKING:
 
 def trains(spec: NeuralSpec, site: str, round: int) -> bool:
     """Whether a site trains in a round; without names of sites every one does."""
+    chosen = turn(spec, round)
+    return chosen is None or site in chosen
+
+
+def turn(spec: NeuralSpec, round: int) -> list[str] | None:
+    """The sites that train in a round; None: every one."""
     strategy, names = spec.strategy, sorted(spec.sites)
     if not strategy.by_turns or not names or round >= strategy.rounds:
-        return True
+        return None
     if strategy.name == "cyclic":
         cycle, place = divmod(round, len(names))
         if strategy.order == "shuffled":
             names = _drawn(names, spec.seed, cycle)
-        return site == names[place]
+        return [names[place]]
     many = max(1, math.floor(strategy.clients * len(names) + 0.5))
-    return site in _drawn(names, spec.seed, round)[:many]
+    return _drawn(names, spec.seed, round)[:many]
 
 
 def _drawn(names: list[str], seed: int, round: int) -> list[str]:
-    """The names in an order that is drawn for the round."""
-    key = np.zeros(1, dtype=np.int64)
-    draws = {name: float(uniform(key, seed, round, f"turn {name}")[0]) for name in names}
-    return sorted(names, key=lambda name: (draws[name], name))
+    """The names, which are sorted, in an order that is drawn for the round."""
+    draws = uniform_of((f"turn {name}" for name in names), seed, round)
+    return [names[i] for i in np.argsort(draws, kind="stable")]

@@ -25,8 +25,9 @@ def flat(spec: NeuralSpec) -> int:
 def laid(item: Any) -> Any:
     """A batch of one input, laid side by side: of series the values without gaps, and which were
     measured."""
-    parts = fill(item) if item.dim() == 3 else (item,)
-    return torch().cat([part.flatten(1) for part in parts], dim=1)
+    if item.dim() != 3:
+        return item.flatten(1)
+    return torch().cat([part.flatten(1) for part in fill(item)], dim=1)
 
 
 def dense(spec: NeuralSpec, hidden: tuple[int, ...], dropout: float) -> Any:
@@ -60,11 +61,12 @@ def _mlp(spec: NeuralSpec) -> Any:
 
 
 ARCHITECTURES = [
-    Architecture("linear", _linear, reads=("image", "series")),
+    Architecture("linear", _linear, reads=("image", "series"), stacks=True),
     Architecture(
         "mlp",
         _mlp,
         options={"hidden": ((64, 32), widths(20)), "dropout": (0.0, share)},
         reads=("image", "series"),
+        stacks=True,
     ),
 ]
