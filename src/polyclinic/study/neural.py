@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
+from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Store, fit
 from polyclinic.core.partition import Partition
