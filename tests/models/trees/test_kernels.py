@@ -31,6 +31,36 @@ def test_lines_are_the_sums_of_their_rows(lanes, dtype):
     assert np.array_equal(found[True], exact) and np.array_equal(found[False], exact)
 
 
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("many", [4, 14])
+def test_nodes_are_the_sums_of_their_rows(many, width, monkeypatch):
+    bins = RNG.integers(0, 7, (600, 14)).astype(np.uint8)
+    values = RNG.integers(-(2**34), 2**34, (600, width + 1))
+    second = RNG.integers(0, 2**kernels.HESSIAN_BITS + 1, 600)
+    values[:, -1] = second + (1 << kernels.COUNT)
+    order = RNG.permutation(600).astype(np.int32)
+    ranges = np.array([0, 300, 300]), np.array([250, 300, 600])
+    columns = np.sort([RNG.permutation(14)[:many] for _ in range(4)], axis=1)
+    at = np.array([0, 1, 3])
+    monkeypatch.setattr(kernels, "MOST_ROWS", 100)
+    for fast in (True, False):
+        out = (
+            np.zeros((4, many, 7, width), np.int64),
+            np.zeros((4, many, 7), np.int64),
+            np.zeros((4, many, 7), np.int64),
+        )
+        kernels.add_nodes(bins, order, ranges, values, columns, at, out, fast)
+        assert not out[2][1:3].any()
+        for node, begin, stop in zip(at, *ranges, strict=True):
+            rows = order[begin:stop]
+            for j, column in enumerate(columns[node]):
+                for b in range(7):
+                    here = rows[bins[rows, column] == b]
+                    assert np.array_equal(out[0][node, j, b], values[here, :-1].sum(axis=0))
+                    assert out[1][node, j, b] == second[here].sum()
+                    assert out[2][node, j, b] == len(here)
+
+
 def test_rows_are_divided_in_their_order():
     column = RNG.integers(0, 6, 200).astype(np.uint8)
     left = np.array([True, False, True, False, False, True])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polyclinic.models.trees.category import best_set
 from polyclinic.models.trees.kernels import GRADIENT_BITS, HESSIAN_BITS
-from polyclinic.models.trees.rows import line_columns
+from polyclinic.models.trees.rows import columns_of
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.split import LEAST_GAIN, Rules, scan
 from polyclinic.models.trees.stack import Stack, stacked
@@ -61,10 +61,11 @@ class Level:
         full = []
         for before, answer in ((self.g, g), (self.h, h), (self.n, n)):
             out = np.empty((len(self.nodes), *answer.shape[1:]), dtype=np.int64)
-            there = self.place >= 0
-            out[there] = answer[self.place[there]]
-            rest = np.flatnonzero(~there)
-            out[rest] = before[self.parent[rest]] - out[rest ^ 1]
+            for i, (place, parent) in enumerate(zip(self.place, self.parent, strict=True)):
+                if place >= 0:
+                    out[i] = answer[place]
+                else:
+                    np.subtract(before[parent], answer[self.place[i ^ 1]], out=out[i])
             full.append(out)
         return replace(self, g=full[0], h=full[1], n=full[2])
 
@@ -120,9 +121,7 @@ def splits_of(spec: Spec, level: Level, first: int) -> Splits:
     rules, unit = Rules.of(spec), units(spec)
     bins = np.array([f.bins for f in spec.features])
     category = np.array([f.levels > 0 for f in spec.features])
-    columns = np.stack(
-        [line_columns(spec, first + int(tree), int(node)) for tree, node in level.nodes]
-    )
+    columns = columns_of(spec, first, level.nodes)
     last = np.where(category[columns], 0, bins[columns])
     if not spec.has_missing:
         last = np.maximum(last - 1, 0)

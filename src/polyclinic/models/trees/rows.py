@@ -130,6 +130,11 @@ class Nodes:
     def rows(self, node: int) -> NDArray[np.int32]:
         return self.order[self.begin[node] : self.stop[node]]
 
+    def ranges(self, nodes: Ints) -> tuple[Ints, Ints]:
+        """Where the rows of some nodes begin and stop in `order`."""
+        begin, stop = ([side[node] for node in nodes.tolist()] for side in (self.begin, self.stop))
+        return np.array(begin, dtype=np.int64), np.array(stop, dtype=np.int64)
+
     def follow(self, tree: Stack, node: int, columns: Any, left: Bools) -> None:
         """Divide a node's rows among its children."""
         begin, stop, child = self.begin[node], self.stop[node], int(tree.left[node])
@@ -335,6 +340,15 @@ def line_columns(spec: Spec, tree: int, node: int) -> Ints:
         place = uniform(every, spec.seed + NODE + (tree << 20), node)
         every = np.sort(every[np.argsort(place)[: spec.node_columns]])
     return every
+
+
+def columns_of(spec: Spec, first: int, nodes: Ints) -> Ints:
+    """The same of nodes of growing trees, (n_nodes, 2), of which `first` is the number of the
+    first: (n_nodes, n_lines)."""
+    if spec.columns == len(spec.features):
+        return np.tile(np.arange(spec.columns), (len(nodes), 1))
+    found = [line_columns(spec, first + tree, node) for tree, node in nodes.tolist()]
+    return np.array(found, dtype=np.int64).reshape(-1, spec.columns)
 
 
 def poisson(u: Floats) -> Floats:
