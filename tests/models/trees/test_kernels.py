@@ -61,6 +61,17 @@ def test_nodes_are_the_sums_of_their_rows(many, width, monkeypatch):
                     assert out[2][node, j, b] == len(here)
 
 
+def test_every_row_of_a_leaf_gets_its_value():
+    order, ranges = RNG.permutation(50)[:40].astype(np.int32), (np.array([0, 9, 9]), [9, 9, 40])
+    values, start = RNG.normal(size=(3, 2)), RNG.normal(size=(50, 2))
+    for fast in (True, False):
+        margin = np.asfortranarray(start.copy())
+        kernels.add_values(margin, order, (ranges[0], np.array(ranges[1])), values, fast)
+        moved = np.zeros((50, 2))
+        moved[order[:9]], moved[order[9:]] = values[0], values[2]
+        assert np.array_equal(margin, start + moved)
+
+
 def test_rows_are_divided_in_their_order():
     column = RNG.integers(0, 6, 200).astype(np.uint8)
     left = np.array([True, False, True, False, False, True])

@@ -117,3 +117,20 @@ def divide(column: Bins, order: Order, left: NDArray[np.bool_], fast: bool | Non
     mask = left[column[order]]
     order[:] = np.concatenate([order[mask], order[~mask]])
     return int(np.count_nonzero(mask))
+
+
+def add_values(
+    margin: NDArray[np.float64],
+    order: Order,
+    ranges: tuple[Ints, Ints],
+    values: NDArray[np.float64],
+    fast: bool | None = None,
+) -> None:
+    """Add each leaf's value to the margins of its rows, (n_rows, width); ranges as `add_nodes`."""
+    if compiled() if fast is None else fast:
+        from polyclinic.models.trees import loops
+
+        loops.add_values(margin, order, *ranges, values)
+        return
+    for begin, stop, value in zip(*ranges, values, strict=True):
+        margin[order[begin:stop]] += value

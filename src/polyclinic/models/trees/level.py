@@ -119,8 +119,7 @@ def units(spec: Spec) -> tuple[float, float]:
 def splits_of(spec: Spec, level: Level, first: int) -> Splits:
     """The best split of each open node; `first`: number of the first growing tree."""
     rules, unit = Rules.of(spec), units(spec)
-    bins = np.array([f.bins for f in spec.features])
-    category = np.array([f.levels > 0 for f in spec.features])
+    bins, category = spec.bins_of, spec.levels_of > 0
     columns = columns_of(spec, first, level.nodes)
     last = np.where(category[columns], 0, bins[columns])
     if not spec.has_missing:
@@ -187,7 +186,7 @@ def _sides(spec: Spec, level: Level, found: Splits) -> _Sides:
     lines = (np.arange(many), found.line)
     g, h, n = (array[lines] for array in (level.g, level.h, level.n))
     numbers = np.arange(g.shape[1])
-    category = np.array([f.levels > 0 for f in spec.features])[found.feature]
+    category = spec.levels_of[found.feature] > 0
     right = numbers[None] > found.split[:, None]
     bits = (found.set[:, None] >> np.minimum(numbers, 62)[None]) & 1 == 1
     right = np.where(category[:, None], bits, right)
@@ -222,11 +221,10 @@ def _bounds(
     """Bounds of the two children: a monotone split parts them in the middle."""
     low, high = [float(level.low[i])] * 2, [float(level.high[i])] * 2
     sign = spec.monotone[int(found.feature[i])] if spec.monotone else 0
-    middle = float(sides.value[i].mean())
-    if sign > 0:
-        high[0], low[1] = middle, middle
-    elif sign < 0:
-        low[0], high[1] = middle, middle
+    if sign:
+        middle = float(sides.value[i].mean())
+        first, second = (high, low) if sign > 0 else (low, high)
+        first[0], second[1] = middle, middle
     return low, high
 
 

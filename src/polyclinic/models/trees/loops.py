@@ -128,6 +128,15 @@ def add_nodes(
 
 
 @jit
+def add_values(margin: Any, order: Any, begin: Any, stop: Any, values: Any) -> None:
+    """See `kernels.add_values`."""
+    for leaf in range(len(begin)):
+        for i in range(begin[leaf], stop[leaf]):
+            for lane in range(values.shape[1]):
+                margin[order[i], lane] += values[leaf, lane]
+
+
+@jit
 def divide(column: Any, order: Any, left: Any, buffer: Any) -> Any:
     """See `kernels.divide`. Each row is written to both sides, and counted on one: a processor
     cannot guess which."""
