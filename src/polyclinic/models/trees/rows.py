@@ -301,7 +301,7 @@ class Rows:
         """Derivatives of each tree as whole numbers; block by block, so that rows stay near."""
         spec, many = self.spec, len(self.y)
         found = [np.empty((many, spec.width + 1), np.int64) for _ in weights]
-        size = max(many, 1) if spec.survival else BLOCK
+        size = max(many, 1) if spec.survival else 4 * BLOCK
         for start in range(0, many, size):
             rows = slice(start, start + size)
             first, second = self.derivatives(rows)
