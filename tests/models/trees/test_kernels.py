@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyclinic.models.trees import kernels
+from polyclinic.models.trees import Feature, kernels
+from polyclinic.models.trees.bins import place, quantile_edges
 from polyclinic.models.trees.groups import joined, lines_of
 from polyclinic.models.trees.level import units
 from polyclinic.models.trees.split import Rules, scan
@@ -59,6 +60,27 @@ def test_nodes_are_the_sums_of_their_rows(many, width, monkeypatch):
                     assert np.array_equal(out[0][node, j, b], values[here, :-1].sum(axis=0))
                     assert out[1][node, j, b] == second[here].sum()
                     assert out[2][node, j, b] == len(here)
+
+
+@pytest.mark.parametrize("many", [0, 1, 2, 7, 255])
+def test_bins_are_places_among_the_edges(many):
+    edges = np.sort(RNG.choice(10_000, many, replace=False)).astype(np.float32) / 7
+    x = np.concatenate([RNG.uniform(-9, 1500, 300), edges, [1e300, -1e300, np.inf, -np.inf]])
+    feature = Feature("x", tuple(map(float, edges)), 0, True)
+    for fast in (True, False):
+        out = np.zeros(len(x) + 1, np.uint16)
+        place(np.append(x, np.nan), feature, edges, 256, out, fast)
+        with np.errstate(over="ignore"):
+            exact = (edges <= x.astype(np.float32)[:, None]).sum(axis=1)
+        assert np.array_equal(out, np.append(exact, 256))
+
+
+def test_edges_are_quantiles_of_the_finite_values():
+    x = np.append(RNG.normal(size=5000), [np.nan, np.inf])
+    values = np.unique(x[:-2].astype(np.float32)).astype(np.float64)
+    at = np.quantile(values, np.linspace(0, 1, 17)[1:-1], method="lower")
+    above = values[np.searchsorted(values, at) + 1]
+    assert quantile_edges(x, 16) == tuple(((at + above) / 2).astype(np.float32).tolist())
 
 
 def test_every_row_of_a_leaf_gets_its_value():
