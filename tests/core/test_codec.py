@@ -62,6 +62,17 @@ def test_the_order_of_keys_does_not_change_the_bytes(value, shuffler):
     assert digest(dict(turned)) == digest(value)
 
 
+def test_what_is_fixed_has_the_bytes_of_its_mapping():
+    plain = {"b": [1, {"a": np.arange(3)}], "a": np.ones((2, 2)), "c": None}
+    fixed = codec.Fixed(plain)
+    for _ in range(2):
+        message = {"x": np.zeros(1), "spec": fixed, "z": np.ones(1)}
+        assert codec.encode(message) == codec.encode({**message, "spec": plain})
+    assert dict(fixed) == plain and len(fixed) == 3
+    with pytest.raises(TypeError):
+        fixed["a"] = 1
+
+
 def test_arrays_do_not_depend_on_their_memory():
     x = np.arange(12.0).reshape(3, 4)
     fortran, strided = np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]

@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,28 @@ def decode(data: Bytes) -> Any:
     return value
 
 
+class Fixed(Mapping[str, Any]):
+    """A mapping that nobody changes any more: what is the same in many messages is lowered once."""
+
+    def __init__(self, of: Mapping[str, Any]) -> None:
+        self._of = dict(of)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._of[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._of)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    @cached_property
+    def lowered(self) -> tuple[Any, Raw]:
+        """Its part of a header, and its arrays."""
+        arrays: Raw = []
+        return _lower(self._of, arrays), arrays
+
+
 def room(n: int) -> memoryview:
     """Bytes to be written over: NumPy asks for large pages, and nothing is set to zero before."""
     return np.empty(n, np.uint8).data
@@ -104,15 +127,23 @@ def _lower(value: Any, arrays: Raw) -> Any:
     if isinstance(value, (list, tuple)):
         return [item if type(item) in _PLAIN else _lower(item, arrays) for item in value]
     if kind is dict or isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str) or key == _ARRAY:
-                raise _bad("keys are texts")
-        return {key: _lower(value[key], arrays) for key in sorted(value)}
+        return _mapping(value, arrays)
     if isinstance(value, np.ndarray):
         return _array(value, arrays)
     if isinstance(value, np.generic):
         return _lower(value.item(), arrays)
     raise _bad(f"values of type {kind.__name__} do not travel")
+
+
+def _mapping(value: Mapping[Any, Any], arrays: Raw) -> Any:
+    if isinstance(value, Fixed):
+        found, more = value.lowered
+        arrays += more
+        return found
+    for key in value:
+        if not isinstance(key, str) or key == _ARRAY:
+            raise _bad("keys are texts")
+    return {key: _lower(value[key], arrays) for key in sorted(value)}
 
 
 def _array(value: NDArray[Any], arrays: Raw) -> Any:

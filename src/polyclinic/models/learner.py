@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
+from polyclinic.core import codec
 from polyclinic.core.algorithm import Algorithm
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError, PolyclinicError
@@ -234,6 +235,20 @@ def values(spec: Spec, **state: Any) -> dict[str, Any]:
     return {"spec": fixed, "rows": rows, "state": state}
 
 
+class Fixed(codec.Fixed):
+    """The "spec" of all plans of a fit with very many rounds, beside the record that it is made of:
+    a plan that has not travelled needs no reading."""
+
+    def __init__(self, spec: Spec) -> None:
+        found = values(spec)
+        super().__init__(found["spec"])
+        self.spec, self.rows = spec, found["rows"]
+
+    def plan_values(self, **state: Any) -> dict[str, Any]:
+        """As `values`."""
+        return {"spec": self, "rows": self.rows, "state": state}
+
+
 def spec_in(
     plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Collection[str] = FORM
 ) -> Any:
@@ -245,6 +260,9 @@ def _spec(plan: Plan, from_data: Callable[[Mapping[str, Any]], Any], form: Colle
     try:
         if set(plan.values) != form:
             raise ValueError("a plan of another form")
+        fixed = plan.values["spec"]
+        if isinstance(fixed, Fixed) and plan.values["rows"] is fixed.rows:
+            return fixed.spec
         return from_data({**plan.values["spec"], "rows": plan.values["rows"]})
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PolyclinicError(

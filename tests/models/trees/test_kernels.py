@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyclinic.models.trees import kernels
+from polyclinic.models.trees import Feature, kernels
+from polyclinic.models.trees.bins import place, quantile_edges
 from polyclinic.models.trees.groups import joined, lines_of
 from polyclinic.models.trees.level import units
 from polyclinic.models.trees.split import Rules, scan
@@ -29,6 +30,68 @@ def test_lines_are_the_sums_of_their_rows(lanes, dtype):
     for j, column in enumerate(columns):
         np.add.at(exact[j], bins[order, column], values[order])
     assert np.array_equal(found[True], exact) and np.array_equal(found[False], exact)
+
+
+@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("many", [4, 14])
+def test_nodes_are_the_sums_of_their_rows(many, width, monkeypatch):
+    bins = RNG.integers(0, 7, (600, 14)).astype(np.uint8)
+    values = RNG.integers(-(2**34), 2**34, (600, width + 1))
+    second = RNG.integers(0, 2**kernels.HESSIAN_BITS + 1, 600)
+    values[:, -1] = second + (1 << kernels.COUNT)
+    order = RNG.permutation(600).astype(np.int32)
+    ranges = np.array([0, 300, 300]), np.array([250, 300, 600])
+    columns = np.sort([RNG.permutation(14)[:many] for _ in range(4)], axis=1)
+    at = np.array([0, 1, 3])
+    monkeypatch.setattr(kernels, "MOST_ROWS", 100)
+    for fast in (True, False):
+        out = (
+            np.zeros((4, many, 7, width), np.int64),
+            np.zeros((4, many, 7), np.int64),
+            np.zeros((4, many, 7), np.int64),
+        )
+        kernels.add_nodes(bins, order, ranges, values, columns, at, out, fast)
+        assert not out[2][1:3].any()
+        for node, begin, stop in zip(at, *ranges, strict=True):
+            rows = order[begin:stop]
+            for j, column in enumerate(columns[node]):
+                for b in range(7):
+                    here = rows[bins[rows, column] == b]
+                    assert np.array_equal(out[0][node, j, b], values[here, :-1].sum(axis=0))
+                    assert out[1][node, j, b] == second[here].sum()
+                    assert out[2][node, j, b] == len(here)
+
+
+@pytest.mark.parametrize("many", [0, 1, 2, 7, 255])
+def test_bins_are_places_among_the_edges(many):
+    edges = np.sort(RNG.choice(10_000, many, replace=False)).astype(np.float32) / 7
+    x = np.concatenate([RNG.uniform(-9, 1500, 300), edges, [1e300, -1e300, np.inf, -np.inf]])
+    feature = Feature("x", tuple(map(float, edges)), 0, True)
+    for fast in (True, False):
+        out = np.zeros(len(x) + 1, np.uint16)
+        place(np.append(x, np.nan), feature, edges, 256, out, fast)
+        with np.errstate(over="ignore"):
+            exact = (edges <= x.astype(np.float32)[:, None]).sum(axis=1)
+        assert np.array_equal(out, np.append(exact, 256))
+
+
+def test_edges_are_quantiles_of_the_finite_values():
+    x = np.append(RNG.normal(size=5000), [np.nan, np.inf])
+    values = np.unique(x[:-2].astype(np.float32)).astype(np.float64)
+    at = np.quantile(values, np.linspace(0, 1, 17)[1:-1], method="lower")
+    above = values[np.searchsorted(values, at) + 1]
+    assert quantile_edges(x, 16) == tuple(((at + above) / 2).astype(np.float32).tolist())
+
+
+def test_every_row_of_a_leaf_gets_its_value():
+    order, ranges = RNG.permutation(50)[:40].astype(np.int32), (np.array([0, 9, 9]), [9, 9, 40])
+    values, start = RNG.normal(size=(3, 2)), RNG.normal(size=(50, 2))
+    for fast in (True, False):
+        margin = np.asfortranarray(start.copy())
+        kernels.add_values(margin, order, (ranges[0], np.array(ranges[1])), values, fast)
+        moved = np.zeros((50, 2))
+        moved[order[:9]], moved[order[9:]] = values[0], values[2]
+        assert np.array_equal(margin, start + moved)
 
 
 def test_rows_are_divided_in_their_order():

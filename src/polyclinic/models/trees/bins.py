@@ -6,17 +6,21 @@ Values are rounded to float32 first, as XGBoost does, so that an exported tree d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import PolyclinicError
-from polyclinic.models.trees.kernels import Bins
+from polyclinic.models.trees.kernels import Bins, compiled
 from polyclinic.models.trees.spec import Feature, Spec
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Edges = NDArray[np.float32]
 MOST_SAMPLED = 200_000
+BLOCK = 4096  # rows whose values stay near while their columns are looked at one by one
 
 
 def binned(columns: Mapping[str, Floats], spec: Spec, strict: bool = False) -> Bins:
@@ -32,32 +36,40 @@ def binned(columns: Mapping[str, Floats], spec: Spec, strict: bool = False) -> B
     n_rows = len(next(iter(columns.values())))
     out = np.empty((n_rows, len(spec.features)), np.uint8 if spec.widest < 256 else np.uint16)
     array = columns.get("X")
-    for j, feature in enumerate(spec.features):
-        x = array[:, j] if array is not None else columns[feature.name]
-        found = place(x, feature, spec.widest)
-        if strict and not spec.has_missing and np.any(found == spec.widest):
-            raise PolyclinicError(
-                f"column {feature.name} has missing values",
-                code="BAD_DATA",
-                rule="missing values are kept only where the study says so",
-            )
-        out[:, j] = found
+    edges = [np.asarray(feature.edges, dtype=np.float32) for feature in spec.features]
+    for start in range(0, n_rows, BLOCK):
+        rows = slice(start, start + BLOCK)
+        for j, feature in enumerate(spec.features):
+            x = array[rows, j] if array is not None else columns[feature.name][rows]
+            place(x, feature, edges[j], spec.widest, out[rows, j])
+    if strict and not spec.has_missing:
+        for j, feature in enumerate(spec.features):
+            if np.any(out[:, j] == spec.widest):
+                raise PolyclinicError(
+                    f"column {feature.name} has missing values",
+                    code="BAD_DATA",
+                    rule="missing values are kept only where the study says so",
+                )
     return out
 
 
-def place(x: Floats, feature: Feature, missing: int) -> NDArray[np.int64]:
-    """The bin of each value."""
+def place(
+    x: Floats, feature: Feature, edges: Edges, missing: int, out: Any, fast: bool | None = None
+) -> None:
+    """Write the bin of each value to `out`; edges: those of the feature, float32."""
     gone = np.isnan(x)
     if feature.levels:
         level = np.where(gone, -1.0, x)
         gone = ~((level >= 0) & (level < feature.levels) & (level == np.floor(level)))
-        found = np.where(gone, 0.0, level).astype(np.int64)
+        out[:] = np.where(gone, 0.0, level)
+    elif compiled() if fast is None else fast:
+        from polyclinic.models.trees import loops
+
+        loops.place(x, edges, out)
     else:
-        edges = np.asarray(feature.edges, dtype=np.float32)
         with np.errstate(over="ignore"):
-            found = np.searchsorted(edges, x.astype(np.float32), side="right").astype(np.int64)
-    found[gone] = missing
-    return found
+            out[:] = np.searchsorted(edges, x.astype(np.float32), side="right")
+    out[gone] = missing
 
 
 def uniform_edges(low: float, high: float, bins: int) -> tuple[float, ...]:
@@ -78,15 +90,22 @@ def quantile_edges(x: Floats, bins: int, seed: int = 0) -> tuple[float, ...]:
 
     A column with few different values gets an edge between each two of them.
     """
-    x = x[np.isfinite(x)]
+    there = np.isfinite(x)
+    x = x if there.all() else x[there]
     if len(x) > MOST_SAMPLED:
-        x = np.random.default_rng(seed).choice(x, MOST_SAMPLED, replace=False)
-    values = np.unique(x.astype(np.float32))
+        x = x[_sample(len(x), seed)]
+    x = np.sort(x.astype(np.float32))
+    values = x[np.diff(x, prepend=np.nan) != 0]
     if len(values) > bins:
-        at = np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], method="lower")
-        at = np.minimum(np.searchsorted(values, at.astype(np.float32)), len(values) - 2)
+        quantiles = x[np.floor(np.linspace(0, 1, bins + 1)[1:-1] * (len(x) - 1)).astype(np.int64)]
+        at = np.minimum(np.searchsorted(values, quantiles), len(values) - 2)
         return as_edges((values[at].astype(np.float64) + values[at + 1]) / 2)
     return as_edges((values[:-1].astype(np.float64) + values[1:]) / 2)
+
+
+@lru_cache(maxsize=1)  # the same for all columns without gaps
+def _sample(size: int, seed: int) -> NDArray[np.int64]:
+    return np.sort(np.random.default_rng(seed).choice(size, MOST_SAMPLED, replace=False))
 
 
 def as_edges(values: Floats) -> tuple[float, ...]:

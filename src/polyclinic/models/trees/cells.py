@@ -37,12 +37,12 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.trees.bins import Bools
 from polyclinic.models.trees.groups import Lines, joined, lines_of
-from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, add_lines
+from polyclinic.models.trees.kernels import COUNT
 from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
 from polyclinic.models.trees.survival import exposed_at, slots_of
-from polyclinic.models.trees.tasks import histogram_leaves, members
+from polyclinic.models.trees.tasks import histogram_leaves, histograms, members
 
 Ints = NDArray[np.int64]
 
@@ -165,37 +165,21 @@ class CellsTask:
         spec, state = spec_of(plan), state_of(plan)
         rows, first = grouped(plan, partition), state.trees.trees
         leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
+        own = histograms(rows, first, state.asked)
         behind = np.zeros(leaves["n"].shape, np.int64)
         for i, (tree, node) in enumerate(state.asked.tolist()):
             columns = line_columns(spec, first + tree, node)
             cells = rows.cells_of(tree, node)
             where = cells.where[columns, : spec.bins]
             to = (where + spec.bins * np.arange(len(columns))[:, None]).ravel()
-            for name, sums in self._sums(rows, tree, node, columns).items():
-                flat = (len(to), *sums.shape[2:])
-                np.add.at(leaves[name][i].reshape(flat), to, sums.reshape(flat))
+            for name, sums in own.items():
+                flat = (len(to), *sums.shape[3:])
+                np.add.at(leaves[name][i].reshape(flat), to, sums[i].reshape(flat))
             behind[i] = cells.lines.count[columns, : spec.bins]
         by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
         evidence = {"g": by_lane, "h": behind, "n": behind}
         patients = partition.patients(_used(rows))
         return Contribution(leaves, Evidence(patients, evidence))
-
-    def _sums(self, rows: Rows, tree: int, node: int, columns: Ints) -> dict[str, Ints]:
-        spec, order = rows.spec, rows.nodes[tree].rows(node)
-        shape = (len(columns), spec.bins)
-        found = {
-            "g": np.zeros((*shape, spec.width), np.int64),
-            "h": np.zeros(shape, np.int64),
-            "n": np.zeros(shape, np.int64),
-        }
-        for begin in range(0, len(order), MOST_ROWS):
-            packed = np.zeros((*shape, spec.width + 1), np.int64)
-            part = order[begin : begin + MOST_ROWS]
-            add_lines(rows.bins, part, rows.lanes[tree], columns, packed)
-            found["g"] += packed[..., :-1]
-            found["h"] += packed[..., -1] & ((1 << COUNT) - 1)
-            found["n"] += packed[..., -1] >> COUNT
-        return found
 
     def exposure(
         self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from polyclinic.core.algorithm import State as Kept
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
-from polyclinic.models.learner import values
+from polyclinic.models.learner import Fixed
 from polyclinic.models.survival.cox import check_counts
 from polyclinic.models.trees import losses
 from polyclinic.models.trees.kernels import GRADIENT_BITS
@@ -66,7 +67,11 @@ class Growing:
         return self._plan(name, at.to_data(), "histograms of a level")
 
     def _plan(self, task: str, state: Mapping[str, Any], step: str) -> Plan:
-        return Plan(task, values(self.spec, **state), step)
+        return Plan(task, self._fixed.plan_values(**state), step)
+
+    @cached_property
+    def _fixed(self) -> Fixed:
+        return Fixed(self.spec)
 
     def update(self, state: Kept, plan: Plan, total: Total) -> Kept:
         step = state["step"]

@@ -51,17 +51,50 @@ def add_lines(
 ) -> None:
     """Add the rows `order` of one node into its lines.
 
-    bins (n_rows, n_features); lanes (n_rows, n_lanes); columns: features of the lines, (n_lines,);
+    bins (n_rows, n_features); lanes (n_rows, n_lanes); columns: features of the lines, ascending;
     out (n_lines, n_bins, n_lanes), changed in place. At most MOST_ROWS rows.
     """
     if compiled() if fast is None else fast:
-        jit(_add_two if lanes.shape[1] == 2 else _add_many)(bins, order, lanes, columns, out)
+        from polyclinic.models.trees import loops
+
+        loops.add_lines(bins, order, lanes, columns, out)
         return
     values = lanes[order]
     for j, column in enumerate(columns):
         place = bins[order, column].astype(np.int64)
         for lane in range(lanes.shape[1]):
             out[j, :, lane] += _sums(place, values[:, lane], out.shape[1])
+
+
+def add_nodes(
+    bins: Bins,
+    order: Order,
+    ranges: tuple[Ints, Ints],
+    lanes: Ints,
+    columns: Ints,
+    at: Ints,
+    out: tuple[Ints, Ints, Ints],
+    fast: bool | None = None,
+) -> None:
+    """Add the rows of some nodes of a tree into their histograms.
+
+    ranges: where the rows of node `at[k]` begin and stop in `order`; columns (n_nodes, n_lines);
+    out: first derivatives (n_nodes, n_lines, n_bins, width), second ones, rows, changed in place.
+    """
+    if compiled() if fast is None else fast:
+        from polyclinic.models.trees import loops
+
+        loops.add_nodes(bins, order, *ranges, lanes, columns, at, *out)
+        return
+    g, h, n = out
+    for node, begin, stop in zip(at, *ranges, strict=True):
+        for start in range(begin, stop, MOST_ROWS):
+            packed = np.zeros((*h.shape[1:], lanes.shape[1]), np.int64)
+            part = order[start : min(start + MOST_ROWS, stop)]
+            add_lines(bins, part, lanes, columns[node], packed, False)
+            g[node] += packed[..., :-1]
+            h[node] += packed[..., -1] & ((1 << COUNT) - 1)
+            n[node] += packed[..., -1] >> COUNT
 
 
 def _sums(place: Ints, values: Ints, size: int) -> Ints:
@@ -72,71 +105,32 @@ def _sums(place: Ints, values: Ints, size: int) -> Ints:
     return total
 
 
-def _add_two(bins: Any, order: Any, lanes: Any, columns: Any, out: Any) -> int:
-    """Two lanes. A block's rows are touched first, so that memory answers for many at once;
-    unsigned places need no check for negative ones."""
-    zero, one, width = np.uint64(0), np.uint64(1), np.uint64(bins.shape[1])
-    table, flat, at = bins.reshape(-1), out.reshape(-1), columns.astype(np.uint64)
-    n_lines, size = np.uint64(len(columns)), np.uint64(2 * out.shape[1])
-    straight = n_lines == width  # all columns, in their order
-    seen = 0
-    for start in range(0, len(order), 64):
-        stop = min(start + 64, len(order))
-        for i in range(start, stop):
-            row = np.uint64(order[i])
-            seen ^= lanes[row, zero] ^ np.int64(table[row * width])
-            seen ^= np.int64(table[row * width + width - one])
-        for i in range(start, stop):
-            row = np.uint64(order[i])
-            first, second = lanes[row, zero], lanes[row, one]
-            base, line = row * width, zero
-            if straight:
-                for j in range(n_lines):
-                    place = line + (np.uint64(table[base + j]) << one)
-                    flat[place] += first
-                    flat[place + one] += second
-                    line += size
-                continue
-            for j in range(n_lines):
-                place = line + (np.uint64(table[base + at[j]]) << one)
-                flat[place] += first
-                flat[place + one] += second
-                line += size
-    return seen
-
-
-def _add_many(bins: Any, order: Any, lanes: Any, columns: Any, out: Any) -> None:
-    n_lines, n_lanes = len(columns), lanes.shape[1]
-    for i in range(len(order)):
-        row = order[i]
-        for j in range(n_lines):
-            b = bins[row, columns[j]]
-            for lane in range(n_lanes):
-                out[j, b, lane] += lanes[row, lane]
-
-
 def divide(column: Bins, order: Order, left: NDArray[np.bool_], fast: bool | None = None) -> int:
     """Sort the rows `order` of a node by child, in place and stably; the number that go left.
 
     column (n_rows,): the bins of the feature; left (n_bins,): which of them go left.
     """
     if compiled() if fast is None else fast:
-        return int(jit(_divide)(column, order, left, np.empty_like(order)))
+        from polyclinic.models.trees import loops
+
+        return int(loops.divide(column, order, left, np.empty_like(order)))
     mask = left[column[order]]
     order[:] = np.concatenate([order[mask], order[~mask]])
     return int(np.count_nonzero(mask))
 
 
-def _divide(column: Any, order: Any, left: Any, buffer: Any) -> int:
-    n_left, n_right = 0, 0
-    for i in range(len(order)):
-        row = order[i]
-        if left[column[row]]:
-            order[n_left] = row
-            n_left += 1
-        else:
-            buffer[n_right] = row
-            n_right += 1
-    for i in range(n_right):
-        order[n_left + i] = buffer[i]
-    return n_left
+def add_values(
+    margin: NDArray[np.float64],
+    order: Order,
+    ranges: tuple[Ints, Ints],
+    values: NDArray[np.float64],
+    fast: bool | None = None,
+) -> None:
+    """Add each leaf's value to the margins of its rows, (n_rows, width); ranges as `add_nodes`."""
+    if compiled() if fast is None else fast:
+        from polyclinic.models.trees import loops
+
+        loops.add_values(margin, order, *ranges, values)
+        return
+    for begin, stop, value in zip(*ranges, values, strict=True):
+        margin[order[begin:stop]] += value

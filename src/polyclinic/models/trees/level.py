@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from polyclinic.models.trees.category import best_set
 from polyclinic.models.trees.kernels import GRADIENT_BITS, HESSIAN_BITS
-from polyclinic.models.trees.rows import line_columns
+from polyclinic.models.trees.rows import columns_of
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.split import LEAST_GAIN, Rules, scan
 from polyclinic.models.trees.stack import Stack, stacked
@@ -61,10 +61,11 @@ class Level:
         full = []
         for before, answer in ((self.g, g), (self.h, h), (self.n, n)):
             out = np.empty((len(self.nodes), *answer.shape[1:]), dtype=np.int64)
-            there = self.place >= 0
-            out[there] = answer[self.place[there]]
-            rest = np.flatnonzero(~there)
-            out[rest] = before[self.parent[rest]] - out[rest ^ 1]
+            for i, (place, parent) in enumerate(zip(self.place, self.parent, strict=True)):
+                if place >= 0:
+                    out[i] = answer[place]
+                else:
+                    np.subtract(before[parent], answer[self.place[i ^ 1]], out=out[i])
             full.append(out)
         return replace(self, g=full[0], h=full[1], n=full[2])
 
@@ -118,11 +119,8 @@ def units(spec: Spec) -> tuple[float, float]:
 def splits_of(spec: Spec, level: Level, first: int) -> Splits:
     """The best split of each open node; `first`: number of the first growing tree."""
     rules, unit = Rules.of(spec), units(spec)
-    bins = np.array([f.bins for f in spec.features])
-    category = np.array([f.levels > 0 for f in spec.features])
-    columns = np.stack(
-        [line_columns(spec, first + int(tree), int(node)) for tree, node in level.nodes]
-    )
+    bins, category = spec.bins_of, spec.levels_of > 0
+    columns = columns_of(spec, first, level.nodes)
     last = np.where(category[columns], 0, bins[columns])
     if not spec.has_missing:
         last = np.maximum(last - 1, 0)
@@ -188,7 +186,7 @@ def _sides(spec: Spec, level: Level, found: Splits) -> _Sides:
     lines = (np.arange(many), found.line)
     g, h, n = (array[lines] for array in (level.g, level.h, level.n))
     numbers = np.arange(g.shape[1])
-    category = np.array([f.levels > 0 for f in spec.features])[found.feature]
+    category = spec.levels_of[found.feature] > 0
     right = numbers[None] > found.split[:, None]
     bits = (found.set[:, None] >> np.minimum(numbers, 62)[None]) & 1 == 1
     right = np.where(category[:, None], bits, right)
@@ -223,11 +221,10 @@ def _bounds(
     """Bounds of the two children: a monotone split parts them in the middle."""
     low, high = [float(level.low[i])] * 2, [float(level.high[i])] * 2
     sign = spec.monotone[int(found.feature[i])] if spec.monotone else 0
-    middle = float(sides.value[i].mean())
-    if sign > 0:
-        high[0], low[1] = middle, middle
-    elif sign < 0:
-        low[0], high[1] = middle, middle
+    if sign:
+        middle = float(sides.value[i].mean())
+        first, second = (high, low) if sign > 0 else (low, high)
+        first[0], second[1] = middle, middle
     return low, high
 
 

@@ -20,7 +20,7 @@ from polyclinic.core.sampling import uniform
 from polyclinic.models.learner import spec_in
 from polyclinic.models.survival.rows import outcome_of, strata_numbers
 from polyclinic.models.trees import kernels, losses
-from polyclinic.models.trees.bins import Bools, binned
+from polyclinic.models.trees.bins import BLOCK, Bools, binned
 from polyclinic.models.trees.cox import RiskSets
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack, checked
@@ -101,13 +101,13 @@ def check_state(spec: Spec, plan: Plan) -> State:
 def _check_asked(asked: Any, grow: Stack) -> None:
     if not isinstance(asked, np.ndarray) or asked.dtype != np.int64:
         raise ValueError("nodes are whole numbers")
-    if asked.ndim != 2 or asked.shape[1] != 2 or len(np.unique(asked, axis=0)) < len(asked):
+    if asked.ndim != 2 or asked.shape[1] != 2 or len(set(map(tuple, asked.tolist()))) < len(asked):
         raise ValueError("nodes are asked for once, by tree and number")
-    for tree, node in asked:
-        if not 0 <= tree < grow.trees or not 0 <= node < np.diff(grow.start)[tree]:
-            raise ValueError("a node that no tree has")
-        if grow.tree(int(tree)).left[node] >= 0:
-            raise ValueError("a node that was split already")
+    (tree, node), sizes = asked.T, np.diff(grow.start)
+    if np.any((tree < 0) | (tree >= grow.trees)) or np.any((node < 0) | (node >= sizes[tree])):
+        raise ValueError("a node that no tree has")
+    if np.any(grow.left[grow.start[tree] + node] >= 0):
+        raise ValueError("a node that was split already")
 
 
 @dataclass
@@ -129,6 +129,11 @@ class Nodes:
 
     def rows(self, node: int) -> NDArray[np.int32]:
         return self.order[self.begin[node] : self.stop[node]]
+
+    def ranges(self, nodes: Ints) -> tuple[Ints, Ints]:
+        """Where the rows of some nodes begin and stop in `order`."""
+        begin, stop = ([side[node] for node in nodes.tolist()] for side in (self.begin, self.stop))
+        return np.array(begin, dtype=np.int64), np.array(stop, dtype=np.int64)
 
     def follow(self, tree: Stack, node: int, columns: Any, left: Bools) -> None:
         """Divide a node's rows among its children."""
@@ -194,11 +199,11 @@ class Rows:
         """That of the rows that are held out."""
         return self.risk_sets(self.held)
 
-    def derivatives(self) -> tuple[Floats, Floats]:
-        """First and second at the margins, as `losses.derivatives`; of rows that are not fitted
-        they are 0 where they hang on those that are."""
+    def derivatives(self, rows: slice) -> tuple[Floats, Floats]:
+        """First and second of some rows at the margins, as `losses.derivatives`; of survival of all
+        rows, 0 of those that are not fitted."""
         if not self.spec.survival:
-            return losses.derivatives(self.margin, self.target, self.spec)
+            return losses.derivatives(self.margin[rows], self.target[rows], self.spec)
         first, second = np.zeros((2, len(self.y), 1))
         found = self.risks.derivatives(self.margin[self.used, 0])
         first[self.used, 0], second[self.used, 0] = found
@@ -263,8 +268,9 @@ class Rows:
         for at, tree in enumerate(round_):
             self._follow(at, tree)
             lanes, nodes = self._lane(at), self.nodes[at]
-            for leaf in np.flatnonzero(tree.left < 0).tolist():
-                self.margin[nodes.rows(leaf), lanes] += tree.value[leaf]
+            leaves = np.flatnonzero(tree.left < 0)
+            margin, values = self.margin[:, lanes], tree.value[leaves]
+            kernels.add_values(margin, nodes.order, nodes.ranges(leaves), values)
             if len(nodes.order) < len(self.y):
                 rest = np.setdiff1d(np.arange(len(self.y)), nodes.order, assume_unique=True)
                 self.margin[rest, lanes] += tree.value[tree.leaves(self.bins[rest], spec)]
@@ -278,20 +284,32 @@ class Rows:
 
     def _begin(self, first_tree: int, many: int) -> None:
         """Derivatives and samples of the trees that grow now; all rows stand at the roots."""
-        spec, self.grown = self.spec, first_tree
-        self.nodes, self.lanes = [], []
-        first, second = self.derivatives()
-        sampled = spec.bootstrap or spec.rows_share < 1.0
+        spec, self.grown, self.nodes = self.spec, first_tree, []
+        sampled, weights = spec.bootstrap or spec.rows_share < 1.0, []
         for at in range(many):
-            lane, weight, used = self._lane(at), self.weight, self.used
+            weight, used = self.weight, self.used
             if sampled:
                 drawn = self.draws(first_tree + at)
                 weight = np.zeros(len(self.y))
                 weight[used] = self.weight[used] * drawn
                 used = used[drawn > 0]
-            h = second[:, min(lane.start or 0, second.shape[1] - 1)]
-            self.lanes.append(losses.whole(first[:, lane], h, weight, spec))
+            weights.append(weight)
             self.nodes.append(Nodes.of(used))
+        self.lanes = self._whole(weights)
+
+    def _whole(self, weights: list[Floats]) -> list[Ints]:
+        """Derivatives of each tree as whole numbers; block by block, so that rows stay near."""
+        spec, many = self.spec, len(self.y)
+        found = [np.empty((many, spec.width + 1), np.int64) for _ in weights]
+        size = max(many, 1) if spec.survival else 4 * BLOCK
+        for start in range(0, many, size):
+            rows = slice(start, start + size)
+            first, second = self.derivatives(rows)
+            for at, weight in enumerate(weights):
+                lane = self._lane(at)
+                h = second[:, min(lane.start or 0, second.shape[1] - 1)]
+                found[at][rows] = losses.whole(first[:, lane], h, weight[rows], spec)
+        return found
 
 
 def _fits(nodes: Nodes, tree: Stack) -> bool:
@@ -335,6 +353,15 @@ def line_columns(spec: Spec, tree: int, node: int) -> Ints:
         place = uniform(every, spec.seed + NODE + (tree << 20), node)
         every = np.sort(every[np.argsort(place)[: spec.node_columns]])
     return every
+
+
+def columns_of(spec: Spec, first: int, nodes: Ints) -> Ints:
+    """The same of nodes of growing trees, (n_nodes, 2), of which `first` is the number of the
+    first: (n_nodes, n_lines)."""
+    if spec.columns == len(spec.features):
+        return np.tile(np.arange(spec.columns), (len(nodes), 1))
+    found = [line_columns(spec, first + tree, node) for tree, node in nodes.tolist()]
+    return np.array(found, dtype=np.int64).reshape(-1, spec.columns)
 
 
 def poisson(u: Floats) -> Floats:

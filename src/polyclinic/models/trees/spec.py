@@ -209,6 +209,16 @@ class Spec:
         return max(one.bins for one in self.features)
 
     @cached_property
+    def bins_of(self) -> NDArray[np.int64]:
+        """Bins of each feature, (n_features,)."""
+        return np.array([one.bins for one in self.features])
+
+    @cached_property
+    def levels_of(self) -> NDArray[np.int64]:
+        """Levels of each feature, 0 of numbers, (n_features,)."""
+        return np.array([one.levels for one in self.features])
+
+    @cached_property
     def has_missing(self) -> bool:
         return any(one.missing for one in self.features)
 

@@ -177,8 +177,7 @@ def _check_splits(stack: Stack, spec: Spec) -> None:
     feature, place, right = stack.feature[split], stack.split[split], stack.set[split]
     if np.any((feature < 0) | (feature >= len(spec.features))):
         raise ValueError("a split on no column")
-    levels = np.array([f.levels for f in spec.features])[feature]
-    bins = np.array([f.bins for f in spec.features])[feature]
+    levels, bins = spec.levels_of[feature], spec.bins_of[feature]
     category = levels > 0
     if np.any(category & ((place != -1) | (right < 0) | (right >> levels != 0))):
         raise ValueError("a split that is no set of levels")

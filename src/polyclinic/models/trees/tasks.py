@@ -27,8 +27,8 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.trees import losses
-from polyclinic.models.trees.kernels import COUNT, GRADIENT_BITS, MOST_ROWS, add_lines
-from polyclinic.models.trees.rows import Rows, line_columns, rows_of, spec_of, state_of
+from polyclinic.models.trees.kernels import GRADIENT_BITS, add_nodes
+from polyclinic.models.trees.rows import Rows, columns_of, rows_of, spec_of, state_of
 from polyclinic.models.trees.spec import Spec
 
 Ints = NDArray[np.int64]
@@ -59,25 +59,23 @@ class SumsTask:
         return histogram_leaves(plan)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        spec, state = spec_of(plan), state_of(plan)
-        rows = rows_of(plan, partition)
-        first, width = state.trees.trees, spec.width
-        shape = (len(state.asked), spec.columns, spec.bins)
-        g, h, n = (
-            np.zeros((*shape, width), np.int64),
-            np.zeros(shape, np.int64),
-            np.zeros(shape, np.int64),
-        )
-        for at, (tree, node) in enumerate(state.asked.tolist()):
-            columns = line_columns(spec, first + tree, node)
-            order, lanes = rows.nodes[tree].rows(node), rows.lanes[tree]
-            for begin in range(0, len(order), MOST_ROWS):
-                packed = np.zeros((*shape[1:], width + 1), np.int64)
-                add_lines(rows.bins, order[begin : begin + MOST_ROWS], lanes, columns, packed)
-                g[at] += packed[..., :-1]
-                h[at] += packed[..., -1] & ((1 << COUNT) - 1)
-                n[at] += packed[..., -1] >> COUNT
-        return Contribution({"g": g, "h": h, "n": n}, Evidence(partition.n_patients))
+        state = state_of(plan)
+        found = histograms(rows_of(plan, partition), state.trees.trees, state.asked)
+        return Contribution(found, Evidence(partition.n_patients))
+
+
+def histograms(rows: Rows, first: int, asked: Ints) -> dict[str, Ints]:
+    """Of nodes of growing trees, (n_asked, 2), of which `first` is the number of the first."""
+    spec, (trees, nodes) = rows.spec, asked.T
+    shape = (len(asked), spec.columns, spec.bins)
+    g = np.zeros((*shape, spec.width), np.int64)
+    h, n = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    columns = columns_of(spec, first, asked)
+    for tree in np.unique(trees):
+        at, mine = np.flatnonzero(trees == tree), rows.nodes[tree]
+        order, ranges, lanes = mine.order, mine.ranges(nodes[at]), rows.lanes[tree]
+        add_nodes(rows.bins, order, ranges, lanes, columns, at, (g, h, n))
+    return {"g": g, "h": h, "n": n}
 
 
 @dataclass(frozen=True)
