@@ -20,6 +20,7 @@ from polyclinic.models.neural.inputs import Scaling
 from polyclinic.models.neural.network import Network
 from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
+from polyclinic.models.neural.smaller import asks_whole, places_after, received
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
@@ -142,6 +143,7 @@ class Training:
             "best": {},
             "end": "",
             "tuned": "",
+            "places": np.zeros(0, dtype=np.int64),
         }
 
     def plan(self, state: State) -> Plan | None:
@@ -155,7 +157,9 @@ class Training:
     def _asked(self, state: State, round: int, step: str) -> Plan:
         """The plan of a round over the network of `state`."""
         given, strategy = self.moments.class_weight, self.spec.strategy
-        extra = server.extra(strategy, state["memory"])
+        extra: dict[str, Any] = server.extra(strategy, state["memory"])
+        if not asks_whole(strategy, round):
+            extra["places"] = state["places"]
         asked = values(
             self.spec,
             round=round,
@@ -173,8 +177,10 @@ class Training:
         if state["end"]:
             return {**state, "tuned": plan.bare_hash}
         weight = max(float(number(total["weight"])), 1e-12)
-        change, beside = (number(total[name]) / weight for name in ("change", "beside"))
         strategy, done = self.spec.strategy, state["round"] + 1
+        part = None if asks_whole(strategy, state["round"]) else state["places"]
+        change = received(total["change"], len(state["weights"]), part) / weight
+        beside = number(total["beside"]) / weight
         control: NDArray[np.float64] | None = None
         if "control" in total.values:
             control = number(total["control"]) / max(float(number(total["everyone"])), 1e-12)
@@ -207,6 +213,7 @@ class Training:
             "best": best,
             "end": end,
             "tuned": "",
+            "places": places_after(strategy, change) if part is None else part,
         }
 
     def progress(self, state: State) -> Mapping[str, float]:

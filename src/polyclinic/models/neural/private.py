@@ -91,7 +91,7 @@ def check_private(spec: NeuralSpec) -> None:
             spec.sampling == "balanced"
         ),
         "augment: rows are trained on as they are": bool(spec.augment),
-        "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
+        "compress: what is left over of an update has no noise": bool(spec.strategy.compress),
         f"the strategy {spec.strategy!r}": (
             spec.strategy.name not in PRIVATE
             or spec.strategy.by_turns
