@@ -22,6 +22,7 @@ from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.smaller import asks_whole, places_after, received
 from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.models.neural.turns import trains
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
@@ -108,7 +109,9 @@ class PrivateTraining:
         return {**state, **done}
 
     def progress(self, state: State) -> Mapping[str, float]:
-        return {}
+        if not state["round"]:
+            return {}
+        return {"round": state["round"], "rounds": self.spec.strategy.rounds}
 
     def model(self, state: State) -> NeuralFit:
         n = max(round(self.patients), 0)
@@ -217,7 +220,12 @@ class Training:
         }
 
     def progress(self, state: State) -> Mapping[str, float]:
-        return dict(state["history"][-1]) if state["history"] else {}
+        if not state["history"] or state["tuned"]:
+            return {}
+        spec, round = self.spec, state["round"]
+        found = {**state["history"][-1], "round": round, "rounds": spec.strategy.rounds}
+        turns = [trains(spec, name, round - 1) for name in spec.sites]
+        return {**found, "sites": sum(turns)} if turns else found
 
     def model(self, state: State) -> NeuralFit:
         chosen, strategy = self._chosen(state), self.spec.strategy
