@@ -37,6 +37,8 @@ _WHERE = {
     "Stacking": "polyclinic.study.ensembles",
     "NeuralNetwork": "polyclinic.study.neural",
     "KerasNetwork": "polyclinic.study.keras",
+    "TensorBoard": "polyclinic.study.watching",
+    "ProgressLine": "polyclinic.study.watching",
     "FedAvg": "polyclinic.study.strategies",
     "FedSGD": "polyclinic.study.strategies",
     "FedProx": "polyclinic.study.strategies",

@@ -74,3 +74,5 @@ def test_progress_is_the_current_stages_own():
     state = THREE.init(1)
     assert THREE.progress(state)["at"] == 1.0
     assert Stages(()).progress(Stages(()).init(0)) == {}
+    run = fit(THREE, federation(PARTS), seed=1)
+    assert run.rounds[-1].figures == THREE.progress(run.state) != {}  # of the last one's end

@@ -113,3 +113,49 @@ def test_a_zero_below_zero_is_no_half():
     packed["values"][2] = np.float16(-0.0)
     with pytest.raises(CodecError):
         unpack(packed)
+
+
+def mostly_nothing(size=1000, filled=10):
+    array = ring.zeros(size)
+    array[np.arange(filled) * 7] = ring.encode(np.arange(1.0, filled + 1))
+    return array
+
+
+def test_where_most_entries_are_nothing_only_the_others_travel():
+    array = mostly_nothing()
+    packed = decode(encode(pack(array)))
+    assert packed["values"].tolist() == [*range(1, 11)] and packed["size"] == 1000
+    assert unpack(packed).tobytes() == array.tobytes()
+    assert len(encode(pack(array))) < 0.3 * len(encode(pack(ring.encode(np.ones(1000)))))
+    nothing = ring.zeros(1000)
+    assert unpack(decode(encode(pack(nothing)))).tobytes() == nothing.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("size", 1001),
+        ("size", 10**15),
+        ("size", -1),
+        ("size", 1000.0),
+        ("inside", np.full(125, -1, dtype=np.int8)),  # more than there are values
+        ("inside", np.zeros(125, dtype=np.int8)),
+        ("inside", np.zeros((125, 1), dtype=np.int8)),
+        ("inside", np.zeros(125)),
+        ("inside", None),
+        ("values", np.arange(10, dtype=np.int8)),  # nothing has no place of its own
+        ("more", 1),
+    ],
+)
+def test_any_other_form_of_few_entries_is_refused(name, value):
+    with pytest.raises(CodecError):
+        unpack({**pack(mostly_nothing()), name: value})
+
+
+def test_many_entries_are_not_named_one_by_one():
+    dense = pack(mostly_nothing(1000, 140))
+    assert set(dense) == {"shift", "values", "size", "inside"}
+    array = ring.encode(np.ones(1000))
+    bits = np.packbits(np.ones(1000, dtype=bool)).view(np.int8)
+    with pytest.raises(CodecError):
+        unpack({**pack(array), "size": 1000, "inside": bits})

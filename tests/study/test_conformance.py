@@ -38,6 +38,9 @@ from polyclinic.models.ensembles.algorithm import Stack
 from polyclinic.models.ensembles.result import Models
 from polyclinic.models.glm import Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
+from polyclinic.models.neural.network import Network
+from polyclinic.models.neural.spec import NeuralSpec
+from polyclinic.models.neural.strategy import Strategy
 from polyclinic.models.simple import GaussianNBSpec, KMeansSpec, PCASpec, ScalerSpec, ScreeningSpec
 from polyclinic.models.survival import CoxSpec, CurveSpec
 from polyclinic.models.svm import SVMSpec
@@ -279,6 +282,23 @@ def boosted_hazards() -> Any:
     return xgboost.train(options, rows, 3, obj=slopes).predict(rows)
 
 
+def network(strategy: str, **more: Any) -> NeuralSpec:
+    """A linear one. Where a site takes one step over all its rows, averaging is pooled descent."""
+    pytest.importorskip("torch")
+    how = Strategy.from_data({"name": strategy, "rounds": 3, "lr": 0.05, "batch_size": 0, **more})
+    design = replace(spec("event", "binomial", 2).design, intercept=False)
+    return NeuralSpec(design, "linear", scale="none", strategy=how)
+
+
+def descent() -> Any:
+    """Gradient descent on the mean logistic loss of all rows, from the network's first weights."""
+    *slopes, intercept = Network(network("fedsgd")).weights().astype(float)
+    theta = np.array([intercept, *slopes])
+    for _ in range(3):
+        theta -= 0.05 * X.T @ (1 / (1 + np.exp(-X @ theta)) - DATA.event.to_numpy()) / N
+    return [*theta[1:], theta[0]]
+
+
 @dataclass(frozen=True)
 class Line:
     algorithm: Callable[[], Any]
@@ -409,6 +429,11 @@ ALGORITHMS = {
     "boosting": Line(lambda: trees("event", classes=2, loss="logistic", trees=3, depth=2, leaf=20,
                                    l2=1.0, rate=0.3), risks_of, boosted, 1e-5),
     "boosted survival": Line(boosted_survival, risks_of, boosted_hazards, 1e-5),
+    "network, gradients": Line(lambda: network("fedsgd").algorithm(), lambda m: m[-1].weights,
+                               descent, 1e-5),
+    "network, averaging": Line(lambda: network("fedavg", compress="topk_shared", keep=1.0,
+                                               whole_every=2).algorithm(),
+                               lambda m: m[-1].weights, descent, 1e-5),
     "evaluation": Line(lambda: Evaluation((predictor(),), 0, "binary", ()),
                        lambda m: [m["all"][k] for k in ("brier", "log_loss", "predicted")], risks),
 }  # fmt: skip
@@ -423,7 +448,9 @@ def test_equals_pooling_the_rows(name, engine, partitions):
     np.testing.assert_allclose(line.numbers(result), line.reference(), rtol=line.rtol, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", ["logistic", "moments", "cross-table", "evaluation", "forest"])
+@pytest.mark.parametrize(
+    "name", ["logistic", "moments", "cross-table", "evaluation", "forest", "network, averaging"]
+)
 def test_the_order_of_sites_changes_no_byte(name):
     line = ALGORITHMS[name]
     engine = sites(1)

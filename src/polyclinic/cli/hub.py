@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ import typer
 
 from polyclinic.cli import show
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
+from polyclinic.core.fit import Callback, Round
 from polyclinic.governance.officer import plain
 
 app = typer.Typer(no_args_is_help=True, help="The coordinator's own side.")
@@ -243,8 +245,9 @@ def revoke(
 class HubView(show.View):
     """Shows a run of a hub from its events."""
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, callbacks: Sequence[Callback] = ()) -> None:
         super().__init__(quiet)
+        self.callbacks = callbacks
         self.said = ""
 
     def submitted(self, home: Any, run: Any) -> None:
@@ -263,9 +266,10 @@ class HubView(show.View):
         elif event == "decision":
             self.say(f"       {_said(one)}")
         elif event == "round":
-            figures = {} if one["loss"] is None else {"loss": one["loss"]}
-            done = {"number": one["number"], "step": one["step"], "task": one.get("task", "glm.")}
-            self._progress(SimpleNamespace(figures=figures, **done))
+            done = _round(one)
+            self._progress(done)
+            for callback in self.callbacks:
+                callback(done)
         elif event == "step":
             self._moving(f"check  {one['step']}")
         elif event == "model":
@@ -275,8 +279,26 @@ class HubView(show.View):
             self.fit_line = f"fit    round {one['rounds']}{deviance}{gain}   {state}"
 
 
-def follow(home: Any, run: str, out: Path | None, json: bool) -> None:
+def _round(one: dict[str, Any]) -> Round:
+    """A round from its event."""
+    figures = dict(one.get("figures", {}))
+    if one["loss"] is not None:
+        figures["loss"] = one["loss"]
+    moved = one.get("bytes", {})
+    back = sum(answer for _, answer in moved.values()) // max(len(moved), 1)
+    left = ({"sites": list(moved), "bytes": back},)
+    task = one.get("task", "glm.")
+    return Round(
+        one["number"], one["step"], task, one.get("plan", ""), one["seconds"], figures, left
+    )
+
+
+def follow(
+    home: Any, run: str, out: Path | None, json: bool, callbacks: Sequence[Callback] = ()
+) -> None:
     """Show a run until it is over, then its result; Ctrl-C leaves it running.
+
+    callbacks  called after every round of the fit
 
     Raises
     ------
@@ -284,7 +306,7 @@ def follow(home: Any, run: str, out: Path | None, json: bool) -> None:
     """
     from polyclinic.study import hubrun
 
-    view = HubView(quiet=json)
+    view = HubView(json, callbacks)
     view.submitted(home, home.store.run(run))
     try:
         for one in hubrun.follow(home, run):

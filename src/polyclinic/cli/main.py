@@ -24,6 +24,7 @@ app = typer.Typer(
     help="Hospitals learn together; only sums leave.",
 )
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run.")]
+Log = Annotated[Path | None, typer.Option("--log", help="Folder for logs that TensorBoard shows.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 app.add_typer(site.app, name="site")
@@ -79,6 +80,7 @@ def run(
     over: Annotated[
         str | None, typer.Option("--hub", help="Over the hospitals of this hub.")
     ] = None,
+    log: Log = None,
     json: Json = False,
 ) -> None:
     """Run a study; the run folder holds model, coefficients, metrics and report."""
@@ -87,13 +89,25 @@ def run(
 
     found = load_study(study)
     if over or found.data.hub:
-        return _over_hub(study, over or found.data.hub, out, resume, json)
+        return _over_hub(study, over or found.data.hub, out, resume, json, _logs(log))
     view = show.View(quiet=json)
     view.title(found, None)
-    _finish(run_study(study, out, resume=resume, show=view.tell), view, json)
+    done = run_study(study, out, resume=resume, show=view.tell, callbacks=_logs(log))
+    _finish(done, view, json)
 
 
-def _over_hub(study: Path, name: str | None, out: Path | None, resume: bool, json: bool) -> None:
+def _logs(folder: Path | None) -> list[Any]:
+    """The callbacks that write logs."""
+    if folder is None:
+        return []
+    from polyclinic.study.watching import TensorBoard
+
+    return [TensorBoard(folder)]
+
+
+def _over_hub(
+    study: Path, name: str | None, out: Path | None, resume: bool, json: bool, callbacks: list[Any]
+) -> None:
     """Hand a study in at a hub, or find its run that is not over, and look on."""
     from polyclinic.study import hubrun, hubservice
     from polyclinic.study.hub import HubHome
@@ -106,7 +120,7 @@ def _over_hub(study: Path, name: str | None, out: Path | None, resume: bool, jso
             f"polyclinic hub start {home.name}",
             err=True,
         )
-    hub.follow(home, submitted.id, out, json)
+    hub.follow(home, submitted.id, out, json, callbacks)
 
 
 @app.command()
@@ -114,12 +128,13 @@ def attach(
     run: Annotated[str, typer.Argument(help="A run, as `polyclinic hub runs` lists it.")],
     over: Annotated[str | None, typer.Option("--hub", help="The hub's name.")] = None,
     out: Out = None,
+    log: Log = None,
     json: Json = False,
 ) -> None:
     """Look on at a run of a hub again, from its beginning, and fetch its result."""
     from polyclinic.study.hub import HubHome
 
-    hub.follow(HubHome.named(over), run, out, json)
+    hub.follow(HubHome.named(over), run, out, json, _logs(log))
 
 
 @app.command()

@@ -15,11 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from polyclinic.core.errors import PolyclinicError
-from polyclinic.report import gate, noise, words
+from polyclinic.report import gate, noise, progress, words
 
 PLAIN_SECONDS = 30.0
 WIDTH = 80
 SOON = 60  # days before its end from which a certificate is spoken of
+SPINNER = 2  # columns before a moving line
 LABELS = (("rule", "rule"), ("next", "next"), ("kept", "kept"))
 
 
@@ -94,6 +95,7 @@ class View:
         live = console.is_terminal and not os.environ.get("NO_COLOR") and not quiet
         self.status = console.status("reading") if live else None
         self.last_said = self.started
+        self.meter = progress.Meter()
 
     def say(self, text: str = "") -> None:
         """Print a line of the result."""
@@ -118,18 +120,17 @@ class View:
             self._moving("check  cross-validation and measures")
 
     def _progress(self, done: Any) -> None:
-        loss = done.figures.get("loss")
-        text = f"fit    round {done.number}   {done.step}"
-        if loss is not None:
-            text += f"   {fit_figure(done.task, loss)}"
-        self._moving(text)
+        found, loss = self.meter.read(done), done.figures.get("loss")
+        words_ = "" if loss is None else fit_figure(done.task, loss)
+        text = progress.line(found, done.step, words_, WIDTH - len("fit    ") - SPINNER)
+        self._moving(f"fit    {text}", progress.tenth(found))
 
-    def _moving(self, text: str) -> None:
-        """A line that is rewritten on a terminal; elsewhere one line every 30 seconds."""
+    def _moving(self, text: str, due: bool = False) -> None:
+        """A line that is rewritten on a terminal; elsewhere one every 30 seconds, or when due."""
         if self.status:
             self.status.start()
             self.status.update(text)
-        elif not self.quiet and time.perf_counter() - self.last_said > PLAIN_SECONDS:
+        elif not self.quiet and (due or time.perf_counter() - self.last_said > PLAIN_SECONDS):
             self.last_said = time.perf_counter()
             print(text, file=sys.stderr, flush=True)
 

@@ -78,9 +78,12 @@ class Stages:
         return self._results(state["done"])
 
     def progress(self, state: State) -> Mapping[str, float]:
-        if len(state["done"]) == len(self.make):
+        if len(state["done"]) < len(self.make):
+            return self._current(state).progress(state["inner"])
+        if not self.make:
             return {}
-        return self._current(state).progress(state["inner"])
+        *before, last = state["done"]
+        return self._algorithm(before).progress(last)
 
     def _advance(self, state: State) -> State:
         while len(state["done"]) < len(self.make):

@@ -136,8 +136,8 @@ def _record(plan: Plan, total: Total, seconds: float) -> Round:
             "leaf": leaf.name,
             "kind": leaf.kind,
             "shape": list(leaf.shape),
-            "numbers": leaf.size,
-            "bytes": leaf.size * _bytes(leaf, plan, total),
+            "numbers": leaf.filled or leaf.size,
+            "bytes": _bytes(leaf, plan, total),
             "sites": list(total.sites),
             "combine": plan.combine,
             "seen": total.seen,
@@ -165,15 +165,17 @@ def _shared(plan: Plan, total: Total) -> dict[str, Any]:
 
 
 def _bytes(leaf: Leaf, plan: Plan, total: Total) -> int:
-    """Bytes of one entry of a leaf in a release, with the flag that says whether it is hidden.
+    """Bytes of a leaf in a release, with the flags or bits that say which entries are there.
 
     What is masked in a secure sum is a whole number of the ring, rounded or not.
     """
+    if leaf.filled:
+        return leaf.filled * KINDS[leaf.packed] + -(-leaf.size // 8)
     if leaf.packed:
-        return KINDS[leaf.packed]
+        return leaf.size * KINDS[leaf.packed]
     if leaf.lossy and plan.compress and total.seen == "this site":
-        return KINDS[plan.compress]
-    return (8 if leaf.ring == "int64" else 16) + (8 if leaf.small == "hide" else 0)
+        return leaf.size * KINDS[plan.compress]
+    return leaf.size * ((8 if leaf.ring == "int64" else 16) + (8 if leaf.small == "hide" else 0))
 
 
 def _finite(figures: Mapping[str, float]) -> dict[str, float]:

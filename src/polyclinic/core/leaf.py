@@ -23,6 +23,7 @@ class Leaf:
     noised   whether the task has added the noise of a plan that asks for "steps" of it
     packed   "float16" or "int8": its task has rounded it to numbers of so many bytes, and keeps
              what is left over for a later round; so it travels, and never in a secure sum; "": no
+    filled   entries that are not 0 at most, where only these travel; 0: all
     support  who stands behind an entry: all "patients" of the contribution, per entry ("cells"), or
              as the plan's candidates weight them ("weights": the first axis are the candidates)
     small    what the gate does with an entry that too few patients stand behind: "refuse" the whole
@@ -48,6 +49,7 @@ class Leaf:
     lossy: bool = False
     noised: bool = False
     packed: Literal["", "float16", "int8"] = ""
+    filled: int = 0
 
     @property
     def size(self) -> int:

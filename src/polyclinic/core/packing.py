@@ -3,8 +3,9 @@
 A leaf is packed as ``{"shift": k, "values": v}``: entry i is ``v[i] * 2**k`` units of the ring.
 The form follows from the numbers: k is the largest power of two that divides all of them, v the
 narrowest of int8, int16, int32 and int64 that holds them; where only four or eight bytes would do
-and IEEE halves do as well, these. Numbers that no form holds stay words. So each leaf has one form,
-and a reader refuses any other.
+and IEEE halves do as well, these. Numbers that no form holds stay words. Where most entries are 0,
+v holds the others only, and a bit for each entry says which they are: ``{"shift", "values", "size",
+"inside"}``. So each leaf has one form, and a reader refuses any other.
 """
 
 from __future__ import annotations
@@ -21,12 +22,26 @@ Words = NDArray[np.uint64]
 INTEGERS = ((7, np.int8), (15, np.int16), (31, np.int32), (63, np.int64))
 HALF_TOP, HALF_LOW = 15, 24  # highest bit of a half, and its lowest behind the point
 WORD, BITS = 64, 128
+HEAD = 64  # bytes that it takes to say which entries are not 0, beside the bits
 
 
 def pack(array: Array) -> Array | dict[str, Any]:
     """The packed form of ring words, (n, 2); other arrays and what does not fit as they are."""
     if array.dtype != np.uint64:
         return array
+    found = _dense(array)
+    if not isinstance(found, dict):
+        return found
+    inside, values = array.any(axis=1), found["values"]
+    saved = (len(values) - int(inside.sum())) * values.itemsize
+    if saved <= -(-len(values) // 8) + HEAD:
+        return found
+    bits = np.packbits(inside).view(np.int8)
+    return {**found, "values": values[inside], "size": len(values), "inside": bits}
+
+
+def _dense(array: Words) -> Words | dict[str, Any]:
+    """The packed form with a number for each entry."""
     magnitude, negative = ring.magnitudes(array)
     low, high = (int(np.bitwise_or.reduce(magnitude[:, i], initial=0)) for i in (0, 1))
     used = (high << WORD) | low
@@ -46,13 +61,32 @@ def pack(array: Array) -> Array | dict[str, Any]:
 def unpack(value: Any) -> Array:
     """The array that was packed. Raises CodecError for any but its one packed form."""
     array: Array | None = value if isinstance(value, np.ndarray) else None
-    if isinstance(value, dict) and set(value) == {"shift", "values"}:
+    if isinstance(value, dict) and {"shift", "values"} <= set(value):
         shift, values = value["shift"], value["values"]
         if type(shift) is int and isinstance(values, np.ndarray) and values.ndim == 1:
             array = _opened(values, shift)
+        if set(value) != {"shift", "values"}:
+            array = None if array is None else _spread(array, value)
     if array is None or not _is_form(array) or codec.encode(pack(array)) != codec.encode(value):
         raise codec.CodecError("a leaf is not in its packed form", code="BAD_MESSAGE")
     return array
+
+
+def _spread(filled: Words, value: dict[str, Any]) -> Words | None:
+    """Ring words of all entries, of those that are not 0; None where they do not fit."""
+    size, inside = value.get("size"), value.get("inside")
+    if set(value) != {"shift", "values", "size", "inside"} or type(size) is not int:
+        return None
+    if not isinstance(inside, np.ndarray) or inside.dtype != np.int8:
+        return None
+    if inside.ndim != 1 or len(inside) != -(-size // 8):
+        return None
+    at = np.unpackbits(inside.view(np.uint8), count=size).view(bool)
+    if at.sum() != len(filled):
+        return None
+    words = np.zeros((size, 2), dtype=np.uint64)
+    words[at] = filled
+    return words
 
 
 def _is_form(array: Array) -> bool:

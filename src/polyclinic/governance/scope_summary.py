@@ -85,8 +85,8 @@ def _computes(scope: Scope) -> list[str]:
 def _numbers(scope: Scope) -> int | None:
     """How many sums leave in the largest round of the fit that is known beforehand."""
     plans = [plan for plan in scope.model.fit_plans if plan.task != "glm.moments"]
-    sizes = [sum(leaf.size for leaf in lookup(one.task, 1).leaves(one)) for one in plans]
-    return max(sizes, default=None)
+    declared = [lookup(one.task, 1).leaves(one) for one in plans]
+    return max((sum(leaf.filled or leaf.size for leaf in one) for one in declared), default=None)
 
 
 def _once(scope: Scope, study: Study) -> list[str]:

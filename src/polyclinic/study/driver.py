@@ -26,6 +26,7 @@ from polyclinic.engines.embedded import common_threshold
 from polyclinic.governance.officer import plain
 from polyclinic.governance.paper import APPROVED, REFUSED, Paper
 from polyclinic.governance.study_file import Study
+from polyclinic.report.progress import FIGURES
 from polyclinic.report.travelled import NETWORK, carried
 from polyclinic.study import hubstore
 from polyclinic.study.fewer import Fewer
@@ -331,6 +332,7 @@ class Driver:
             plan=done.plan,
             seconds=round(done.seconds, 4),
             loss=done.figures.get("loss"),
+            figures={name: done.figures[name] for name in FIGURES if name in done.figures},
             task=done.task,
             bytes=moved,
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
-from polyclinic.core.fit import Round, fit
+from polyclinic.core.fit import Callback, Round, fit
 from polyclinic.data.cohort import rules_of
 from polyclinic.data.formula import complete_columns, formula_columns
 from polyclinic.engines.embedded import About, Embedded, Sums
@@ -58,6 +58,7 @@ def run(
     resume: bool = False,
     show: Show | None = None,
     sites: Sites | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> StudyRun:
     """Run a study: cohort, model, Table 1, validation, report.
 
@@ -69,6 +70,7 @@ def run(
     show : called with the name of an event and its value: "sites", "round" (of the fit), "step"
         (any other round), "model", "evaluated", "results".
     sites : hospitals, where the study file does not say where they are.
+    callbacks : called after every round of the fit with a `Round`.
 
     Raises
     ------
@@ -80,7 +82,7 @@ def run(
     sites = sites or open_sites(study, base)
     folder = Path(out) if out is not None else base / study.output.folder / study.study.name
     _prepare(folder, study, resume)
-    return _Steps(study, sites, folder, tell).run()
+    return _Steps(study, sites, folder, tell, callbacks).run()
 
 
 def open_sites(study: Study, base: Path) -> Sites:
@@ -107,8 +109,16 @@ def open_sites(study: Study, base: Path) -> Sites:
 
 
 class _Steps:
-    def __init__(self, study: Study, sites: Sites, folder: Path, tell: Show) -> None:
+    def __init__(
+        self,
+        study: Study,
+        sites: Sites,
+        folder: Path,
+        tell: Show,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
         self.study, self.folder, self.tell = study, folder, tell
+        self.callbacks = [lambda done: self.tell("round", done), *callbacks]
         sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)
         complete = complete_columns(study.model.formula, sites.codebook)
@@ -185,7 +195,7 @@ class _Steps:
         model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they stand in the results and are shown from there
-            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
+            model._fit_data(data, self.engine, self.callbacks, self.store("fit"))
         self.rounds += model.rounds_
         return model
 
@@ -197,7 +207,7 @@ class _Steps:
         model._privacy = study.privacy.noise
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model._fit_data(data, self.engine, [lambda r: self.tell("round", r)], self.store("fit"))
+            model._fit_data(data, self.engine, self.callbacks, self.store("fit"))
         if study.privacy.show_sites:
             model._ask_hospitals([self._step])
         self.rounds += model.rounds_

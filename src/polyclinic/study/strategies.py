@@ -32,7 +32,7 @@ def FedAvg(
         `lr_decay` and `lr_every`, `server_lr` with `server_schedule`, `server_decay` and
         `server_every`, `stop_after` (rounds without a better validation loss), `clients` (share of
         the sites that train in a round), `fine_tune` (steps of each site's own network after the
-        last round).
+        last round), `compress` with `keep` and `whole_every` (fewer bytes).
     """
     given = {"rounds": rounds, "local_epochs": local_epochs, "batch_size": batch_size, "lr": lr}
     return _made("fedavg", given, more)

@@ -23,8 +23,10 @@ from polyclinic.models.neural.network import Network
 from polyclinic.models.neural.private import check_private, noise_for
 from polyclinic.models.neural.result import NeuralFit
 from polyclinic.models.neural.scaling import scaling_by
+from polyclinic.models.neural.smaller import asks_whole, places_after, received
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.tasks import WORK
+from polyclinic.models.neural.turns import trains
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
@@ -119,7 +121,9 @@ class PrivateTraining:
         return {**state, **done}
 
     def progress(self, state: State) -> Mapping[str, float]:
-        return {}
+        if not state["round"]:
+            return {}
+        return {"round": state["round"], "rounds": self.spec.strategy.rounds}
 
     def model(self, state: State) -> NeuralFit:
         n = max(round(self.patients), 0)
@@ -154,6 +158,7 @@ class Training:
             "best": {},
             "end": "",
             "tuned": "",
+            "places": np.zeros(0, dtype=np.int64),
         }
 
     def plan(self, state: State) -> Plan | None:
@@ -167,7 +172,9 @@ class Training:
     def _asked(self, state: State, round: int, step: str) -> Plan:
         """The plan of a round over the network of `state`."""
         given, strategy = self.moments.class_weight, self.spec.strategy
-        extra = server.extra(strategy, state["memory"])
+        extra: dict[str, Any] = server.extra(strategy, state["memory"])
+        if not asks_whole(strategy, round):
+            extra["places"] = state["places"]
         asked = values(
             self.spec,
             round=round,
@@ -185,10 +192,12 @@ class Training:
         if state["end"]:
             return {**state, "tuned": plan.bare_hash}
         weight = max(float(number(total["weight"])), 1e-12)
-        change, beside = (number(total[name]) / weight for name in ("change", "beside"))
+        strategy, done = self.spec.strategy, state["round"] + 1
+        part = None if asks_whole(strategy, state["round"]) else state["places"]
+        change = received(total["change"], len(state["weights"]), part) / weight
+        beside = number(total["beside"]) / weight
         if "work" in total.values:  # of FedNova: the mean step, as many as a site takes on average
             change = change * (float(number(total["work"])) * WORK / weight)
-        strategy, done = self.spec.strategy, state["round"] + 1
         control: NDArray[np.float64] | None = None
         if "control" in total.values:
             control = number(total["control"]) / max(float(number(total["everyone"])), 1e-12)
@@ -221,10 +230,16 @@ class Training:
             "best": best,
             "end": end,
             "tuned": "",
+            "places": places_after(strategy, change) if part is None else part,
         }
 
     def progress(self, state: State) -> Mapping[str, float]:
-        return dict(state["history"][-1]) if state["history"] else {}
+        if not state["history"] or state["tuned"]:
+            return {}
+        spec, round = self.spec, state["round"]
+        found = {**state["history"][-1], "round": round, "rounds": spec.strategy.rounds}
+        turns = [trains(spec, name, round - 1) for name in spec.sites]
+        return {**found, "sites": sum(turns)} if turns else found
 
     def model(self, state: State) -> NeuralFit:
         chosen, strategy = self._chosen(state), self.spec.strategy

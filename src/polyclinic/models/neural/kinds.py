@@ -18,6 +18,7 @@ from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import personal
 from polyclinic.models.neural.private import UNITS, check_private, good_privacy, noise_for
+from polyclinic.models.neural.smaller import asks_whole, check_places
 from polyclinic.models.neural.spec import SAMPLINGS, SCALES, NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.privacy.noisy import KEY
@@ -224,15 +225,17 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     state = plan.values["state"]
     names = {"round", "weights", "beside", "lr", "class_weight", "scaling", "after"}
     weights, beside = sizes(spec)
-    scaffold = spec.strategy.name == "scaffold"
-    names |= {"extra"} if spec.privacy or scaffold else set()
+    beside_them = _beside_weights(spec, state.get("round"))
+    names |= {"extra"} if beside_them else set()
     if set(state) != names:
         raise ValueError("a state of another form")
     check_noise(spec, plan, counts=False)
-    if scaffold:
-        if set(state["extra"]) != {"control"}:
-            raise ValueError("something else beside the weights")
+    if beside_them and set(state["extra"]) != {beside_them}:
+        raise ValueError("something else beside the weights")
+    if beside_them == "control":
         _numbers(state["extra"]["control"], weights)
+    if beside_them == "places":
+        check_places(spec.strategy, weights, state["extra"]["places"])
     _numbers(state["weights"], weights)
     _numbers(state["beside"], beside)
     end = spec.strategy.rounds + (spec.strategy.fine_tune > 0)
@@ -249,6 +252,15 @@ def check_train(spec: NeuralSpec, plan: Plan) -> None:
     fits = free or bool(after) == (state["round"] > 0)
     if not isinstance(after, str) or len(after) > 64 or not fits:
         raise ValueError("another round before")
+
+
+def _beside_weights(spec: NeuralSpec, round: Any) -> str:
+    """The name of what sites are sent beside the weights in a round; "": nothing."""
+    if spec.privacy:
+        return "patients"
+    if spec.strategy.name == "scaffold":
+        return "control"
+    return "" if type(round) is int and asks_whole(spec.strategy, round) else "places"
 
 
 def check_count(spec: NeuralSpec, plan: Plan) -> None:

@@ -94,7 +94,7 @@ def check_private(spec: NeuralSpec) -> None:
         "site_steps and local_seconds: the steps that are paid for are those of all": bool(
             spec.strategy.site_steps or spec.strategy.local_seconds
         ),
-        "compress: rounding is for exact updates that are seen alone": bool(spec.strategy.compress),
+        "compress: what is left over of an update has no noise": bool(spec.strategy.compress),
         f"the strategy {spec.strategy!r}": (
             spec.strategy.name not in PRIVATE
             or spec.strategy.by_turns

@@ -101,6 +101,7 @@ class NeuralSpec:
         if one.personal or one.by_turns or one.buffered:
             data = {name: value for name, value in data.items() if name in known}
             data |= {"name": "fedavg", "clients": 1.0, "fine_tune": 0}
+        data |= {"compress": ""} if "compress" in data else {}
         return replace(self, strategy=Strategy.from_data(data), sites=())
 
     def to_data(self) -> dict[str, Any]:

@@ -47,18 +47,20 @@ WORDS = {
     "fednova": "FedNova",
 }
 SCHEDULES = ("decay", "step", "cosine")
+SPARSE = ("topk", "topk_shared")  # some entries of a change are sent, the others later
 
 _ANY = ("name", "rounds", "lr", "lr_schedule", "lr_decay", "lr_every", "batch_size", "clients")
 _WORK = ("local_epochs", "local_steps", "site_steps", "local_seconds")
 _STEPS = (*_ANY, *_WORK, "weight_decay", "fine_tune")
 _LOCAL = (*_STEPS, "momentum", "optimizer")
+_BYTES = ("compress", "keep", "whole_every")
 _SERVER = ("server_lr", "server_schedule", "server_decay", "server_every")
-_MEAN = (*_LOCAL, *_SERVER, "stop_after", "compress")
+_MEAN = (*_LOCAL, *_SERVER, "stop_after", *_BYTES)
 _MOMENTS = (*_MEAN, "beta1", "tau")
 # The options of each strategy; those of others are refused.
 OPTIONS: dict[str, tuple[str, ...]] = {
     "fedavg": _MEAN,
-    "fedsgd": (*_ANY, "stop_after", "compress"),
+    "fedsgd": (*_ANY, "stop_after", *_BYTES),
     "fedprox": (*_MEAN, "mu"),
     "scaffold": (*_STEPS, *_SERVER, "stop_after"),
     "fedadam": (*_MOMENTS, "beta2"),
@@ -103,8 +105,12 @@ class Strategy:
     lr_schedule    how the local step size falls: "decay" as lr * lr_decay ** round, "step" by
                    lr_decay after every `lr_every` rounds, "cosine" to 0 after the last one
     server_schedule, server_decay, server_every   the same of `server_lr`
-    compress       "float16" or "int8": a site's change is sent in 2 or 1 bytes per number, and what
-                   rounding leaves over is added to its next one; only where it is seen alone
+    compress       a site's change in fewer bytes; what is not sent is added to a later one, see
+                   `smaller`. "float16", "int8": 2 or 1 per number, "topk": the site's largest
+                   numbers, each only where it is seen alone; "topk_shared": in most rounds the
+                   numbers that moved most in the sum, also where that is a secure one
+    keep           share of the numbers that "topk" and "topk_shared" send in a round
+    whole_every    rounds from one in which "topk_shared" sends all numbers to the next
     stop_after     rounds without a better summed validation loss after which it stops; 0: never
     clients        share of the sites that train in a round, at least one
     mu             weight of 1/2 |w - w_start|^2 in the local loss
@@ -155,6 +161,8 @@ class Strategy:
     staleness: float = 0.5
     weigh: str = "rows"
     server: str = "average"
+    keep: float = 0.1
+    whole_every: int = 4
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -163,6 +171,9 @@ class Strategy:
                 raise _wrong(self, field.name, rule)
         if self.stop_after and self.clients < 1:
             raise _wrong(self, "stop_after", "every site watches in every round: clients = 1")
+        if self.compress in SPARSE and SERVER[self.name] in ("adam", "yogi", "adagrad"):
+            rule = "float16 or int8: an adaptive step is divided by how much an entry moves, and "
+            raise _wrong(self, "compress", rule + "one that waits for its turn does not")
 
     def lr_at(self, round: int) -> float:
         """Local step size in a round, counted from 0; after the last one that of the first."""
@@ -317,5 +328,10 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("average", "adam", "yogi", "adagrad").__contains__,
         "average, adam, yogi or adagrad",
     ),
-    "compress": (("", *KINDS).__contains__, f"one of {', '.join(KINDS)}, or empty"),
+    "compress": (
+        ("", *KINDS, *SPARSE).__contains__,
+        f"one of {', '.join((*KINDS, *SPARSE))}, or empty",
+    ),
+    "keep": _SHARE,
+    "whole_every": _COUNT,
 }

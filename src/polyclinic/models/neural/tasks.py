@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from polyclinic.core.compress import rounded
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.exposure import Exposure, Members, Shares, Unaided
 from polyclinic.core.leaf import Leaf
@@ -31,13 +31,14 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.neural.batches import repeats
-from polyclinic.models.neural.fixed import number, whole
+from polyclinic.models.neural.fixed import whole
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.network import network_of, sizes
 from polyclinic.models.neural.personal import own as kept_by
 from polyclinic.models.neural.personal import personal
 from polyclinic.models.neural.private import check_private, hospital_round, patients_round
 from polyclinic.models.neural.rows import Ints, inputs, plain, question, spec_of, split, used
+from polyclinic.models.neural.smaller import change_leaf, nothing_sent, sent
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import Question, classes_of, row_weights, train
 from polyclinic.models.neural.turns import trains
@@ -62,7 +63,7 @@ class TrainTask(Unaided):
         if spec.privacy:
             return (_private_leaf(spec, weights),)
         found = (
-            _change_leaf(spec, weights),
+            change_leaf(spec.strategy, weights, _places(plan)),
             Leaf("beside", (beside,), "update", "int64"),
             Leaf("weight", (), "count", "int64"),
             Leaf("loss", (), "loss", "int64"),
@@ -152,7 +153,12 @@ def trained(
     answer = train(spec, network, rows, own, asked, memory, site)
     nova = spec.strategy.name == "fednova"
     per_step = answer.change / max(answer.steps, 1) if nova else answer.change
-    change, left = _rounded(spec, per_step * answer.weight, memory)
+    places = asked.extra.get("places")
+    if answer.weight:
+        change, left = sent(spec.strategy, places, per_step * answer.weight, memory)
+    else:  # nobody is behind it, nor behind what was left over
+        change = nothing_sent(spec.strategy, len(answer.change), places)
+        left = {name: kept for name, kept in memory.items() if name == "left_over"}
     leaves = {
         "change": change,
         "beside": whole(answer.beside * answer.weight),
@@ -208,21 +214,10 @@ class CountTask(Unaided):
         return Exposure(members=(Members(spec_of(plan).design.columns, person),))
 
 
-def _change_leaf(spec: NeuralSpec, weights: int) -> Leaf:
-    kind: Any = spec.strategy.compress
-    ring: Any = "exact128" if kind else "int64"
-    return Leaf("change", (weights,), "update", ring, packed=kind)
-
-
-def _rounded(spec: NeuralSpec, change: Any, memory: Memory) -> tuple[Any, Memory]:
-    """The change as it leaves, and what of it is kept for the next round (error feedback: Seide
-    et al. 2014)."""
-    kind = spec.strategy.compress
-    if not kind:
-        return whole(change), {}
-    due = number(whole(change + memory.get("left_over", 0.0)))
-    sent = rounded(due, kind)
-    return sent, {"left_over": due - sent}
+def _places(plan: Plan) -> NDArray[np.int64] | None:
+    """The entries of the change that are asked for; None: all."""
+    found = plan.values["state"].get("extra", {}).get("places")
+    return None if found is None else np.asarray(found)
 
 
 def _private_leaf(spec: NeuralSpec, weights: int) -> Leaf:
