@@ -174,6 +174,8 @@ class Strategy:
         if self.compress in SPARSE and SERVER[self.name] in ("adam", "yogi", "adagrad"):
             rule = "float16 or int8: an adaptive step is divided by how much an entry moves, and "
             raise _wrong(self, "compress", rule + "one that waits for its turn does not")
+        if self.compress == "topk_shared" and self.name == "fedbuff":
+            raise _wrong(self, "compress", "topk: without rounds there are no shared entries")
 
     def lr_at(self, round: int) -> float:
         """Local step size in a round, counted from 0; after the last one that of the first."""
