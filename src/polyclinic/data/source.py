@@ -168,6 +168,13 @@ def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:
     return _as_text(connection, codebook.file_of(site), f"{site}")
 
 
+def open_arrow(rows: Any, codebook: Codebook, site: str) -> Source:
+    """The cells of an arrow table as texts; the types of a Parquet file stay what they are."""
+    connection = duckdb.connect(config={"threads": 1})
+    connection.register("raw", rows)
+    return _as_text(connection, codebook.file_of(site), site)
+
+
 def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str) -> Source:
     described = connection.execute("DESCRIBE raw").fetchall()
     parts = []
