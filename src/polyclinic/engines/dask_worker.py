@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 from distributed import Worker, WorkerPlugin
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 from threadpoolctl import threadpool_limits
 
 import polyclinic
@@ -17,7 +17,7 @@ from polyclinic.engines.held import Holder
 HANDLER = "polyclinic"
 
 
-class Holds(WorkerPlugin):
+class Holds(WorkerPlugin):  # type: ignore[misc]
     """Makes a worker hold partitions, also one that joins later.
 
     Parameters

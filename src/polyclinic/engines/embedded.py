@@ -103,17 +103,16 @@ class Embedded:
         witness = any(books[name].log is not None for name in sites)
         return Federation(InProcess(sites), list(sites), cohort, chosen, about.purpose, witness)
 
-    def _held(
-        self, make: Make
-    ) -> Callable[[Cohort | None], Held]:
+    def _held(self, make: Make) -> Callable[[Cohort | None], Held]:
         held: dict[str, Held] = {}
 
         def workers(cohort: Cohort | None) -> Held:
             key = codec.digest(cohort)
             if key not in held:
                 made = make(cohort)
-                rows = isinstance(made, (Partition, Selected))
-                held[key] = self.workers(made) if rows else made
+                if isinstance(made, Partition | Selected):
+                    made = self.workers(made)
+                held[key] = made
             return held[key]
 
         return workers

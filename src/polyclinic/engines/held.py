@@ -90,7 +90,7 @@ class Part:
         return self.edges[-1] - self.edges[0]
 
     def take(self, loaded: Partition) -> None:
-        """Add columns. What tasks have cached stays: no task reads a column that it has not named."""
+        """Add columns. What tasks have cached stays: they read columns that their plan names."""
         start = self.edges[0]
         spans = [(a - start, b - start) for a, b in pairwise(self.edges)]
         self.columns.update(loaded.columns)
@@ -230,9 +230,9 @@ class Holder:
     def _room(self, rows: Rows, size: int) -> bool:
         """Make room; the parts of other analyses go first, the oldest first."""
         for other in self._rows.values():
-            if rows.bytes() + size + sum(o.bytes() for o in self._rows.values() if o is not rows) <= (
-                self.memory
-            ):
+            if rows.bytes() + size + sum(
+                o.bytes() for o in self._rows.values() if o is not rows
+            ) <= (self.memory):
                 return True
             if other is not rows:
                 other.parts.clear()

@@ -90,4 +90,3 @@ def spool(rows: Partition, below: str | Path) -> Spooled:
         "population": rows.population,
     }
     return Spooled(str(folder), tuple(rows.columns), about)
-

@@ -69,9 +69,7 @@ class SpreadWorkers:
     partitions : as in `ThreadWorkers`: with the same number the sums have the same bytes.
     """
 
-    def __init__(
-        self, machines: Machines, rows: Partition | Selected, partitions: int = 1
-    ) -> None:
+    def __init__(self, machines: Machines, rows: Partition | Selected, partitions: int = 1) -> None:
         self.machines = machines
         self._owner: dict[int, str] = {}
         self._told: set[str] = set()
@@ -178,7 +176,8 @@ class SpreadWorkers:
 
     def _surveys(self, rows: Selected) -> list[Survey]:
         """Of every part of the files, by the workers."""
-        selected, found = rows.to_data(), {}
+        selected = rows.to_data()
+        found: dict[int, Survey] = {}
         todo = {i: group.bytes for i, group in enumerate(rows.scan.groups)}
         while todo:
             mine: dict[str, list[int]] = {}

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Evidence, Sum
 from polyclinic.core.errors import (
+    NOTHING_LEFT,
     EmptySite,
     InputError,
-    NOTHING_LEFT,
     PolyclinicError,
     Refused,
     Stopped,
@@ -89,9 +89,7 @@ def _members_to_data(one: Members) -> dict[str, Any]:
 
 def _members_from_data(data: Mapping[str, Any]) -> Members:
     cell = None if data["cell"] is None else (data["cell"][0], data["cell"][1])
-    return Members(
-        tuple(data["columns"]), unpacked(data["patients"]), cell, data["candidate"]
-    )
+    return Members(tuple(data["columns"]), unpacked(data["patients"]), cell, data["candidate"])
 
 
 def packed(ordinals: NDArray[np.int64]) -> dict[str, Any]:
@@ -115,7 +113,7 @@ def unpacked(data: Mapping[str, Any]) -> NDArray[np.int64]:
 
 
 def error_to_data(error: Exception) -> dict[str, Any]:
-    """An error of ours with its words; of any other its kind alone, as its words may hold values."""
+    """An error of ours with its words; of any other its kind alone: its words may hold values."""
     if isinstance(error, PolyclinicError):
         names = ("what", "code", "rule", "next", "kept", "site", "step")
         words = {name: getattr(error, name, None) for name in names}
