@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -146,11 +146,23 @@ def scan_files(where: str, codebook: Codebook, site: str) -> Scan:
 
 
 @dataclass(frozen=True)
+class _Chosen:
+    """Selected rows of one part, with their patients among all and among the selected ones."""
+
+    columns: dict[str, NDArray[np.float64]]
+    person: Ints
+    key: Ints
+
+
+@dataclass(frozen=True)
 class Selected:
     """The rows of a scan that a cohort selects, not yet read."""
 
     scan: Scan
     cohort: Cohort | None
+    _last: dict[tuple[int, tuple[str, ...]], _Chosen] = field(
+        default_factory=dict, compare=False, repr=False
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -174,24 +186,28 @@ class Selected:
 
     def load(self, place: Located, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """The selected rows from `first` up to `stop`, in the order of the files."""
-        parts = [
-            self._part(place, group, a, b, columns) for group, a, b in place.parts(first, stop)
-        ] or [self._part(place, 0, 0, 0, columns)]
-        joined = {name: np.concatenate([one[0][name] for one in parts]) for name in columns}
-        person = np.concatenate([one[1] for one in parts])
-        key = None if place.single else np.concatenate([one[2] for one in parts])
+        spans = list(place.parts(first, stop)) or [(0, 0, 0)]
+        parts = [(self._group(place, group, tuple(columns)), a, b) for group, a, b in spans]
+        joined = {
+            name: np.concatenate([one.columns[name][a:b] for one, a, b in parts])
+            for name in columns
+        }
+        person = np.concatenate([one.person[a:b] for one, a, b in parts])
+        key = None if place.single else np.concatenate([one.key[a:b] for one, a, b in parts])
         return Partition(
             joined, key, self.scan.site, first, person, place.outside, place.population
         )
 
-    def _part(
-        self, place: Located, group: int, a: int, b: int, columns: Sequence[str]
-    ) -> tuple[dict[str, Any], Ints, Ints]:
-        table, patients = self.scan.read(group, [*dict.fromkeys([*self._needed, *columns])])
-        chosen, _ = self._chosen(table)
-        person, key = place.ordinals(group, patients, chosen, table.n_rows)
-        rows = chosen[a:b]
-        return {name: table.columns[name][rows] for name in columns}, person[rows], key[a:b]
+    def _group(self, place: Located, group: int, columns: tuple[str, ...]) -> _Chosen:
+        """The selected rows of a part. The last one is kept: chunks begin and end within parts."""
+        if (group, columns) not in self._last:
+            self._last.clear()
+            table, patients = self.scan.read(group, [*dict.fromkeys([*self._needed, *columns])])
+            chosen, _ = self._chosen(table)
+            person, key = place.ordinals(group, patients, chosen, table.n_rows)
+            taken = {name: table.columns[name][chosen] for name in columns}
+            self._last[group, columns] = _Chosen(taken, person[chosen], key)
+        return self._last[group, columns]
 
     @cached_property
     def _needed(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from distributed.protocol.serialize import to_serialize
 from threadpoolctl import threadpool_limits
 
 import polyclinic
+from polyclinic.core.task import load_installed
 from polyclinic.engines.held import Holder
 
 HANDLER = "polyclinic"
@@ -37,6 +38,7 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
         holder = Holder(self.memory or half, worker.state.nthreads)
         threadpool_limits(limits=1, user_api="blas")
         beside = ThreadPoolExecutor(1, thread_name_prefix=HANDLER)
+        beside.submit(load_installed)
 
         async def answer(message: Any) -> Any:
             loop = asyncio.get_running_loop()

@@ -184,26 +184,45 @@ class Sites(Described):
             condition the hospitals' gates say so themselves, of none as of a few.
         """
         cohort = cohort or self.fixed
-        empty = self._without_patients(cohort)
+        ready = self._found(engine or Embedded(), cohort)
+        empty = self._without_patients(cohort, ready)
         if empty and (self.empty_site != "leave_out" or len(empty) == len(self.names)):
             raise self._empty(empty[0], cohort)
-        makers = {site: self._maker(site) for site in self.names if site not in empty}
         data = None if cohort is None else cohort.to_data()
+        makers = {
+            site: self._maker(site, data, ready.get(site))
+            for site in self.names
+            if site not in empty
+        }
         return (engine or Embedded()).federation(
             makers, self.policies, data, books=self._books, sums=sums, about=about
         )
 
-    def _without_patients(self, cohort: Cohort | None) -> list[str]:
+    def _found(self, engine: Embedded, cohort: Cohort | None) -> dict[str, Held]:
+        """The workers over rows that stay in files. What is wrong with a file is said here, in
+        words: later only a code crosses the gate."""
+        scans = {site: one for site, one in self._tables.items() if isinstance(one, Scan)}
+        return {
+            site: (self._on.get(site) or engine).workers(Selected(one, cohort))
+            for site, one in scans.items()
+        }
+
+    def _without_patients(self, cohort: Cohort | None, ready: Mapping[str, Held]) -> list[str]:
         """Hospitals with nobody to ask about; under a condition those with fewer than they show."""
         conditional = cohort is not None and bool(cohort.where)
         if conditional and self.empty_site != "leave_out":
             return []
         least = {site: self.policies[site].min_subset if conditional else 1 for site in self.names}
-        here = [site for site in self.names if isinstance(self._tables[site], Table)]
-        return [site for site in here if self.rows(site, cohort).n_patients < least[site]]
+        rows = {
+            site: ready[site].rows if site in ready else self.rows(site, cohort)
+            for site in self.names
+        }
+        return [site for site in self.names if rows[site].n_patients < least[site]]
 
-    def _maker(self, site: str) -> Make:
+    def _maker(self, site: str, fixed: Mapping[str, Any] | None, ready: Held | None) -> Make:
         def make(cohort: Mapping[str, Any] | None) -> Partition | Selected | Held:
+            if ready is not None and cohort == fixed:
+                return ready
             rows = self._selected(site, None if cohort is None else Cohort.from_data(cohort))
             on = self._on.get(site)
             return rows if on is None else on.workers(rows)
@@ -211,12 +230,16 @@ class Sites(Described):
         return make
 
     def _empty(self, site: str, cohort: Cohort | None) -> EmptySite:
-        table = self._held(site)
-        worst = [
-            f"{name}: {int(np.isnan(table.columns[name]).sum())} of {table.n_rows} missing"
-            for name in (cohort.with_rule("drop") if cohort else ())
-            if np.isnan(table.columns[name]).all()
-        ]
+        table = self._tables[site]
+        worst = (
+            []
+            if isinstance(table, Scan)
+            else [
+                f"{name}: {int(np.isnan(table.columns[name]).sum())} of {table.n_rows} missing"
+                for name in (cohort.with_rule("drop") if cohort else ())
+                if np.isnan(table.columns[name]).all()
+            ]
+        )
         return EmptySite(
             f"{site} has no complete row" + (f" ({'; '.join(worst)})" if worst else ""),
             code="EMPTY_SITE",
