@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ def near(folder: Any, partitions: int = 1, **more: Any) -> Cluster:
     return Cluster(partitions, machines=Near(folder, **more))
 
 
-def visits(n: int = 900, seed: int = 0) -> pd.DataFrame:
+def visits(n: int = 700, seed: int = 0) -> pd.DataFrame:
     """Visits of patients with up to four each, side by side, in no order of the patient's name."""
     rng = np.random.default_rng(seed)
     patient = np.repeat(rng.permutation(n), rng.integers(1, 5, n))[:n]
@@ -82,11 +83,11 @@ def visits(n: int = 900, seed: int = 0) -> pd.DataFrame:
     return frame
 
 
-def write(frame: pd.DataFrame, folder: Any, files: int = 3, group: int = 70) -> str:
+def write(frame: pd.DataFrame, folder: Any, files: int = 3, group: int = 130) -> str:
     """The frame as Parquet files of small row groups; the pattern that names them."""
     folder.mkdir(exist_ok=True)
     edges = [len(frame) * i // files for i in range(files + 1)]
-    for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (a, b) in enumerate(pairwise(edges)):
         part = frame[a:b]
         part.to_parquet(folder / f"v{i}.parquet", row_group_size=group, index=False)
     return str(folder / "*.parquet")

@@ -12,10 +12,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+from dask import config
 from distributed import LocalCluster
 from distributed.security import Security
 
 HOST = "127.0.0.1"
+NOWHERE = f"{HOST}:0"  # a web server without a page: Dask always starts one
+ROUTES = config.get("distributed.scheduler.http.routes")
 
 
 class LocalWorkers:
@@ -28,14 +31,16 @@ class LocalWorkers:
         self.security = Security.temporary()
         self._folder = tempfile.TemporaryDirectory(prefix="polyclinic-cluster-")
         self.processes: list[subprocess.Popen[bytes]] = []
-        self._cluster = LocalCluster(
-            n_workers=0,
-            host=HOST,
-            protocol="tls://",
-            security=self.security,
-            dashboard_address=dashboard,
-            silence_logs=40,
-        )
+        with config.set({"distributed.scheduler.http.routes": ROUTES if dashboard else []}):
+            self._cluster = LocalCluster(
+                n_workers=0,
+                host=HOST,
+                protocol="tls://",
+                security=self.security,
+                dashboard_address=dashboard or NOWHERE,
+                scheduler_kwargs={"dashboard": dashboard is not None},
+                silence_logs=40,
+            )
         self.address = str(self._cluster.scheduler_address)
         command = self._command(threads)
         for number in range(workers):
@@ -53,7 +58,16 @@ class LocalWorkers:
             path.write_text(getattr(self.security, name))
             files += [f"--tls-{option}", str(path)]
         program = [sys.executable, "-m", "distributed.cli.dask_worker", self.address]
-        how = ["--no-nanny", "--no-dashboard", "--nthreads", str(threads), "--memory-limit", "0"]
+        how = [
+            "--no-nanny",
+            "--no-dashboard",
+            "--dashboard-address",
+            NOWHERE,
+            "--nthreads",
+            str(threads),
+            "--memory-limit",
+            "0",
+        ]
         place = ["--host", HOST, "--local-directory", self._folder.name, "--death-timeout", "60"]
         return [*program, *files, *how, *place]
 

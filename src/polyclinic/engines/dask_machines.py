@@ -60,7 +60,7 @@ class DaskMachines:
                 self.spool = self._folder.name
                 address, security = self._local.address, self._local.security
                 limit = limit or psutil.virtual_memory().total // (2 * workers)
-            self._client = Client(address, security=security, set_as_default=False)
+            self._client = Client(address, security=security, set_as_default=False, timeout=ANSWER)
             self._start(workers if self._local else 1, limit)
         except (OSError, TimeoutError) as error:
             self.close()
@@ -94,7 +94,8 @@ class DaskMachines:
 
     def worker_pids(self) -> dict[str, int]:
         """Process of each worker, by address."""
-        return {address: int(pid) for address, pid in self._client.run(os.getpid).items()}
+        found = self._client.run(os.getpid, workers=self.live(), on_error="ignore")
+        return {address: int(pid) for address, pid in found.items()}
 
     def ask(self, messages: Mapping[str, bytes]) -> dict[str, Any]:
         """The answer of each worker, None where there is none; such a worker is not asked again."""
