@@ -35,6 +35,7 @@ class Near:
     """Holders by name. A message to one of `lost` is lost, and so is what it held."""
 
     def __init__(self, folder: Any, workers: int = 2, memory: int = 1 << 30) -> None:
+        self.name = "near"
         self.policy, self.speed, self.spool = "least_load", {}, str(folder)
         self.holders = {f"w{i}": Holder(memory) for i in range(workers)}
         self.lost: set[str] = set()

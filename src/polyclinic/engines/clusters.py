@@ -20,7 +20,9 @@ REMEMBERED = 8  # analyses whose rows are known, so that the next fit need not l
 
 
 class Running(Machines, Protocol):
-    """Workers that someone has started."""
+    """Workers that someone has started; `name` as a study file names the engine."""
+
+    name: str
 
     def worker_pids(self) -> dict[str, int]: ...
     def close(self) -> None: ...
@@ -39,6 +41,10 @@ class Cluster(Embedded):
     _known: OrderedDict[str, SpreadWorkers] = field(
         default_factory=OrderedDict, compare=False, repr=False
     )
+
+    @property
+    def name(self) -> str:
+        return self.machines.name
 
     def workers(self, rows: Partition | Selected) -> SpreadWorkers:
         if isinstance(rows, Partition):

@@ -31,6 +31,8 @@ ANSWER = 10.0  # seconds that a scheduler has for an answer
 class DaskMachines:
     """The workers of a scheduler; see `polyclinic.cluster` for the parameters."""
 
+    name = "dask"
+
     def __init__(
         self,
         address: str | None,

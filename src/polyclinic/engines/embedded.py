@@ -52,6 +52,11 @@ class Embedded:
     threads: int | None = None
     arrivals: Any = field(default=None, compare=False)
 
+    @property
+    def name(self) -> str:
+        """As a study file and a report name it."""
+        return "embedded"
+
     def workers(self, rows: Partition | Selected) -> Held:
         """Workers over rows in memory, or over rows that are read now."""
         whole = rows.gather() if isinstance(rows, Selected) else rows
