@@ -60,6 +60,7 @@ NAMES = [
     "TreatmentEffect",
     "Voting",
     "WeightedAverage",
+    "cluster",
     "connect",
     "datasets",
     "images",
@@ -67,6 +68,7 @@ NAMES = [
     "partition",
     "read",
     "run",
+    "scan",
     "split",
 ]
 

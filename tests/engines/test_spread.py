@@ -51,7 +51,7 @@ def test_a_cohort_and_a_derived_column_are_read_in_parts_as_well(files, tmp_path
         return pc.LogisticRegression().fit(rows, "readmitted ~ old + hba1c", engine=engine)
 
     whole = pc.read({"hospital": tmp_path / "visits"}, BOOK)
-    assert same(model(whole, None), model(pc.scan(files, BOOK), near(tmp_path, 4)))
+    assert same(model(whole, pc.Embedded(4)), model(pc.scan(files, BOOK), near(tmp_path, 4)))
 
 
 @pytest.mark.parametrize("name", ["logistic", "cross-table", "cox", "boosting", "clusters"])
@@ -281,3 +281,53 @@ def test_numbers_and_dates_of_a_file_are_read_as_of_a_whole_table(tmp_path):
     for name in whole.columns:
         np.testing.assert_array_equal(whole.columns[name], parts.columns[name])
     np.testing.assert_array_equal(whole.persons, parts.persons)
+
+
+STUDY = """
+format = 1
+[study]
+name = "visits"
+[data]
+schema = "visits.json"
+sites = { north = "visits/*.parquet" }
+[model]
+kind = "logistic"
+formula = "readmitted ~ age + C(sex)"
+[evaluation]
+validate = "none"
+alone = false
+[output]
+report = []
+"""
+
+
+def test_a_study_runs_on_a_cluster_and_its_result_is_that_of_one_process(files, tmp_path):
+    from polyclinic.data.toml import load_toml
+    from polyclinic.governance.study_file import Study
+
+    (tmp_path / "study.toml").write_text(STUDY)
+    study = load_toml(tmp_path / "study.toml", Study)
+    folders = [tmp_path / "here", tmp_path / "there"]
+    for folder, engine in zip(folders, (None, near(tmp_path)), strict=True):
+        sites = pc.read({"north": pc.scan(files, BOOK)}, BOOK)
+        pc.run(study, folder, sites=sites, engine=engine)
+    one, two = [(folder / "coefficients.csv").read_bytes() for folder in folders]
+    assert one == two
+
+
+def test_a_command_line_says_where_to_compute(tmp_path):
+    from polyclinic.governance.study_file import load_study, with_engine
+
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    study, before = load_study(path), load_study(path).hash
+    assert with_engine(study, None, None, None).name == "embedded"
+    assert with_engine(study, None, 4, None).workers == 4
+    found = with_engine(study, "dask", None, "tls://there:8786")
+    assert (found.name, found.scheduler) == ("dask", "tls://there:8786")
+    for wrong in (("embedded", 2, None), ("dask", 2, "tls://there:8786"), ("flink", None, None)):
+        with pytest.raises(pc.InputError):
+            with_engine(study, *wrong)
+    path.write_text(STUDY + '[engine]\nname = "dask"\nworkers = 2\n')
+    assert with_engine(load_study(path), "embedded", None, None).workers is None
+    assert load_study(path).hash != before

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
@@ -87,6 +87,7 @@ def cluster(
     policy: Policy = "least_load",
     spool: str | None = None,
     tls: Mapping[str, str] | None = None,
+    security: Any = None,
     timeout: float = 600.0,
     patience: float = 30.0,
     dashboard: str | None = None,
@@ -105,6 +106,7 @@ def cluster(
     spool : for rows in memory, a folder that all workers see; for processes here it is made.
     tls : files of a scheduler's keys: ``{"ca": ..., "cert": ..., "key": ...}``; None: those of
         Dask's own configuration.
+    security : the same as a `distributed.Security`, of a cluster that was made in this process.
     timeout : seconds after which a silent worker is taken for lost.
     patience : seconds to wait for a first worker.
     dashboard : where Dask shows its pages, "127.0.0.1:8787"; None: nowhere.
@@ -136,7 +138,7 @@ def cluster(
         memory=memory,
         policy=policy,
         spool=spool,
-        tls=tls,
+        security=security or tls,
         timeout=timeout,
         patience=patience,
         dashboard=dashboard,

@@ -42,7 +42,7 @@ class DaskMachines:
         memory: int | str | None,
         policy: Policy,
         spool: str | None,
-        tls: Mapping[str, str] | None,
+        security: Security | Mapping[str, str] | None,
         timeout: float,
         patience: float,
         dashboard: str | None,
@@ -55,7 +55,7 @@ class DaskMachines:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         limit = int(parse_bytes(memory)) if memory else 0
         try:
-            security = _security(tls)
+            security = _security(security)
             if address is None:
                 self._local = LocalWorkers(workers, threads, dashboard)
                 self._folder = tempfile.TemporaryDirectory(prefix="polyclinic-rows-")
@@ -142,9 +142,9 @@ def _gone(what: str) -> Stopped:
     )
 
 
-def _security(tls: Mapping[str, str] | None) -> Security | None:
-    if tls is None:
-        return None
+def _security(tls: Security | Mapping[str, str] | None) -> Security | None:
+    if not isinstance(tls, Mapping):
+        return tls
     return Security(
         tls_ca_file=tls["ca"],
         tls_client_cert=tls["cert"],
