@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +49,13 @@ def test_a_hospital_may_be_a_cluster(cluster, files):
     here = fitted(pc.read({"a": scan, **others}, BOOK), pc.Embedded(3), privacy=pc.SecureSum())
     on = pc.read({"a": pc.scan(files, BOOK, engine=cluster), **others}, BOOK)
     assert fitted(on, pc.Embedded(3), privacy=pc.SecureSum()) == here
+
+
+def test_the_example_writes_files_that_fit(cluster, tmp_path):
+    write_example = runpy.run_path(str(Path(__file__).parents[2] / "examples/cluster.py"))["write"]
+    write_example(tmp_path, patients=400)
+    data = [pc.scan(tmp_path / "visits/*.parquet", schema=tmp_path / "visits.toml") for _ in "ab"]
+    assert fitted(data[0], cluster) == fitted(data[1], pc.Embedded(3))
 
 
 def test_workers_that_are_killed_change_no_byte_and_the_last_stops_the_run(

@@ -18,11 +18,10 @@ from distributed import Client
 from distributed.protocol.serialize import to_serialize
 from distributed.security import Security
 
-import polyclinic
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
 from polyclinic.engines.dask_local import LocalWorkers
-from polyclinic.engines.dask_worker import HANDLER, Holds, version
+from polyclinic.engines.dask_worker import HANDLER, Holds, installed
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
@@ -73,12 +72,12 @@ class DaskMachines:
 
     def _start(self, workers: int, memory: int) -> None:
         self._client.wait_for_workers(workers, timeout=max(60.0, self._patience))
-        found = set(self._client.run(version).values())
-        if found != {polyclinic.__version__}:
+        found = set(self._client.run(installed).values())
+        if found != {installed()}:
             raise InputError(
                 f"the cluster's workers have Polyclinic {', '.join(sorted(found))}",
                 code="OTHER_VERSION",
-                rule=f"workers run what is asked here: Polyclinic {polyclinic.__version__}",
+                rule=f"workers run what is asked here: Polyclinic {installed()}",
                 next="install the same version on the workers",
             )
         self._client.register_plugin(Holds(memory))

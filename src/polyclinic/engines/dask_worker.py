@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from typing import Any
 
 import psutil
@@ -11,7 +12,6 @@ from distributed import Worker, WorkerPlugin
 from distributed.protocol.serialize import to_serialize
 from threadpoolctl import threadpool_limits
 
-import polyclinic
 from polyclinic.core.task import load_installed
 from polyclinic.engines.held import Holder
 
@@ -51,6 +51,6 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
         worker.handlers.pop(HANDLER, None)
 
 
-def version() -> str:
-    """Of Polyclinic, where it is called."""
-    return polyclinic.__version__
+def installed() -> str:
+    """Version of Polyclinic, where it is called."""
+    return version("polyclinic")

@@ -170,11 +170,11 @@ class Holder:
         if asked["op"] == "remember":
             (all_rows,) = self._pieces(rows, plan, [WHOLE], True)
             summed, memory = remembered(plan, all_rows, asked["memory"])
-            return {"sum": wire.sum_to_data(summed), "memory": dict(memory)}
+            return {"sum": summed.to_data(), "memory": dict(memory)}
         pieces = self._pieces(rows, plan, asked["parts"], whole)
         if asked["op"] == "sum":
             done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces)
-            return {"sum": wire.sum_to_data(added(done))}
+            return {"sum": added(done).to_data()}
         if isinstance(task, Exposing):
             expose, own = task.exposure, asked["own"]
             seen = self._each(lambda one: expose(plan, one, own), pieces)

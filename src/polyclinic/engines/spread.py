@@ -86,12 +86,12 @@ class SpreadWorkers:
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added at the workers first."""
         replies = self._ask("sum", plan)
-        return added(iter([wire.sum_from_data(reply["sum"]) for reply in replies]))
+        return added(iter([Sum.from_data(reply["sum"]) for reply in replies]))
 
     def remember(self, plan: Plan, memory: Memory) -> tuple[Sum, Memory]:
         """The sum of a task that goes on from `memory`, and what it keeps for later."""
         (reply,) = self._ask("remember", plan, [WHOLE], {"memory": dict(memory)})
-        return wire.sum_from_data(reply["sum"]), reply["memory"]
+        return Sum.from_data(reply["sum"]), reply["memory"]
 
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""

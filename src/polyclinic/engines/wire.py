@@ -1,4 +1,4 @@
-"""Sums, exposures and errors as plain data, between the processes of one trust domain."""
+"""Exposures and errors as plain data, between the processes of one trust domain."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.core.contribution import Evidence, Sum
 from polyclinic.core.errors import (
     NOTHING_LEFT,
     EmptySite,
@@ -24,21 +23,6 @@ KINDS = {
     kind.__name__: kind
     for kind in (PolyclinicError, InputError, EmptySite, Refused, Stopped, RingError)
 }
-
-
-def sum_to_data(summed: Sum) -> dict[str, Any]:
-    """A sum with its evidence."""
-    found = summed.evidence
-    return {
-        "words": dict(summed.words),
-        "patients": int(found.patients),
-        "cells": dict(found.cells),
-    }
-
-
-def sum_from_data(data: Mapping[str, Any]) -> Sum:
-    """The sum that `sum_to_data` has written."""
-    return Sum(data["words"], Evidence(data["patients"], data["cells"]))
 
 
 def exposure_to_data(found: Exposure) -> dict[str, Any]:
