@@ -62,6 +62,7 @@ NAMES = [
     "TreatmentEffect",
     "Voting",
     "WeightedAverage",
+    "cluster",
     "connect",
     "datasets",
     "images",
@@ -69,6 +70,7 @@ NAMES = [
     "partition",
     "read",
     "run",
+    "scan",
     "split",
 ]
 

@@ -136,6 +136,9 @@ def test_no_number_outside_the_ring_reaches_the_gate(value, code):
     assert caught.value.code == code
 
 
+WORKERS = {"engines/workers.py", "engines/held.py", "engines/spread.py"}
+
+
 def makers(name):
     """Files that construct `name`, as a call of the class or of one of its static makers."""
     found = set()
@@ -158,7 +161,7 @@ def makers(name):
     ("name", "places"),
     [
         ("Release", {"privacy/gate.py"}),
-        ("Sum", {"core/contribution.py", "core/federation.py", "engines/workers.py"}),  # Workers
+        ("Sum", {"core/contribution.py", "core/federation.py", *WORKERS}),
         ("Total", {"core/contribution.py", "core/federation.py"}),
         ("open_total", {"core/federation.py"}),
     ],

@@ -81,19 +81,31 @@ def run(
         str | None, typer.Option("--hub", help="Over the hospitals of this hub.")
     ] = None,
     log: Log = None,
+    engine: Annotated[
+        str | None, typer.Option("--engine", help="Where to compute: embedded or dask.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Of dask: processes on this machine.")
+    ] = None,
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Of dask: address of one that is there.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a study; the run folder holds model, coefficients, metrics and report."""
-    from polyclinic.governance.study_file import load_study
+    from polyclinic.governance.study_file import load_study, with_engine
+    from polyclinic.study.run import engine_of
     from polyclinic.study.run import run as run_study
 
     found = load_study(study)
     if over or found.data.hub:
         return _over_hub(study, over or found.data.hub, out, resume, json, _logs(log))
     view = show.View(quiet=json)
-    view.title(found, None)
-    done = run_study(study, out, resume=resume, show=view.tell, callbacks=_logs(log))
-    _finish(done, view, json)
+    section = with_engine(found, engine, workers, scheduler)
+    view.title(found, None, section.name)
+    with engine_of(section) as where:
+        more: dict[str, Any] = {"callbacks": _logs(log), "engine": where}
+        _finish(run_study(study, out, resume=resume, show=view.tell, **more), view, json)
 
 
 def _logs(folder: Path | None) -> list[Any]:

@@ -104,9 +104,11 @@ class View:
         if not self.quiet:
             print(text, flush=True)
 
-    def title(self, study: Any, sites: Any) -> None:
+    def title(self, study: Any, sites: Any, engine: str = "") -> None:
         self.say(f"Polyclinic {version('polyclinic')}   {study.study.title or study.study.name}")
-        self.say(f"study  {study.study.name}, {study.short_hash}, engine {study.engine.name}")
+        self.say(
+            f"study  {study.study.name}, {study.short_hash}, engine {engine or study.engine.name}"
+        )
         if sites is not None and sites.source:
             for line in _folded("data", sites.source):
                 self.say(line)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 # Codes that say "ask again later", not "no".
-PASSING = frozenset({"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST", "CANNOT_WRITE"})
+PASSING = frozenset(
+    {"SITE_LOST", "HUB_LOST", "RUN_LOST", "AGENT_LOST", "CANNOT_WRITE", "CLUSTER_LOST"}
+)
 RULES = {
     "TOO_FEW_PATIENTS": "the hospital's policy: a number leaves only with enough patients behind "
     "it (5 unless the hospital says otherwise)",
@@ -58,6 +60,10 @@ RULES = {
     "BAD_MESSAGE": "messages are canonical bytes of plain data",
     "WRONG_ANSWER": "an answer belongs to the site and the round that were asked",
     "SITE_LOST": "every hospital that a study needs must answer",
+    "CLUSTER_LOST": "a worker's partitions go to the others while there is one, and a scheduler",
+    "UNREADABLE": "every worker of a hospital's cluster reads its parts of the files itself",
+    "SOURCE_CHANGED": "all rounds of a run are about the same rows",
+    "TOO_LARGE_FOR_ONE": "a step that needs all rows of a hospital at once has them at one worker",
     "SITE_FAILED": "the hospital could not compute its part; the reason is shown there only",
     "NONFINITE": "no number that leaves is NaN or infinite",
     "RANGE": "every value lies within the range that the codebook declares",
@@ -141,6 +147,12 @@ NEXT = {
     "UNKNOWN_TASK": "install the same version of Polyclinic at every site",
     "RANGE": "declare the column's range in the codebook, or use a smaller unit",
     "NONFINITE": "run the quality check at the hospital: polyclinic check",
+    "CLUSTER_LOST": "start the cluster again; a run with a store or a run folder goes on with "
+    "resume",
+    "UNREADABLE": "look at the log of that hospital: it names the file and the row group",
+    "SOURCE_CHANGED": "start again over the new files",
+    "TOO_LARGE_FOR_ONE": "give workers more memory, select fewer rows, or use a model that is "
+    "fitted by sums",
     "SITE_FAILED": "look at the log of that hospital",
     "BAD_DATA": "run the quality check at the hospital: polyclinic check",
     "BELOW_THRESHOLD": "with fewer than three hospitals leave SecureSum out; else wait for the "

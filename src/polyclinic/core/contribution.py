@@ -66,6 +66,17 @@ class Sum:
             contribution.evidence,
         )
 
+    def to_data(self) -> dict[str, Any]:
+        """As it travels inside a trust domain: evidence and all."""
+        found = self.evidence
+        cells = dict(found.cells)
+        return {"words": dict(self.words), "patients": int(found.patients), "cells": cells}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Sum:
+        """What another process of the domain has added up."""
+        return Sum(data["words"], Evidence(data["patients"], data["cells"]))
+
     def opened(self, leaves: Sequence[Leaf]) -> dict[str, Array]:
         """The site's own numbers, for its own eyes."""
         return {leaf.name: _from_words(leaf, self.words[leaf.name]) for leaf in leaves}

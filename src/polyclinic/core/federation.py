@@ -15,7 +15,7 @@ from polyclinic.core.asking import FirstOf, Outstanding
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.compress import HELD, Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
-from polyclinic.core.errors import Refused
+from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
@@ -428,8 +428,18 @@ def codes_of(replies: Mapping[str, codec.Bytes | None]) -> dict[str, str]:
     return found
 
 
-def refused_by(codes: Mapping[str, str], plan: Plan) -> Refused:
+def refused_by(codes: Mapping[str, str], plan: Plan) -> PolyclinicError:
     """The error for codes that crossed borders; the words are this side's own."""
+    for site in (site for site, code in codes.items() if code == "CLUSTER_LOST"):
+        return Stopped(
+            f"the cluster of {site} was lost in round {plan.round} ({plan.step or plan.task})",
+            code="CLUSTER_LOST",
+            rule=RULES["CLUSTER_LOST"],
+            next=NEXT["CLUSTER_LOST"],
+            site=site,
+            step=plan.step,
+            kept="every round before, where the run has a store or a run folder",
+        )
     site, code = next(iter(codes.items()))
     code = code if code in RULES else "SITE_FAILED"
     others = f" (and {len(codes) - 1} more)" if len(codes) > 1 else ""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,27 @@ from numpy.typing import NDArray
 from polyclinic.core.media import Media
 
 CHUNK_ROWS = 65_536
+
+
+class Rows(Protocol):
+    """What a gate reads of a site's rows, wherever they are; see `Partition`."""
+
+    @property
+    def columns(self) -> Iterable[str]: ...
+    @property
+    def n_patients(self) -> int: ...
+    @property
+    def outside(self) -> int: ...
+    @property
+    def population(self) -> int: ...
+
+
+def cuts(n_rows: int, edge: Callable[[int], int], parts: int, rows: int = CHUNK_ROWS) -> list[int]:
+    """Where chunks of `rows` rows begin, counted from the start of each of `parts` equal parts, and
+    where the last one ends; `edge` moves a cut that would split a patient."""
+    ends = sorted({edge(n_rows * i // parts) for i in range(parts + 1)})
+    inside = {edge(row) for a, b in pairwise(ends) for row in range(a, b, rows)}
+    return sorted(inside | {n_rows}) if n_rows else [0, 0]
 
 
 @dataclass(frozen=True)
@@ -101,10 +122,11 @@ class Partition:
         return self._cut([*range(0, self.n_rows, rows), self.n_rows])
 
     def _cut(self, cuts: list[int]) -> list[Partition]:
-        edges = sorted({self._patient_edge(cut) for cut in cuts})
+        edges = sorted({self.edge(cut) for cut in cuts})
         return [self.slice(a, b) for a, b in pairwise(edges)]
 
-    def _patient_edge(self, row: int) -> int:
+    def edge(self, row: int) -> int:
+        """The end of the patient's rows that a cut before `row` would split, else `row`."""
         if self.key is None or row <= 0 or row >= self.n_rows or self.key[row] != self.key[row - 1]:
             return row
         later = np.flatnonzero(self.key[row:] != self.key[row])

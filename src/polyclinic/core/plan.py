@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
@@ -11,6 +12,7 @@ from polyclinic.core.compress import KINDS
 
 T = TypeVar("T")
 Combine = Literal["sum", "collect"]
+_WORD = re.compile(r"\w+")
 LONGEST = 300  # letters of a name: it goes into the logs of whoever is asked
 
 
@@ -88,6 +90,11 @@ class Plan:
         return {"compress": self.compress, "base": self.base, "row": self.row}
 
     @property
+    def words(self) -> set[str]:
+        """Every word in its texts and keys: among them the columns that any task could read."""
+        return self.once("words", lambda: _words([self.values, self.cohort or {}]))
+
+    @property
     def content_hash(self) -> str:
         return self.once("content_hash", lambda: codec.digest(self.content()))
 
@@ -149,6 +156,16 @@ class Plan:
         ):
             raise codec.CodecError("a plan has the wrong fields", code="BAD_MESSAGE")
         return Plan(**{**fields, "to": tuple(fields["to"])})
+
+
+def _words(value: Any) -> set[str]:
+    if isinstance(value, str):
+        return {value, *_WORD.findall(value)}
+    if isinstance(value, Mapping):
+        return _words(list(value)).union(*map(_words, value.values()))
+    if isinstance(value, (list, tuple)):
+        return set().union(*map(_words, value))
+    return set()
 
 
 def _rounds(fields: Mapping[str, Any]) -> bool:

@@ -78,12 +78,18 @@ def register(tasks: Iterable[Task]) -> None:
             raise ValueError(f"two tasks are called {task.name} version {task.version}")
 
 
-def lookup(name: str, version: int) -> Task:
-    """The installed task of that name and version. Raises UNKNOWN_TASK."""
-    if (name, version) not in _installed and not _loaded:
+def load_installed() -> None:
+    """Import all that is installed, once."""
+    if not _loaded:
         _loaded.append(GROUP)
         for entry in entry_points(group=GROUP):
             register(entry.load())
+
+
+def lookup(name: str, version: int) -> Task:
+    """The installed task of that name and version. Raises UNKNOWN_TASK."""
+    if (name, version) not in _installed:
+        load_installed()
     task = _installed.get((name, version))
     if task is None:
         raise PolyclinicError(

@@ -63,6 +63,17 @@ class Cohort:
         are missing would show theirs, and the gate would refuse."""
         return tuple(column for column in self.columns if self.rule(column) != "keep")
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The columns that decide which rows are selected."""
+        used = parse(self.where).columns if self.where is not None else ()
+        ruled = (*self.with_rule("drop"), *self.with_rule("error"))
+        return tuple(dict.fromkeys((*ruled, *used)))
+
+    def inside(self, table: Table) -> NDArray[np.bool_]:
+        """Which rows fulfil the condition."""
+        return self._masks(table)[0]
+
     def to_data(self) -> dict[str, Any]:
         return {"where": self.where, "columns": list(self.columns), "missing": dict(self.missing)}
 

@@ -289,8 +289,13 @@ def _patients(
             rule="the patient id says which rows belong together",
             next=f"name it in [site.{site}.map]",
         )
+    return pd.factorize(patient_cells(source, codebook, site, stored))[0].astype(np.int64)
+
+
+def patient_cells(source: Source, codebook: Codebook, site: str, stored: str) -> pd.Series[str]:
+    """The patient of every row, as column `stored` names it. Raises MISSING_VALUES."""
     text = cell_text(stored)
-    about = codebook.columns.get(id_column, Column(type="text"))
+    about = codebook.columns.get(codebook.patient.id, Column(type="text"))
     missing = missing_condition(text, source.format, about, Mapped())
     cells = source.connection.execute(
         f"SELECT CASE WHEN {missing} THEN NULL ELSE {text} END AS v FROM source"
@@ -304,7 +309,7 @@ def _patients(
             rule="every row belongs to a patient",
             next="complete the ids, or leave the rows out of the file",
         )
-    return pd.factorize(cells)[0].astype(np.int64)
+    return cells
 
 
 def _without_duplicates(

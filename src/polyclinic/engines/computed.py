@@ -11,7 +11,7 @@ from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import Refused
 from polyclinic.core.exposure import Exposure, Members
 from polyclinic.core.leaf import Leaf
-from polyclinic.core.partition import Partition
+from polyclinic.core.partition import Rows
 from polyclinic.core.plan import Plan
 from polyclinic.engines import candidates
 from polyclinic.engines.books import Memory
@@ -26,7 +26,7 @@ class Computed:
     leaves: tuple[Leaf, ...]
     sum: Sum
     exposure: Exposure
-    rows: Partition
+    rows: Rows
     left_out: NDArray[np.bool_] | None = None
     memory: Memory | None = None
 

@@ -14,15 +14,17 @@ from typing import Any, Literal
 from polyclinic.core import codec
 from polyclinic.core.federation import ClearSums, Cohort, Domain, Federation, Summing
 from polyclinic.core.partition import Partition
+from polyclinic.data.scan import Selected
 from polyclinic.engines.books import Books
 from polyclinic.engines.secure import AutoSums, SecureSums
 from polyclinic.engines.site import Pinned, Site
-from polyclinic.engines.workers import ThreadWorkers, single_threaded_blas
+from polyclinic.engines.workers import Held, ThreadWorkers, single_threaded_blas
 from polyclinic.privacy.gate import Gate
 from polyclinic.privacy.policy import Policy
 from polyclinic.privacy.secure import Roster
 
 Sums = Literal["auto", "clear", "secure"]
+Make = Callable[[Cohort | None], Partition | Selected | Held]
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,23 @@ class Embedded:
     threads: int | None = None
     arrivals: Any = field(default=None, compare=False)
 
-    def workers(self, rows: Partition) -> ThreadWorkers:
-        return ThreadWorkers(rows, self.partitions, self.threads)
+    @property
+    def name(self) -> str:
+        """As a study file and a report name it."""
+        return "embedded"
 
-    def domain(self, rows: Partition) -> Domain:
+    def workers(self, rows: Partition | Selected) -> Held:
+        """Workers over rows in memory, or over rows that are read now."""
+        whole = rows.gather() if isinstance(rows, Selected) else rows
+        return ThreadWorkers(whole, self.partitions, self.threads)
+
+    def domain(self, rows: Partition | Selected) -> Domain:
         """One trust domain over `rows`."""
         return Domain(self.workers(rows), single_threaded_blas)
 
     def federation(
         self,
-        rows: Mapping[str, Callable[[Cohort | None], Partition]],
+        rows: Mapping[str, Make],
         policies: Mapping[str, Policy],
         cohort: Cohort | None = None,
         *,
@@ -71,7 +80,7 @@ class Embedded:
 
         Parameters
         ----------
-        rows : gives a site's rows for a cohort.
+        rows : gives a site's rows for a cohort, or the workers that hold them.
         policies : what each site allows.
         cohort : the rows that all plans are about.
         books : what each site remembers; None: nothing beyond this federation.
@@ -99,15 +108,16 @@ class Embedded:
         witness = any(books[name].log is not None for name in sites)
         return Federation(InProcess(sites), list(sites), cohort, chosen, about.purpose, witness)
 
-    def _held(
-        self, make: Callable[[Cohort | None], Partition]
-    ) -> Callable[[Cohort | None], ThreadWorkers]:
-        held: dict[str, ThreadWorkers] = {}
+    def _held(self, make: Make) -> Callable[[Cohort | None], Held]:
+        held: dict[str, Held] = {}
 
-        def workers(cohort: Cohort | None) -> ThreadWorkers:
+        def workers(cohort: Cohort | None) -> Held:
             key = codec.digest(cohort)
             if key not in held:
-                held[key] = self.workers(make(cohort))
+                made = make(cohort)
+                if isinstance(made, Partition | Selected):
+                    made = self.workers(made)
+                held[key] = made
             return held[key]
 
         return workers

@@ -20,13 +20,13 @@ from polyclinic.core.errors import PolyclinicError, Refused
 from polyclinic.core.exposure import Exposing, Members
 from polyclinic.core.federation import HEADS, MAY, Cohort
 from polyclinic.core.leaf import Leaf
-from polyclinic.core.partition import Partition
+from polyclinic.core.partition import Rows
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Remembering, goes_on_from, lookup
 from polyclinic.engines import candidates
 from polyclinic.engines.books import Books, Kept, Memory
 from polyclinic.engines.computed import Computed
-from polyclinic.engines.workers import ThreadWorkers
+from polyclinic.engines.workers import Held
 from polyclinic.privacy import disclosure, vector
 from polyclinic.privacy.disclosure import Selection
 from polyclinic.privacy.gate import Audience, Gate, Rounding
@@ -38,7 +38,7 @@ from polyclinic.privacy.secure.keyring import threshold_of
 from polyclinic.privacy.secure.site_rounds import RoundPlan
 
 SHARE = "share"
-Rows = Callable[[Cohort | None], ThreadWorkers]
+HeldBy = Callable[[Cohort | None], Held]
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Site:
     def __init__(
         self,
         gate: Gate,
-        rows: Rows,
+        rows: HeldBy,
         books: Books,
         sites: int = 1,
         study: str = "",
@@ -333,7 +333,7 @@ class Site:
             self._last = last
         return last
 
-    def _sum(self, plan: Plan, workers: ThreadWorkers) -> tuple[Sum, Memory | None]:
+    def _sum(self, plan: Plan, workers: Held) -> tuple[Sum, Memory | None]:
         """The site's sum, and what it keeps for a later round. Raises Refused (LEFTOVER_LOST)."""
         if not isinstance(lookup(plan.task, plan.version), Remembering):
             return workers.sum(plan), None
@@ -475,11 +475,11 @@ def _packs(plan: Plan) -> bool:
     return any(leaf.packed for leaf in lookup(plan.task, plan.version).leaves(plan))
 
 
-def _population(rows: Partition) -> int:
+def _population(rows: Rows) -> int:
     return rows.population or rows.n_patients
 
 
-def _selection(rows: Partition) -> Selection:
+def _selection(rows: Rows) -> Selection:
     return Selection(rows.outside, _population(rows) > rows.n_patients)
 
 

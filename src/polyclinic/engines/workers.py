@@ -12,21 +12,29 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from polyclinic.core.contribution import Sum
 from polyclinic.core.exposure import Exposing, Exposure, Members
-from polyclinic.core.federation import remembered
+from polyclinic.core.federation import Workers, remembered
 from polyclinic.core.leaf import Leaf
-from polyclinic.core.partition import Partition
+from polyclinic.core.partition import Partition, Rows
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain, lookup
 
 T = TypeVar("T")
 INLINE_CELLS = 2_000_000  # below this many numbers a second thread costs more than it brings
+
+
+class Held(Workers, Protocol):
+    """Workers of a site, as its gate asks them."""
+
+    @property
+    def rows(self) -> Rows: ...
+    def exposure(self, plan: Plan, summed: Sum) -> Exposure: ...
 
 
 class ThreadWorkers:
@@ -55,7 +63,7 @@ class ThreadWorkers:
         def one(partition: Partition) -> Sum:
             return Sum.of(leaves, task.local(plan, partition))
 
-        return _add(self._each(one, self._parts(task.grain, leaves)))
+        return added(self._each(one, self._parts(task.grain, leaves)))
 
     def remember(self, plan: Plan, memory: Mapping[str, Any]) -> tuple[Sum, Mapping[str, Any]]:
         """The sum of a task that goes on from `memory`, and what it keeps for later."""
@@ -68,7 +76,7 @@ class ThreadWorkers:
             return Exposure(members=(Members(("",), np.unique(self.rows.persons)),))
         own = summed.opened(task.leaves(plan))
         parts = self._parts(task.grain, task.leaves(plan))
-        return _add(self._each(lambda part: task.exposure(plan, part, own), parts))
+        return added(self._each(lambda part: task.exposure(plan, part, own), parts))
 
     def _parts(self, grain: Grain, leaves: Sequence[Leaf]) -> list[Partition]:
         """Chunks, for additions of floating-point numbers; whole numbers need no more parts than
@@ -92,7 +100,8 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="polyclinic")
 
 
-def _add(sums: Iterator[T]) -> T:
+def added(sums: Iterator[T]) -> T:
+    """The sum of one or more."""
     total: Any = next(sums)
     for more in sums:
         total = total + more

@@ -17,7 +17,7 @@ from pydantic import (
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
-from polyclinic.data.toml import load_toml
+from polyclinic.data.toml import load_toml, validate
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
 from polyclinic.models.learner import kinds
@@ -166,11 +166,27 @@ class PrivacySection(_Section):
 
 
 class EngineSection(_Section):
-    """[engine]"""
+    """[engine]
 
-    name: Literal["embedded"] = "embedded"
+    workers    of "dask": processes that are started for the run
+    scheduler  of "dask": address of one that is there, instead
+    memory     of "dask": what a worker holds of columns, "4 GB"
+    """
+
+    name: Literal["embedded", "dask"] = "embedded"
     partitions: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int | None, Field(ge=1)] = None
+    workers: Annotated[int | None, Field(ge=1)] = None
+    scheduler: str | None = None
+    memory: str | None = None
+
+    @model_validator(mode="after")
+    def _of_its_engine(self) -> EngineSection:
+        if self.name != "dask" and (self.workers or self.scheduler or self.memory):
+            raise ValueError('workers, scheduler and memory are of name = "dask"')
+        if self.workers and self.scheduler:
+            raise ValueError("a scheduler has its workers: leave one of the two out")
+        return self
 
 
 class FederationSection(_Section):
@@ -342,6 +358,10 @@ class Study(_Section):
     def hash(self) -> str:
         """Of every setting except where the output goes."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
+        engine = content["engine"]
+        for name in ("workers", "scheduler", "memory"):
+            if engine[name] is None:  # as if the engine had no such key
+                del engine[name]
         return codec.digest(content)
 
     @property
@@ -377,6 +397,21 @@ class Session(_Section):
     data: Data
     session: SessionSection
     federation: FederationSection = FederationSection()
+
+
+def with_engine(
+    study: Study, name: str | None, workers: int | None, scheduler: str | None
+) -> EngineSection:
+    """The study's [engine] with what a command line says instead. Raises InputError."""
+    given = {"workers": workers, "scheduler": scheduler}
+    if name is None and any(given.values()):
+        name = "dask"
+    if name is None:
+        return study.engine
+    own = study.engine.model_dump()
+    if any(given.values()) or name != "dask":
+        own |= given
+    return validate({**own, "name": name}, EngineSection, "[engine]")
 
 
 def load_study(path: str | Path) -> Study:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.infer import infer_codebook
 from polyclinic.data.read import PARQUET, read_table, split_frame, table_from_frame
+from polyclinic.data.scan import Scan, scan_files
+from polyclinic.data.table import Table
+from polyclinic.engines.embedded import Embedded
 from polyclinic.privacy.policy import Policy
-from polyclinic.study.sites import Sites
+from polyclinic.study.sites import Scanned, Sites
 
 FILES = (".csv", ".data", ".tsv", ".txt", *PARQUET)
 
@@ -27,7 +31,8 @@ def read(
 
     Parameters
     ----------
-    source : {site: path or frame}, or a folder with one CSV or Parquet file per hospital.
+    source : {site: path, frame, or what `scan` gives}, or a folder with one CSV or Parquet file
+        per hospital.
     schema : the codebook, or its path.
     policy : what every site allows; None: the default policy. By site with a mapping.
     media : where images and series are: a folder for all, or by site a folder, or a mapping by
@@ -48,11 +53,10 @@ def read(
     if not isinstance(source, Mapping):
         source = _folder(Path(source))
     tables = {
-        str(site): read_table(where, codebook, str(site), media=_media_of(media, site))
-        if isinstance(where, (str, Path))
-        else table_from_frame(where, codebook, str(site), media=_media_of(media, site))
+        str(site): _table(where, codebook, str(site), _media_of(media, site))
         for site, where in source.items()
     }
+    on = {str(site): one.on for site, one in source.items() if isinstance(one, Scanned)}
     if not tables:
         raise InputError(
             "there is no hospital to read",
@@ -60,7 +64,37 @@ def read(
             rule="at least one file",
             next="give {site: path}",
         )
-    return Sites(tables, codebook, policy=policy)
+    return Sites(tables, codebook, policy=policy, on=on)
+
+
+def scan(
+    source: str | Path,
+    schema: Codebook | str | Path,
+    *,
+    site: str = "hospital",
+    engine: Embedded | None = None,
+    policy: Policy | None = None,
+) -> Scanned:
+    """One hospital whose rows stay in Parquet files, read in parts by whoever computes.
+
+    Parameters
+    ----------
+    source : a file, a folder, a pattern (``"visits/*.parquet"``), or an address that pyarrow's
+        file systems know: ``file://``, ``hdfs://``, ``s3://``.
+    schema : the codebook, or its path.
+    site : the hospital's name.
+    engine : the cluster that computes for this hospital, wherever it takes part; None: the `engine`
+        of a fit. Without one this process reads all of it.
+    policy : what the hospital allows; None: the default policy.
+
+    Raises
+    ------
+    InputError : NO_FILE, BAD_FILE, NO_COLUMN; WRONG_VALUE for images, and for rules about copies of
+        rows. PATIENT_SPLIT, when it is first asked, unless a patient's rows stand side by side.
+    """
+    codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
+    found = scan_files(str(source), codebook, site)
+    return Scanned({site: found}, codebook, policy=policy, on={site: engine})
 
 
 def split(
@@ -81,6 +115,14 @@ def split(
     else:
         codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
     return Sites(split_frame(frame, by, codebook, media), codebook, policy=policy)
+
+
+def _table(where: Any, codebook: Codebook, site: str, media: Any) -> Table | Scan:
+    if isinstance(where, Scanned):
+        return replace(where.scan, codebook=codebook).at(site)
+    if isinstance(where, (str, Path)):
+        return read_table(where, codebook, site, media=media)
+    return table_from_frame(where, codebook, site, media=media)
 
 
 def _media_of(media: Any, site: str) -> Any:

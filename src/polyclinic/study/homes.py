@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError
+from polyclinic.data.scan import Scan
 from polyclinic.data.table import Table
 from polyclinic.engines.books import Books
 from polyclinic.governance.chain import Verified
@@ -24,7 +25,7 @@ from polyclinic.privacy.secure import MemoryJournal
 
 
 def open_homes(
-    folder: Path, tables: Mapping[str, Table], policies: Mapping[str, Policy], data: str
+    folder: Path, tables: Mapping[str, Table | Scan], policies: Mapping[str, Policy], data: str
 ) -> tuple[dict[str, Books], dict[str, Policy]]:
     """Books and policy of every site, from its folder below `folder`.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,19 @@ from typing import Any
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Callback, Round, fit
+from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import rules_of
 from polyclinic.data.formula import complete_columns, formula_columns
+from polyclinic.data.read import PARQUET
+from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
-from polyclinic.governance.study_file import Study, load_study
+from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import Results
 from polyclinic.report.travelled import travelled
 from polyclinic.study.describe import table_one_algorithm
-from polyclinic.study.door import read
+from polyclinic.study.door import read, scan
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
 from polyclinic.study.formula import FormulaData, from_formula, outcome_classes
@@ -30,7 +34,7 @@ from polyclinic.study.learner import Learner
 from polyclinic.study.learners import learner_of
 from polyclinic.study.results import Fitted, assemble
 from polyclinic.study.saved import KINDS, save
-from polyclinic.study.sites import Sites
+from polyclinic.study.sites import Scanned, Sites
 
 Show = Callable[[str, Any], None]
 SUMS: dict[str | bool, Sums] = {"auto": "auto", True: "secure", False: "clear"}
@@ -59,6 +63,7 @@ def run(
     show: Show | None = None,
     sites: Sites | None = None,
     callbacks: Sequence[Callback] = (),
+    engine: Embedded | None = None,
 ) -> StudyRun:
     """Run a study: cohort, model, Table 1, validation, report.
 
@@ -71,6 +76,7 @@ def run(
         (any other round), "model", "evaluated", "results".
     sites : hospitals, where the study file does not say where they are.
     callbacks : called after every round of the fit with a `Round`.
+    engine : where to compute; None: as [engine] says. The result is the same.
 
     Raises
     ------
@@ -79,14 +85,35 @@ def run(
     base = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
     study = study if isinstance(study, Study) else load_study(study)
     tell = show or (lambda name, value: None)
-    sites = sites or open_sites(study, base)
+    name = engine.name if engine else study.engine.name
+    sites = sites or open_sites(study, base, in_parts=name != "embedded")
     folder = Path(out) if out is not None else base / study.output.folder / study.study.name
     _prepare(folder, study, resume)
-    return _Steps(study, sites, folder, tell, callbacks).run()
+    with nullcontext(engine) if engine else engine_of(study.engine) as where:
+        return _Steps(study, sites, folder, tell, callbacks, where).run()
 
 
-def open_sites(study: Study, base: Path) -> Sites:
-    """The hospitals of a study file; its paths are relative to `base`."""
+@contextmanager
+def engine_of(section: EngineSection) -> Iterator[Embedded]:
+    """The engine of a study file, for as long as the study runs."""
+    if section.name == "embedded":
+        yield Embedded(section.partitions, section.threads)
+        return
+    with cluster(
+        section.scheduler,
+        workers=section.workers or 2,
+        threads=section.threads or 1,
+        memory=section.memory,
+        partitions=section.partitions,
+    ) as found:
+        yield found
+
+
+def open_sites(study: Study, base: Path, in_parts: bool = False) -> Sites:
+    """The hospitals of a study file; its paths are relative to `base`.
+
+    in_parts  whether Parquet files stay where they are, for workers to read in parts
+    """
     policy = Policy(min_patients=study.privacy.min_patients)
     data = study.data
     if data.hub is not None:
@@ -100,12 +127,22 @@ def open_sites(study: Study, base: Path) -> Sites:
         from polyclinic.study import datasets
 
         return datasets.load(data.dataset).with_policy(policy)
-    source: Any = (
-        base / data.folder
-        if data.folder
-        else {site: base / path for site, path in (data.sites or {}).items()}
-    )
-    return read(source, base / str(data.schema_), policy=policy)
+    if data.folder:
+        return read(base / data.folder, base / str(data.schema_), policy=policy)
+    book = Codebook.load(base / str(data.schema_))
+    paths = data.sites or {}
+    source = {s: _source(base, where, book, s, in_parts) for s, where in paths.items()}
+    return read(source, book, policy=policy)
+
+
+def _source(base: Path, where: str, book: Codebook, site: str, in_parts: bool) -> Path | Scanned:
+    """A hospital's file; files that an address or a pattern names, and Parquet files on a cluster,
+    are read in parts."""
+    if "://" in where:
+        return scan(where, book, site=site)
+    if "*" in where or (in_parts and where.lower().endswith(PARQUET)):
+        return scan(base / where, book, site=site)
+    return base / where
 
 
 class _Steps:
@@ -115,9 +152,10 @@ class _Steps:
         sites: Sites,
         folder: Path,
         tell: Show,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback],
+        engine: Embedded,
     ) -> None:
-        self.study, self.folder, self.tell = study, folder, tell
+        self.study, self.folder, self.tell, self.engine = study, folder, tell, engine
         self.callbacks = [lambda done: self.tell("round", done), *callbacks]
         sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)
@@ -128,7 +166,6 @@ class _Steps:
             columns=columns,
             empty_site=study.cohort.empty_site,
         )
-        self.engine = Embedded(study.engine.partitions, study.engine.threads)
         self.rounds: list[Round] = []
 
     def store(self, name: str) -> Checkpoint:
@@ -162,7 +199,7 @@ class _Steps:
                 "purpose": study.study.purpose,
                 "hash": study.hash,
                 "seed": study.seed,
-                "engine": self.sites.engine or study.engine.name,
+                "engine": self.sites.engine or self.engine.name,
             },
             callbacks=[self._step],
         )

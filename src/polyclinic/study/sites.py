@@ -17,9 +17,11 @@ from polyclinic.core.federation import Federation
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort, rows_of
+from polyclinic.data.scan import Scan, Selected
 from polyclinic.data.table import Table
 from polyclinic.engines.books import Books
-from polyclinic.engines.embedded import About, Embedded, Sums
+from polyclinic.engines.embedded import About, Embedded, Make, Sums
+from polyclinic.engines.workers import Held
 from polyclinic.privacy.budget import Budget
 from polyclinic.privacy.policy import Policy
 from polyclinic.study.describe import Described
@@ -33,7 +35,7 @@ class Sites(Described):
 
     def __init__(
         self,
-        tables: Mapping[str, Table],
+        tables: Mapping[str, Table | Scan],
         codebook: Codebook,
         *,
         policy: Policy | Mapping[str, Policy] | None = None,
@@ -41,8 +43,10 @@ class Sites(Described):
         empty_site: str = "error",
         source: str = "",
         books: Mapping[str, Books] | None = None,
+        on: Mapping[str, Embedded | None] | None = None,
     ) -> None:
         self._tables = dict(tables)
+        self._on = dict(on or {})
         self._books = dict(books) if books else {site: Books.in_memory() for site in tables}
         self.codebook = codebook
         self.fixed = fixed
@@ -76,8 +80,20 @@ class Sites(Described):
 
     @property
     def table(self) -> Callable[[str], Table]:
-        """The table of a site that is on this machine."""
-        return self._tables.__getitem__
+        """The table of a site that is in this process. Raises InputError ROWS_IN_FILES."""
+        return self._held
+
+    def _held(self, site: str) -> Table:
+        found = self._tables[site]
+        if isinstance(found, Table):
+            return found
+        raise InputError(
+            f"{site}: its rows stay in their files",
+            code="ROWS_IN_FILES",
+            site=site,
+            rule="a scan is read in parts, and nothing of it is held here",
+            next="ask for sums; or read one of the files with polyclinic.read",
+        )
 
     def at_home(self, folder: str | Path) -> Self:
         """The same hospitals, each with its ledger, log and signed policy in `folder`/NAME.
@@ -138,7 +154,12 @@ class Sites(Described):
 
     def rows(self, site: str, cohort: Cohort | None) -> Partition:
         """The rows of `site` that `cohort` selects, a patient's rows side by side."""
-        return rows_of(self._tables[site], cohort)
+        return rows_of(self._held(site), cohort)
+
+    def _selected(self, site: str, cohort: Cohort | None) -> Partition | Selected:
+        """The same, or where they lie."""
+        found = self._tables[site]
+        return Selected(found, cohort) if isinstance(found, Scan) else self.rows(site, cohort)
 
     def federation(
         self,
@@ -163,36 +184,62 @@ class Sites(Described):
             condition the hospitals' gates say so themselves, of none as of a few.
         """
         cohort = cohort or self.fixed
-        empty = self._without_patients(cohort)
+        ready = self._found(engine or Embedded(), cohort)
+        empty = self._without_patients(cohort, ready)
         if empty and (self.empty_site != "leave_out" or len(empty) == len(self.names)):
             raise self._empty(empty[0], cohort)
-        makers = {site: self._maker(site) for site in self.names if site not in empty}
         data = None if cohort is None else cohort.to_data()
+        makers = {
+            site: self._maker(site, data, ready.get(site))
+            for site in self.names
+            if site not in empty
+        }
         return (engine or Embedded()).federation(
             makers, self.policies, data, books=self._books, sums=sums, about=about
         )
 
-    def _without_patients(self, cohort: Cohort | None) -> list[str]:
+    def _found(self, engine: Embedded, cohort: Cohort | None) -> dict[str, Held]:
+        """The workers over rows that stay in files. What is wrong with a file is said here, in
+        words: later only a code crosses the gate."""
+        scans = {site: one for site, one in self._tables.items() if isinstance(one, Scan)}
+        return {
+            site: (self._on.get(site) or engine).workers(Selected(one, cohort))
+            for site, one in scans.items()
+        }
+
+    def _without_patients(self, cohort: Cohort | None, ready: Mapping[str, Held]) -> list[str]:
         """Hospitals with nobody to ask about; under a condition those with fewer than they show."""
         conditional = cohort is not None and bool(cohort.where)
         if conditional and self.empty_site != "leave_out":
             return []
         least = {site: self.policies[site].min_subset if conditional else 1 for site in self.names}
-        return [site for site in self.names if self.rows(site, cohort).n_patients < least[site]]
+        rows = {
+            site: ready[site].rows if site in ready else self.rows(site, cohort)
+            for site in self.names
+        }
+        return [site for site in self.names if rows[site].n_patients < least[site]]
 
-    def _maker(self, site: str) -> Callable[[Mapping[str, Any] | None], Partition]:
-        def make(cohort: Mapping[str, Any] | None) -> Partition:
-            return self.rows(site, None if cohort is None else Cohort.from_data(cohort))
+    def _maker(self, site: str, fixed: Mapping[str, Any] | None, ready: Held | None) -> Make:
+        def make(cohort: Mapping[str, Any] | None) -> Partition | Selected | Held:
+            if ready is not None and cohort == fixed:
+                return ready
+            rows = self._selected(site, None if cohort is None else Cohort.from_data(cohort))
+            on = self._on.get(site)
+            return rows if on is None else on.workers(rows)
 
         return make
 
     def _empty(self, site: str, cohort: Cohort | None) -> EmptySite:
         table = self._tables[site]
-        worst = [
-            f"{name}: {int(np.isnan(table.columns[name]).sum())} of {table.n_rows} missing"
-            for name in (cohort.with_rule("drop") if cohort else ())
-            if np.isnan(table.columns[name]).all()
-        ]
+        worst = (
+            []
+            if isinstance(table, Scan)
+            else [
+                f"{name}: {int(np.isnan(table.columns[name]).sum())} of {table.n_rows} missing"
+                for name in (cohort.with_rule("drop") if cohort else ())
+                if np.isnan(table.columns[name]).all()
+            ]
+        )
         return EmptySite(
             f"{site} has no complete row" + (f" ({'; '.join(worst)})" if worst else ""),
             code="EMPTY_SITE",
@@ -208,14 +255,14 @@ class Sites(Described):
         """
         lines = {
             site: {name: int(np.isnan(values).sum()) for name, values in table.columns.items()}
-            for site, table in self._tables.items()
+            for site, table in zip(self.names, map(self._held, self.names), strict=True)
         }
         frame = pd.DataFrame(lines)
         return frame.mask((frame > 0) & (frame < 5)).astype("Int64")
 
     def local(self, site: str) -> pd.DataFrame:
         """The rows of one hospital on this machine, in the codebook's units and codes."""
-        table = self._tables[site]
+        table = self._held(site)
         frame = {}
         for name, values in table.columns.items():
             codes = self.codebook.level_names(name)
@@ -227,8 +274,10 @@ class Sites(Described):
         return pd.DataFrame(frame)
 
     def left_out(self, site: str, cohort: Cohort) -> dict[str, int]:
-        """Patients of `site` outside the cohort, by reason; for the site's own eyes."""
-        return cohort.left_out(self._tables[site])
+        """Patients of `site` outside the cohort, by reason; for the site's own eyes. Nothing where
+        its rows stay in their files."""
+        found = self._tables[site]
+        return {} if isinstance(found, Scan) else cohort.left_out(found)
 
     def ledgers(self) -> dict[str, dict[str, Any]]:
         """What each hospital's ledger says: patients behind each step, refusals, budget."""
@@ -256,16 +305,15 @@ class Sites(Described):
         refuse_not_comparable(self.codebook, self.names, columns)
 
     def __repr__(self) -> str:
-        patients = sum(table.n_patients for table in self._tables.values())
+        counts = [table.n_patients for table in self._tables.values() if isinstance(table, Table)]
+        patients = f"{sum(counts)} patients" if len(counts) == len(self._tables) else "in files"
         target = f", target {self.codebook.target.column}" if self.codebook.target else ""
         columns = len(self.codebook.columns)
-        return (
-            f"Sites({len(self._tables)} hospitals, {patients} patients, {columns} columns{target})"
-        )
+        return f"Sites({len(self._tables)} hospitals, {patients}, {columns} columns{target})"
 
     def _repr_html_(self) -> str:
         rows = "".join(
-            f"<tr><th scope='row'>{html.escape(site)}</th><td>{table.n_patients:,}</td>"
+            f"<tr><th scope='row'>{html.escape(site)}</th><td>{_patients(table)}</td>"
             f"<td>at least {self.policies[site].min_patients}</td></tr>"
             for site, table in self._tables.items()
         )
@@ -274,6 +322,27 @@ class Sites(Described):
             "<th scope='col'>patients</th><th scope='col'>behind every number</th></tr></thead>"
             f"<tbody>{rows}</tbody></table>"
         )
+
+
+class Scanned(Sites):
+    """One hospital whose rows stay in their files; see `polyclinic.scan`."""
+
+    @property
+    def scan(self) -> Scan:
+        """Where the rows are."""
+        (found,) = self._tables.values()
+        if not isinstance(found, Scan):
+            raise TypeError("its rows are in this process")
+        return found
+
+    @property
+    def on(self) -> Embedded | None:
+        """The engine that computes for it wherever it takes part."""
+        return next(iter(self._on.values()), None)
+
+
+def _patients(table: Table | Scan) -> str:
+    return f"{table.n_patients:,}" if isinstance(table, Table) else "in files"
 
 
 def _policies(

@@ -114,7 +114,7 @@ def test_fewer_numbers_in_a_secure_sum():
 def test_entries_that_wait_are_not_divided_by_how_much_they_move():
     with pytest.raises(pc.InputError) as error:
         pc.FedAdam(compress="topk_shared")
-    with pytest.raises(InputError, match="compress"):
+    with pytest.raises(pc.InputError, match="compress"):
         pc.FedBuff(compress="topk_shared")
     assert error.value.code == "WRONG_VALUE"
 

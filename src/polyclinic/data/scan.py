@@ -1,0 +1,246 @@
+"""Rows that stay where they lie: Parquet files that are read in parts, by whoever needs them.
+
+What a part is read as is what `read_table` makes of the same rows. A patient's rows stand side by
+side in the order of the files; of which patient a row is, and how many rows a cohort selects, comes
+from a survey of each part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.core.partition import Partition
+from polyclinic.data.codebook import Codebook, Mapped
+from polyclinic.data.cohort import Cohort
+from polyclinic.data.located import Located, Survey, located
+from polyclinic.data.parquet import Group, Lake, open_lake
+from polyclinic.data.read import patient_cells, to_table
+from polyclinic.data.source import open_arrow
+from polyclinic.data.table import Table
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A hospital's rows in files; nothing of them is held here.
+
+    groups  the parts that are read at once, in the order of the rows
+    """
+
+    site: str
+    codebook: Codebook
+    lake: Lake
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        return self.lake.groups
+
+    @property
+    def n_rows(self) -> int:
+        return sum(group.rows for group in self.groups)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.codebook.usable
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Name of the content, from the ends of the files: changed files are other data."""
+        return hashlib.sha256(repr(self.lake.marks).encode()).hexdigest()[:16]
+
+    def at(self, site: str) -> Scan:
+        """The same rows as those of the hospital of this name. Raises InputError NO_COLUMN."""
+        found = replace(self, site=site)
+        found.check()
+        return found
+
+    def check(self) -> None:
+        """Raises InputError for what a scan does not do, and for columns that are not there."""
+        if self.codebook.media:
+            raise _not_scanned(self.site, "images and series", "polyclinic.read takes them")
+        if self.codebook.patient.duplicates != "warn":
+            rule = f'[patient] duplicates = "{self.codebook.patient.duplicates}"'
+            raise _not_scanned(self.site, rule, 'take copies out of the files, and use "warn"')
+        absent = [one for one in self._stored.values() if one not in self.lake.names]
+        if absent:
+            raise InputError(
+                f"{self.site} has no column {absent[0]}",
+                code="NO_COLUMN",
+                site=self.site,
+                rule=f"every hospital has the codebook's columns; {self.site} has: "
+                f"{', '.join(self.lake.names)}",
+                next=f"name it: [site.{self.site}.map]",
+            )
+
+    @cached_property
+    def _stored(self) -> dict[str, str]:
+        """The files' own name of each column of the codebook that they hold."""
+        section = self.codebook.section(self.site)
+        names = [n for n in self.codebook.usable if n in self.codebook.columns]
+        if self.codebook.patient.id != "row":
+            names.append(self.codebook.patient.id)
+        here = [name for name in names if name not in section.not_recorded]
+        return {name: section.map.get(name, Mapped()).column or name for name in here}
+
+    def read(self, group: int, columns: Sequence[str]) -> tuple[Table, NDArray[np.uint64] | None]:
+        """Some columns of a part, and a keyed hash of the patient of every row (None: of its own).
+
+        Raises what `read_table` raises, with the file and the part; UNREADABLE, SOURCE_CHANGED.
+        """
+        derived = self.codebook.derived
+        used = {c for n in columns if n in derived for c in derived[n].expression.columns}
+        wanted = [*columns, *used]
+        id_column = self.codebook.patient.id
+        names = {self._stored[n] for n in (*wanted, id_column) if n in self._stored}
+        rows = self.lake.read(self.groups[group], [n for n in self.lake.names if n in names])
+        source = open_arrow(rows, self.codebook, self.site)
+        try:
+            table = to_table(source, self.codebook, self.site, wanted)
+            if id_column == "row":
+                return table, None
+            cells = patient_cells(source, self.codebook, self.site, self._stored[id_column])
+        except PolyclinicError as error:
+            where = self.lake.where(self.groups[group])
+            error.what = f"{error.what} ({where})"
+            error.args = (error.what,)
+            raise
+        finally:
+            source.connection.close()
+        hashed = pd.util.hash_array(cells.to_numpy(dtype=object), hash_key=self.lake.key)
+        return table, hashed
+
+    def to_data(self) -> dict[str, Any]:
+        """As workers get it."""
+        return {
+            "site": self.site,
+            "codebook": self.codebook.to_dict(),
+            "lake": self.lake.to_data(),
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Scan:
+        codebook = Codebook.from_dict(data["codebook"])
+        return Scan(data["site"], codebook, Lake.from_data(data["lake"]))
+
+
+def scan_files(where: str, codebook: Codebook, site: str) -> Scan:
+    """The Parquet files that a path, a pattern with * or an address names.
+
+    Raises
+    ------
+    InputError : NO_FILE, BAD_FILE, NO_COLUMN, WRONG_VALUE.
+    """
+    found = Scan(site, codebook, open_lake(where, site))
+    found.check()
+    return found
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Selected rows of one part, with their patients among all and among the selected ones."""
+
+    columns: dict[str, NDArray[np.float64]]
+    person: Ints
+    key: Ints
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The rows of a scan that a cohort selects, not yet read."""
+
+    scan: Scan
+    cohort: Cohort | None
+    _last: dict[tuple[int, tuple[str, ...]], _Chosen] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.scan.columns
+
+    @property
+    def groups(self) -> int:
+        return len(self.scan.groups)
+
+    def survey(self, group: int) -> Survey:
+        """How many rows and patients of one part are selected."""
+        table, patients = self.scan.read(group, self._needed)
+        chosen, inside = self._chosen(table)
+        if patients is None:
+            return Survey.of_rows(table.n_rows, len(chosen), int(np.count_nonzero(inside)))
+        return Survey.of_patients(patients, chosen, inside)
+
+    def locate(self, surveys: Sequence[Survey]) -> Located:
+        """Where each selected row is. Raises InputError PATIENT_SPLIT."""
+        return located(surveys, self.scan.site)
+
+    def load(self, place: Located, first: int, stop: int, columns: Sequence[str]) -> Partition:
+        """The selected rows from `first` up to `stop`, in the order of the files."""
+        spans = list(place.parts(first, stop)) or [(0, 0, 0)]
+        parts = [(self._group(place, group, tuple(columns)), a, b) for group, a, b in spans]
+        joined = {
+            name: np.concatenate([one.columns[name][a:b] for one, a, b in parts])
+            for name in columns
+        }
+        person = np.concatenate([one.person[a:b] for one, a, b in parts])
+        key = None if place.single else np.concatenate([one.key[a:b] for one, a, b in parts])
+        return Partition(
+            joined, key, self.scan.site, first, person, place.outside, place.population
+        )
+
+    def _group(self, place: Located, group: int, columns: tuple[str, ...]) -> _Chosen:
+        """The selected rows of a part. The last one is kept: chunks begin and end within parts."""
+        if (group, columns) not in self._last:
+            self._last.clear()
+            table, patients = self.scan.read(group, [*dict.fromkeys([*self._needed, *columns])])
+            chosen, _ = self._chosen(table)
+            person, key = place.ordinals(group, patients, chosen, table.n_rows)
+            taken = {name: table.columns[name][chosen] for name in columns}
+            self._last[group, columns] = _Chosen(taken, person[chosen], key)
+        return self._last[group, columns]
+
+    @cached_property
+    def _needed(self) -> tuple[str, ...]:
+        return () if self.cohort is None else self.cohort.reads
+
+    def _chosen(self, table: Table) -> tuple[Ints, NDArray[np.bool_]]:
+        """Positions of the selected rows, and which rows fulfil the condition."""
+        if self.cohort is None:
+            return np.arange(table.n_rows), np.ones(table.n_rows, dtype=bool)
+        return self.cohort.rows(table), self.cohort.inside(table)
+
+    def gather(self) -> Partition:
+        """All of it, read here."""
+        place = self.locate([self.survey(group) for group in range(self.groups)])
+        return self.load(place, 0, place.n_rows, self.columns)
+
+    def to_data(self) -> dict[str, Any]:
+        """As workers get it."""
+        cohort = None if self.cohort is None else self.cohort.to_data()
+        return {"scan": self.scan.to_data(), "cohort": cohort}
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Selected:
+        cohort = None if data["cohort"] is None else Cohort.from_data(data["cohort"])
+        return Selected(Scan.from_data(data["scan"]), cohort)
+
+
+def _not_scanned(site: str, what: str, next: str) -> InputError:
+    return InputError(
+        f"{site}: {what}",
+        code="WRONG_VALUE",
+        site=site,
+        rule="files that are read in parts hold numbers, levels and dates, and no part knows what "
+        "stands in another",
+        next=next,
+    )

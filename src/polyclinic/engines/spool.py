@@ -1,0 +1,92 @@
+"""Rows that are in memory, as files from which the workers of a cluster read them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from polyclinic.core.errors import InputError
+from polyclinic.core.partition import Partition
+from polyclinic.core.plan import Plan
+
+
+@dataclass(frozen=True)
+class Spooled:
+    """Columns as numpy files in a folder of their own; workers map them into memory.
+
+    about  what `Partition` knows beside its columns
+    """
+
+    folder: str
+    columns: tuple[str, ...]
+    about: Mapping[str, Any]
+
+    @property
+    def mapped(self) -> bool:
+        return True
+
+    def needed(self, plan: Plan) -> tuple[str, ...]:
+        """All columns: they are mapped, not read."""
+        return self.columns
+
+    def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition:
+        """The rows from `first` up to `stop`."""
+        files = {name: self._file(f"column-{self.columns.index(name)}") for name in columns}
+        key = self._file("key")[first:stop] if self.about["key"] else None
+        person = self._file("person")[first:stop] if self.about["person"] else None
+        return Partition(
+            {name: values[first:stop] for name, values in files.items()},
+            key,
+            self.about["site"],
+            self.about["first"] + first,
+            person,
+            self.about["outside"],
+            self.about["population"],
+        )
+
+    def _file(self, name: str) -> Any:
+        return np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+
+    def to_data(self) -> dict[str, Any]:
+        """As workers get it."""
+        return {
+            "folder": self.folder,
+            "columns": list(self.columns),
+            "about": dict(self.about),
+        }
+
+    @staticmethod
+    def from_data(data: Mapping[str, Any]) -> Spooled:
+        return Spooled(data["folder"], tuple(data["columns"]), data["about"])
+
+
+def spool(rows: Partition, below: str | Path) -> Spooled:
+    """Write rows into a new folder, which this account alone reads."""
+    if rows.media:
+        raise InputError(
+            "images and series stay in this process",
+            code="WRONG_VALUE",
+            site=rows.site or None,
+            rule="workers of a cluster compute on columns of numbers",
+            next="leave engine= out",
+        )
+    folder = Path(tempfile.mkdtemp(prefix="rows-", dir=below))
+    for number, values in enumerate(rows.columns.values()):
+        np.save(folder / f"column-{number}.npy", np.asarray(values), allow_pickle=False)
+    for name, ordinals in (("key", rows.key), ("person", rows.person)):
+        if ordinals is not None:
+            np.save(folder / f"{name}.npy", ordinals, allow_pickle=False)
+    about = {
+        "key": rows.key is not None,
+        "person": rows.person is not None,
+        "site": rows.site,
+        "first": rows.first,
+        "outside": rows.outside,
+        "population": rows.population,
+    }
+    return Spooled(str(folder), tuple(rows.columns), about)

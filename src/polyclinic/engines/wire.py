@@ -1,0 +1,115 @@
+"""Exposures and errors as plain data, between the processes of one trust domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.core.errors import (
+    NOTHING_LEFT,
+    EmptySite,
+    InputError,
+    PolyclinicError,
+    Refused,
+    Stopped,
+)
+from polyclinic.core.exposure import Exposure, Members, Shares
+from polyclinic.core.ring import RingError
+
+KINDS = {
+    kind.__name__: kind
+    for kind in (PolyclinicError, InputError, EmptySite, Refused, Stopped, RingError)
+}
+
+
+def exposure_to_data(found: Exposure) -> dict[str, Any]:
+    """An exposure; patients in a few bits each."""
+    return {
+        "coefficients": int(found.coefficients),
+        "slots": _ints(found.slots),
+        "joint": _ints(found.joint),
+        "values": {name: _ints(counts) for name, counts in found.values.items()},
+        "columns": {name: vars(one) for name, one in found.columns.items()},
+        "weights": None if found.weights is None else vars(found.weights),
+        "crowd": found.crowd,
+        "cells": {name: vars(one) for name, one in found.cells.items()},
+        "leverage": np.array([found.leverage], dtype=np.float64),
+        "levels": int(found.levels),
+        "alone": bool(found.alone),
+        "members": [_members_to_data(one) for one in found.members],
+        "updates": int(found.updates),
+    }
+
+
+def exposure_from_data(data: Mapping[str, Any]) -> Exposure:
+    """The exposure that `exposure_to_data` has written."""
+    return Exposure(
+        **{
+            **data,
+            "columns": {name: Shares(**one) for name, one in data["columns"].items()},
+            "weights": None if data["weights"] is None else Shares(**data["weights"]),
+            "cells": {name: Shares(**one) for name, one in data["cells"].items()},
+            "leverage": float(data["leverage"][0]),
+            "members": tuple(map(_members_from_data, data["members"])),
+        }
+    )
+
+
+def _ints(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: int(count) for name, count in counts.items()}
+
+
+def _members_to_data(one: Members) -> dict[str, Any]:
+    return {
+        "columns": list(one.columns),
+        "patients": packed(one.patients),
+        "cell": None if one.cell is None else [one.cell[0], int(one.cell[1])],
+        "candidate": None if one.candidate is None else int(one.candidate),
+    }
+
+
+def _members_from_data(data: Mapping[str, Any]) -> Members:
+    cell = None if data["cell"] is None else (data["cell"][0], data["cell"][1])
+    return Members(tuple(data["columns"]), unpacked(data["patients"]), cell, data["candidate"])
+
+
+def packed(ordinals: NDArray[np.int64]) -> dict[str, Any]:
+    """Ascending ordinals as a bit each where that is shorter."""
+    ordinals = np.asarray(ordinals, dtype=np.int64)
+    if len(ordinals) and np.all(np.diff(ordinals) > 0):
+        first, span = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
+        if span <= 64 * len(ordinals):
+            bits = np.zeros(span, dtype=bool)
+            bits[ordinals - first] = True
+            return {"first": first, "bits": np.packbits(bits).view(np.int8)}
+    return {"all": ordinals}
+
+
+def unpacked(data: Mapping[str, Any]) -> NDArray[np.int64]:
+    """The ordinals that `packed` has written."""
+    if "all" in data:
+        return np.asarray(data["all"])
+    bits = np.unpackbits(np.asarray(data["bits"]).view(np.uint8))
+    return np.flatnonzero(bits).astype(np.int64) + int(data["first"])
+
+
+def error_to_data(error: Exception) -> dict[str, Any]:
+    """An error of ours with its words; of any other its kind alone: its words may hold values."""
+    if isinstance(error, PolyclinicError):
+        names = ("what", "code", "rule", "next", "kept", "site", "step")
+        words = {name: getattr(error, name, None) for name in names}
+        return {"kind": type(error).__name__, **words}
+    return {"kind": "", "what": type(error).__name__}
+
+
+def error_from_data(data: Mapping[str, Any]) -> Exception:
+    """The error that a worker has met."""
+    words = dict(data)
+    kind = KINDS.get(words.pop("kind"))
+    if kind is None:
+        return RuntimeError(f"a worker failed ({words['what']}); its own log says where")
+    what, kept = words.pop("what"), words.pop("kept", None) or NOTHING_LEFT
+    return kind(what, kept=kept, **words)

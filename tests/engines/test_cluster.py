@@ -1,0 +1,88 @@
+"""The engine of real processes: two Dask workers, which are killed."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import signal
+from pathlib import Path
+
+import pytest
+
+import polyclinic as pc
+from polyclinic.core import codec
+from polyclinic.core.fit import fit
+from tests.engines.near import BOOK, FORMULA, visits, write
+from tests.study.test_conformance import ALGORITHMS, partition
+
+pytest.importorskip("distributed")
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with pc.cluster(workers=2, partitions=3, patience=5) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    return write(visits(), tmp_path_factory.mktemp("visits"))
+
+
+def fitted(data, engine=None, **more):
+    model = pc.LogisticRegression().fit(data, FORMULA, engine=engine, **more)
+    return model.summary().to_numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", ["logistic", "cross-table", "boosting", "clusters", "cox"])
+def test_the_kit_gives_the_bytes_of_one_process(name, cluster):
+    algorithm = ALGORITHMS[name].algorithm
+    here = fit(algorithm(), pc.Embedded(3).domain(partition())).state
+    there = fit(algorithm(), cluster.domain(partition())).state
+    assert codec.encode(here) == codec.encode(there)
+    assert len(set(cluster.worker_pids().values())) == 2
+
+
+def test_a_hospital_may_be_a_cluster(cluster, files):
+    others = {"b": visits(300, 1), "c": visits(400, 2)}
+    scan = pc.scan(files, BOOK)
+    here = fitted(pc.read({"a": scan, **others}, BOOK), pc.Embedded(3), privacy=pc.SecureSum())
+    on = pc.read({"a": pc.scan(files, BOOK, engine=cluster), **others}, BOOK)
+    assert fitted(on, pc.Embedded(3), privacy=pc.SecureSum()) == here
+
+
+def test_the_example_writes_files_that_fit(cluster, tmp_path):
+    write_example = runpy.run_path(str(Path(__file__).parents[2] / "examples/cluster.py"))["write"]
+    write_example(tmp_path, patients=400)
+    data = [pc.scan(tmp_path / "visits/*.parquet", schema=tmp_path / "visits.toml") for _ in "ab"]
+    assert fitted(data[0], cluster) == fitted(data[1], pc.Embedded(3))
+
+
+def test_workers_that_are_killed_change_no_byte_and_the_last_stops_the_run(
+    cluster, files, tmp_path
+):
+    def kill(done):
+        if done.number in kills:
+            pids = cluster.worker_pids()
+            os.kill(pids[min(pids)], signal.SIGKILL)
+
+    def data():
+        return pc.scan(files, BOOK)  # of its own books: else what was released is not asked again
+
+    kills = {2}
+    expected = fitted(data(), pc.Embedded(3))
+    assert fitted(data(), cluster, callbacks=[kill]) == expected
+    assert len(cluster.worker_pids()) == 1
+    kills = {3}
+    store = pc.Checkpoint(tmp_path / "fit.pcm")
+    with pytest.raises(pc.Stopped) as caught:
+        fitted(data(), cluster, callbacks=[kill], store=store)
+    assert caught.value.code == "CLUSTER_LOST"
+    assert fitted(data(), pc.Embedded(3), store=store) == expected
+
+
+def test_what_cannot_be_is_said():
+    for wrong in ({"policy": "best"}, {"workers": 0}):
+        with pytest.raises(pc.InputError) as caught:
+            pc.cluster(**wrong)
+        assert caught.value.code == "WRONG_VALUE"
