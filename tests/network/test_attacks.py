@@ -67,7 +67,7 @@ def refused(stage: Stage, peer: str) -> set[tuple[str, str]]:
 
 def answers(stage: Stage) -> dict[str, bytes]:
     line = HubLine(hub(stage) / "socket/hub.sock")
-    return line.ask({"va": HELLO}, 30)
+    return {site: bytes(said) for site, said in line.ask({"va": HELLO}, 30).items()}
 
 
 def orders(stage: Stage, **more: Any) -> list[dict[str, Any]]:

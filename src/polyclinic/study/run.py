@@ -152,8 +152,8 @@ class _Steps:
         sites: Sites,
         folder: Path,
         tell: Show,
-        callbacks: Sequence[Callback],
-        engine: Embedded,
+        callbacks: Sequence[Callback] = (),
+        engine: Embedded = Embedded(),
     ) -> None:
         self.study, self.folder, self.tell, self.engine = study, folder, tell, engine
         self.callbacks = [lambda done: self.tell("round", done), *callbacks]

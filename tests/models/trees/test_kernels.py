@@ -94,6 +94,19 @@ def test_every_row_of_a_leaf_gets_its_value():
         assert np.array_equal(margin, start + moved)
 
 
+def test_lanes_are_rounded_derivatives_and_one_row():
+    """Ties go to the even number; what is beyond the bits stays at their end."""
+    first = np.array([[0.5, -1.5], [2.5, 1e12], [-1e12, 0.0], [3.25, -0.49]])
+    second, weight = np.array([0.5, 1e9, -3.0, 1.25]), np.array([1.0, 1.0, 2.0, 3.0])
+    for fast in (True, False):
+        out = np.zeros((4, 3), np.int64)
+        kernels.to_lanes(first, second, weight, (1.0, 2.0), out, fast)
+        most = 1 << kernels.GRADIENT_BITS
+        assert out[:, :2].tolist() == [[0, -2], [2, most], [-most, 0], [10, -1]]
+        row, top = 1 << kernels.COUNT, 1 << kernels.HESSIAN_BITS
+        assert (out[:, 2] - row).tolist() == [1, top, 0, 8]
+
+
 def test_rows_are_divided_in_their_order():
     column = RNG.integers(0, 6, 200).astype(np.uint8)
     left = np.array([True, False, True, False, False, True])

@@ -33,7 +33,7 @@ from polyclinic.models.trees.level import Level, children_of, roots, splits_of
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.rows import State
 from polyclinic.models.trees.spec import Spec
-from polyclinic.models.trees.stack import Stack
+from polyclinic.models.trees.stack import Grown, Stack, grown
 
 Floats = NDArray[np.float64]
 MOST_CELLS = 1 << 22  # of the histograms of one round of a forest
@@ -56,15 +56,16 @@ class Growing:
         if step == "start":
             name = "trees.events" if spec.survival else "trees.start"
             return self._plan(name, {}, "start of the trees")
-        at = self._state(state)
+        at = self._state(state).to_data()
         if step == "concordance":
-            return self._plan("trees.concordance", at.to_data(), "pairs of patients by risk")
+            return self._plan("trees.concordance", at, "pairs of patients by risk")
+        at["trees"] = state["trees"]
         if step == "loss":
             name = "trees.held" if spec.survival else "trees.loss"
-            return self._plan(name, at.to_data(), "loss of the held-out rows")
+            return self._plan(name, at, "loss of the held-out rows")
         name = "trees.risk_sums" if spec.survival else "trees.sums"
         name = "trees.cells" if spec.cell else name
-        return self._plan(name, at.to_data(), "histograms of a level")
+        return self._plan(name, at, "histograms of a level")
 
     def _plan(self, task: str, state: Mapping[str, Any], step: str) -> Plan:
         return Plan(task, self._fixed.plan_values(**state), step)
@@ -100,7 +101,7 @@ class Growing:
 
     def _best(self, state: Kept) -> Stack:
         """All trees, or those until the best loss of the held-out rows."""
-        trees, spec = Stack.from_data(state["trees"]), self.spec
+        trees, spec = grown(state["trees"]), self.spec
         if not spec.validation or not state["losses"]:
             return trees
         return trees.first(int(np.argmin(state["losses"])) * spec.at_once)
@@ -117,7 +118,7 @@ class Growing:
         level = Level.from_data(state["level"]) if state["step"] == "level" else None
         grow = Stack.from_data(state["grow"]) if level else Stack.none(self.spec.width)
         asked = level.asked if level else np.zeros((0, 2), dtype=np.int64)
-        trees = Stack.from_data(state["trees"])
+        trees = grown(state["trees"])
         if state["step"] == "concordance":
             trees = self._best(state)
         return State(state["base"], state["class_weight"], trees, grow, asked)
@@ -154,7 +155,7 @@ class Growing:
             "patients": int(total["patients"]),
             "base": base,
             "class_weight": weight,
-            "trees": none.to_data(),
+            "trees": Grown(none),
             "gain": np.zeros(0),
             "cover": np.zeros(0),
             "losses": [],
@@ -198,10 +199,10 @@ class Growing:
         gain = level.gain if level else np.zeros(nodes)
         cover = level.cover if level else np.zeros(nodes)
         grow = replace(grow, value=grow.value * (spec.rate / (spec.trees if spec.forest else 1)))
-        trees = Stack.from_data(state["trees"]).plus(grow)
+        trees = grown(state["trees"]).plus(grow)
         state = {
             **state,
-            "trees": trees.to_data(),
+            "trees": Grown(trees),
             "gain": np.concatenate([state["gain"], gain]),
             "cover": np.concatenate([state["cover"], cover]),
             "level": None,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bins = NDArray[np.uint8] | NDArray[np.uint16]
 Order = NDArray[np.int32]
@@ -44,6 +45,30 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     except RuntimeError:  # a service may have no folder of its own
         found = numba.njit(nogil=True)(function)
     return found
+
+
+def to_lanes(
+    first: Floats,
+    second: Floats,
+    weight: Floats,
+    scales: tuple[float, float],
+    out: Ints,
+    fast: bool | None = None,
+) -> None:
+    """Rounded derivatives of the rows, in the lanes of `out`, (n_rows, width + 1), and one row.
+
+    first (n_rows, width); second, weight (n_rows,); scales: of the two.
+    """
+    most = float(1 << GRADIENT_BITS), float(1 << HESSIAN_BITS)
+    if compiled() if fast is None else fast:
+        from polyclinic.models.trees import loops
+
+        loops.to_lanes(first, second, weight, scales, most, out)
+        return
+    scaled = np.clip(first * (weight * scales[0])[:, None], -most[0], most[0])
+    out[:, :-1] = np.rint(scaled, out=scaled)
+    out[:, -1] = np.rint(np.clip(second * (weight * scales[1]), 0.0, most[1]))
+    out[:, -1] += 1 << COUNT
 
 
 def add_lines(
@@ -120,10 +145,10 @@ def divide(column: Bins, order: Order, left: NDArray[np.bool_], fast: bool | Non
 
 
 def add_values(
-    margin: NDArray[np.float64],
+    margin: Floats,
     order: Order,
     ranges: tuple[Ints, Ints],
-    values: NDArray[np.float64],
+    values: Floats,
     fast: bool | None = None,
 ) -> None:
     """Add each leaf's value to the margins of its rows, (n_rows, width); ranges as `add_nodes`."""

@@ -128,6 +128,19 @@ def add_nodes(
 
 
 @jit
+def to_lanes(first: Any, second: Any, weight: Any, scales: Any, most: Any, out: Any) -> None:
+    """See `kernels.to_lanes`."""
+    width = first.shape[1]
+    for i in range(len(first)):
+        scale = weight[i] * scales[0]
+        for lane in range(width):
+            found = first[i, lane] * scale
+            out[i, lane] = np.int64(np.rint(min(max(found, -most[0]), most[0])))
+        found = second[i] * (weight[i] * scales[1])
+        out[i, width] = np.int64(np.rint(min(max(found, 0.0), most[1]))) + (1 << COUNT)
+
+
+@jit
 def add_values(margin: Any, order: Any, begin: Any, stop: Any, values: Any) -> None:
     """See `kernels.add_values`."""
     for leaf in range(len(begin)):

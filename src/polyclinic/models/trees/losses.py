@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.kernels import COUNT, GRADIENT_BITS, HESSIAN_BITS
+from polyclinic.models.trees.kernels import GRADIENT_BITS, HESSIAN_BITS, to_lanes
 from polyclinic.models.trees.spec import POISSON_DAMPING, Spec
 
 Floats = NDArray[np.float64]
@@ -97,14 +97,9 @@ def focal(margin: Floats, target: Floats, focus: float) -> tuple[Floats, Floats]
 def whole(first: Floats, second: Floats, weight: Floats, spec: Spec) -> Ints:
     """Lanes for the kernel, (n_rows, width + 1); `first` (n_rows, width), `second` (n_rows,)."""
     out = np.empty((len(first), first.shape[1] + 1), dtype=np.int64)
-    scale = np.ldexp(1.0, GRADIENT_BITS - spec.gradient_exponent)
-    most = np.ldexp(1.0, GRADIENT_BITS)
-    scaled = np.clip(first * (weight * scale)[:, None], -most, most)
-    out[:, :-1] = np.rint(scaled, out=scaled)
-    most = np.ldexp(1.0, HESSIAN_BITS)
-    scale = np.ldexp(1.0, HESSIAN_BITS - spec.hessian_exponent)
-    out[:, -1] = np.rint(np.clip(second * (weight * scale), 0.0, most))
-    out[:, -1] += 1 << COUNT
+    exponents = GRADIENT_BITS - spec.gradient_exponent, HESSIAN_BITS - spec.hessian_exponent
+    g, h = (float(np.ldexp(1.0, exponent)) for exponent in exponents)
+    to_lanes(first, second, weight, (g, h), out)
     return out
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core import codec
 from polyclinic.models.trees.spec import Spec
 
 Floats = NDArray[np.float64]
@@ -73,6 +74,8 @@ class Stack:
 
     def starts_with(self, other: Stack) -> bool:
         """Whether the first of these are the others."""
+        if other is self:
+            return True
         if other.trees > self.trees:
             return False
         mine = self.first(other.trees)
@@ -124,8 +127,24 @@ class Stack:
         return found
 
 
+class Grown(codec.Fixed):
+    """The trees in a plan, by who has grown them: in the rounds of the next tree they are the same,
+    and where the plan has not travelled nobody has to look through them again."""
+
+    def __init__(self, stack: Stack) -> None:
+        super().__init__(stack.to_data())
+        self.stack = stack
+
+
+def grown(data: Mapping[str, Any]) -> Stack:
+    """The stack of a state's data."""
+    return data.stack if isinstance(data, Grown) else Stack.from_data(data)
+
+
 def checked(data: Any, spec: Spec, most_trees: int) -> Stack:
     """The stack in a message. Raises ValueError for one that no algorithm of `spec` could send."""
+    if isinstance(data, Grown):
+        return data.stack
     if not isinstance(data, Mapping) or set(data) != {"start", *_ARRAYS, "value"}:
         raise ValueError("trees have other fields")
     for name in ("start", *_ARRAYS):
