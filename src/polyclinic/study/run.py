@@ -153,9 +153,10 @@ class _Steps:
         folder: Path,
         tell: Show,
         callbacks: Sequence[Callback] = (),
-        engine: Embedded = Embedded(),
+        engine: Embedded | None = None,
     ) -> None:
-        self.study, self.folder, self.tell, self.engine = study, folder, tell, engine
+        self.study, self.folder, self.tell = study, folder, tell
+        self.engine = engine or Embedded()
         self.callbacks = [lambda done: self.tell("round", done), *callbacks]
         sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -74,12 +76,16 @@ class Trees(Learner):
         used: Any = slice(None)
         if weight.shape == (len(x),) and np.any(weight == 0):
             used = weight > 0
-        edges = dict(given)
-        for start in range(0, len(names), NEAR):  # columns of neighbours in memory, read once
+
+        def some(start: int) -> dict[str, Sequence[float]]:
+            """Of columns that are neighbours in memory, which is read once."""
             columns = np.ascontiguousarray(x[used, start : start + NEAR].T, dtype=np.float64)
-            for name, column in zip(names[start : start + NEAR], columns, strict=True):
-                if name not in given:
-                    edges[name] = quantile_edges(column, bins)
+            by_name = zip(names[start : start + NEAR], columns, strict=True)
+            return {name: quantile_edges(c, bins) for name, c in by_name if name not in given}
+
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+            found = pool.map(some, range(0, len(names), NEAR))
+            edges = dict(given) | {name: at for part in found for name, at in part.items()}
         gone = np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(len(names), dtype=bool)
         return {"edges": edges, "bins": "ranges", "gaps": tuple(np.array(names)[gone].tolist())}
 
