@@ -186,7 +186,7 @@ def evaluate(
             )
         full = judged.full if folds else None
         spec = judged.spec if isinstance(judged.spec, CoxSpec) else None
-        algorithm = HeldOut(spec, tuple(predictors), folds, full, show_sites, max(data.least, 1))
+        algorithm = HeldOut(tuple(predictors), folds, full, show_sites, spec, max(data.least, 1))
         if judged.outcome == "mask":
             algorithm = FoundMasks(tuple(predictors), folds, full, show_sites)
     else:

@@ -6,44 +6,30 @@ of a corner that is rounded off nothing is left from `FAR` on, which is below wh
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from math import exp, log1p, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.models.trees.kernels import jit
+
 Floats = NDArray[np.float64]
 LEAST_ROWS = 1 << 14  # of a call: fewer are not worth the compiler's second
 RUN = 256  # rows that are added before they are added to the others
 FAR = 45.0  # exp(-FAR) is below 2**-64
-FAST = {"reassoc", "contract"}  # what is not finite stays so
-
-
-@cache
-def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled function, kept on disk where there is a folder to write to."""
-    import numba
-
-    made: dict[str, Any] = {"nogil": True, "fastmath": FAST}
-    found: Callable[..., Any]
-    try:
-        found = numba.njit(cache=True, **made)(function)
-    except RuntimeError:  # a service may have no folder of its own
-        found = numba.njit(**made)(function)
-    return found
+FREELY = frozenset({"reassoc", "contract"})  # what is not finite stays so
 
 
 def squares(*given: Any) -> tuple[float, float]:
     """Sums of squares and of what is missed; see `_squares`."""
-    found: tuple[float, float] = _jit(_squares)(*given)
+    found: tuple[float, float] = jit(_squares, FREELY)(*given)
     return found
 
 
 def rounded(*given: Any) -> tuple[float, float, float]:
     """Sums of losses, of losses with their corner and of slopes; see `_rounded`."""
-    found: tuple[float, float, float] = _jit(_rounded)(*given)
+    found: tuple[float, float, float] = jit(_rounded, FREELY)(*given)
     return found
 
 
@@ -53,7 +39,7 @@ def products(x: Floats, shift: Floats, curvature: Floats, lead: int, size: int) 
     found, some = np.zeros((d, d)), np.empty((size, d))
     for start in range(0, len(x), size):
         at = slice(start, start + size)
-        n = _jit(_scaled)(x[at], shift, curvature[at], lead, some)
+        n = jit(_scaled, FREELY)(x[at], shift, curvature[at], lead, some)
         if n:
             z = some[:n]
             found += z.T @ z

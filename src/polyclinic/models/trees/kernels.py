@@ -35,15 +35,17 @@ def compiled() -> bool:
 
 
 @cache
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The compiled function, kept on disk where there is a folder to write to."""
+def jit(function: Callable[..., Any], freely: frozenset[str] = frozenset()) -> Callable[..., Any]:
+    """The compiled function, kept on disk where there is a folder to write to; `freely`: what the
+    compiler may do with floating-point numbers."""
     import numba
 
+    made: dict[str, Any] = {"nogil": True, "fastmath": set(freely) or False}
     found: Callable[..., Any]
     try:
-        found = numba.njit(nogil=True, cache=True)(function)
+        found = numba.njit(cache=True, **made)(function)
     except RuntimeError:  # a service may have no folder of its own
-        found = numba.njit(nogil=True)(function)
+        found = numba.njit(**made)(function)
     return found
 
 
