@@ -3,7 +3,8 @@
 Each contender runs in a process of its own over the same made-up rows (30 columns, 256 bins) with
 two threads, and bins its columns within the time that is printed. Printed per model: seconds
 (median of the repeats, minimum in brackets) and CPU seconds, how many times as long as XGBoost's
-histograms, and the log loss on other rows.
+histograms, and the log loss on other rows; of Polyclinic and XGBoost also the seconds after the
+bins, of the trees alone.
 
 Spark's rows are in its memory and counted before the clock starts. It has another criterion: its
 tree splits by Gini impurity and holds shares of classes, its boosting fits trees to gradients by
@@ -37,6 +38,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 SPARK = {"Spark GBTClassifier": "ten trees", "Spark DecisionTreeClassifier": "one tree"}
 Predict = Callable[[np.ndarray], np.ndarray]
+AFTER: list[float] = []  # seconds of each fit after its bins were there
 
 
 def data(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -51,9 +53,16 @@ def polyclinic(
 ) -> Predict:
     import polyclinic as pc
 
+    rounds = []  # when each ended; the first one bins
     model = pc.GradientBoostingClassifier(
         n_estimators=trees, max_depth=depth, learning_rate=rate, max_bins=BINS
-    ).fit(x, y, engine=pc.Embedded(threads=threads))
+    ).fit(
+        x,
+        y,
+        engine=pc.Embedded(threads=threads),
+        callbacks=[lambda done: rounds.append(time.perf_counter())],
+    )
+    AFTER.append(time.perf_counter() - rounds[0])
     return lambda new: model.predict_proba(new)[:, 1]
 
 
@@ -64,7 +73,10 @@ def xgboost(
 
     options = {"objective": "binary:logistic", "tree_method": "hist", "nthread": threads}
     options |= {"max_depth": depth, "eta": rate, "max_bin": BINS}
-    model = xgb.train(options, xgb.QuantileDMatrix(x, y, max_bin=BINS, nthread=threads), trees)
+    bins = xgb.QuantileDMatrix(x, y, max_bin=BINS, nthread=threads)
+    start = time.perf_counter()
+    model = xgb.train(options, bins, trees)
+    AFTER.append(time.perf_counter() - start)
     return lambda new: model.predict(xgb.DMatrix(new))
 
 
@@ -119,7 +131,7 @@ def measure(name: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
         cpu.append(time.process_time() - used)
     p = np.clip(predict(new), 1e-7, 1 - 1e-7)
     loss = -float(np.mean(label * np.log(p) + (1 - label) * np.log(1 - p)))
-    return {"seconds": seconds, "cpu": cpu, "loss": loss}
+    return {"seconds": seconds, "cpu": cpu, "loss": loss, "after": AFTER[-args.repeats :]}
 
 
 def alone(name: str, model: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -141,11 +153,12 @@ def show(model: str, args: argparse.Namespace, names: list[str]) -> None:
     print(f"\n{model}: {about['trees']} of depth {about['depth']}")
     found = {name: alone(name, model, args) for name in names}
     base = statistics.median(found.get("xgboost", found[names[0]])["seconds"])
-    print(f"{'':30}{'seconds':>18}{'CPU':>9}{'times':>8}{'loss':>9}")
+    print(f"{'':30}{'seconds':>18}{'CPU':>9}{'times':>8}{'loss':>9}{'after bins':>12}")
     for name, result in found.items():
         median, least = statistics.median(result["seconds"]), min(result["seconds"])
         times = f"{min(result['cpu']):>9.3f}{median / base:>7.2f}x"
-        print(f"{name:30}{median:>10.3f} ({least:.3f}){times}{result['loss']:>9.5f}")
+        after = f"{statistics.median(result['after']):>12.3f}" if result.get("after") else ""
+        print(f"{name:30}{median:>10.3f} ({least:.3f}){times}{result['loss']:>9.5f}{after}")
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from polyclinic.study.arrays import from_arrays, ranges
+from polyclinic.study.arrays import coded, from_arrays, ranges
 
 
 @pytest.mark.parametrize("rows", [1, 15, 16, 17, 65_536 + 35])
@@ -27,3 +27,19 @@ def test_missing_values_are_passed_over_or_shown():
     low, high = ranges(x, gaps=True)
     assert low.tolist() == [0.0, 4.0, 0.0] and high.tolist() == [117.0, 115.0, 0.0]
     assert np.isnan(ranges(x)[0]).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    "y",
+    [
+        np.array([3, 1, 1, 3]),
+        np.array([0.0, -2.0, 0.0]),
+        np.array([1, 2, 3, 2], dtype=np.int8),
+        np.array([True, False]),
+    ],
+)
+def test_classes_are_in_order(y):
+    found, codes = coded(y)
+    classes, places = np.unique(y, return_inverse=True)
+    assert found.dtype == y.dtype and found.tolist() == classes.tolist()
+    assert codes.dtype == np.float64 and codes.tolist() == places.tolist()

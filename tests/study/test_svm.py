@@ -169,3 +169,12 @@ def test_a_study_file_to_its_report(kind, formula, options, tmp_path, heart_file
     assert np.array_equal(again.coef_, done.model.coef_)
     predicted = predict_file(done.folder, heart_files["cleveland"], "cleveland")
     assert len(predicted) == 303
+
+
+def test_a_gap_in_a_large_table_is_refused():
+    x = np.random.default_rng(0).normal(size=(200_001, 1))
+    y = (x[:, 0] > 0).astype(float)
+    x[7] = np.nan  # not among the rows by which bounds are guessed
+    with pytest.raises(InputError, match="Input X contains NaN") as error:
+        pc.LinearSVC().fit(x, y)
+    assert error.value.code == "NOT_FINITE"

@@ -231,12 +231,29 @@ def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
 def coded(y: NDArray[Any]) -> tuple[NDArray[Any], Floats]:
     """The classes of an outcome, in order, and the class of every row, (n_rows,)."""
     if y.dtype.kind in "fiub":
+        two = _two(y)
+        if two is not None:
+            return two
         codes, found = pd.factorize(y, sort=True)
         check_classification_targets(found)
         return np.asarray(found), codes.astype(np.float64)
     check_classification_targets(y)
     found, codes = np.unique(y, return_inverse=True)
     return found, codes.astype(np.float64)
+
+
+def _two(y: NDArray[Any]) -> tuple[NDArray[Any], Floats] | None:
+    """`coded` of an outcome of two classes, which needs no table; None for others."""
+    if not len(y) or y.dtype.kind == "b":
+        return None
+    ends = np.array([y.min(), y.max()])
+    if not np.isfinite(ends).all() or ends[0] == ends[1]:
+        return None
+    high = y == ends[1]
+    if np.count_nonzero(high) + np.count_nonzero(y == ends[0]) < len(y):
+        return None
+    check_classification_targets(ends)
+    return ends, high.astype(np.float64)
 
 
 def native(X: Any) -> Any:

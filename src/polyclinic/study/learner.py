@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -21,6 +22,7 @@ from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Run, Store, fit
 from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.partition import Partition
+from polyclinic.core.ring import RingError
 from polyclinic.engines.embedded import About, Embedded
 from polyclinic.engines.secure import SecureSums
 from polyclinic.governance.asked import asked, check_outcome, no_noise
@@ -51,6 +53,9 @@ class Learner(ShownLearner):
     _data: FormulaData | None
     _evaluated: Evaluated | None
     random_state: int | None = 0
+    _needs_ends = (
+        True  # whether the least and largest value of every column of arrays are asked for
+    )
 
     def fit(
         self,
@@ -174,8 +179,8 @@ class Learner(ShownLearner):
         extra: Mapping[str, Any] | None = None,
     ) -> Self:
         """Fit over arrays; `extra` are columns beside X, y and w, (n_rows,)."""
-        finite: Any = "allow-nan" if self.kind_.gaps else True
-        checks = {"dtype": [np.float64, np.float32], "ensure_all_finite": finite}
+        # `from_arrays` and the first sums look for what is not finite
+        checks: Any = {"dtype": [np.float64, np.float32], "ensure_all_finite": False}
         self.classes_or_none_ = None
         if self._supervised:
             x, outcome = validate_data(self, native(X), y, y_numeric=not self._classifies, **checks)
@@ -184,7 +189,8 @@ class Learner(ShownLearner):
             x = validate_data(self, native(X), **checks)
             values, classes = np.zeros(len(x)), 0
         names = getattr(self, "feature_names_in_", [f"x{j}" for j in range(x.shape[1])])
-        arrays = from_arrays(
+        describe = partial(
+            from_arrays,
             x,
             values,
             names,
@@ -193,18 +199,29 @@ class Learner(ShownLearner):
             gaps=self.kind_.gaps,
             extra=extra or {},
         )
-        question = Asked(
-            self._array_design(arrays.design),
-            self._options(),
-            classes,
-            (*arrays.columns(), *self._more_columns(sites)),
-            self._array_sites(arrays),
-            self._seed,
-        )
-        spec: Spec = self.kind_.spec(question)
-        engine_ = self._domain(arrays, engine)
-        algorithm = self._algorithm(spec, engine, arrays)
-        run = fit(algorithm, engine_, seed=self._seed, callbacks=callbacks, store=store)
+
+        def attempt(quick: bool) -> tuple[Arrays, Spec, Run]:
+            arrays = describe(quick=quick)
+            question = Asked(
+                self._array_design(arrays.design),
+                self._options(),
+                classes,
+                (*arrays.columns(), *self._more_columns(sites)),
+                self._array_sites(arrays),
+                self._seed,
+            )
+            spec: Spec = self.kind_.spec(question)
+            domain = self._domain(arrays, engine)
+            algorithm = self._algorithm(spec, engine, arrays)
+            run = fit(algorithm, domain, seed=self._seed, callbacks=callbacks, store=store)
+            return arrays, spec, run
+
+        try:
+            arrays, spec, run = attempt(quick=not self._needs_ends)
+        except RingError:  # NaN, or a column far larger than in the sample: look at every row
+            if self._needs_ends:
+                raise
+            arrays, spec, run = attempt(quick=False)
         self._arrays, self._data = arrays, None
         return self._finish(run, spec, engine)
 

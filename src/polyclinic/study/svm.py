@@ -19,6 +19,8 @@ Floats = NDArray[np.float64]
 class _Machine(Learner):
     """What machines of classes and of numbers share."""
 
+    _needs_ends = False
+
     def _set(self) -> None:
         found = cast(SVMFit, self.result_)
         lead = int(self.spec_.design.intercept)
@@ -67,7 +69,7 @@ class _Classes(Classifier, _Machine):
 
     def _outcome(self, y: NDArray[Any]) -> tuple[Floats, int]:
         """Codes of the classes and their number. Raises ONE_CLASS."""
-        if len(np.unique(y)) < 2:
+        if len(y) and not np.any(y != y[0]):
             raise InputError(
                 f"y: all {len(y)} rows are of one class",
                 code="ONE_CLASS",

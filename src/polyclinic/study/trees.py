@@ -16,8 +16,9 @@ from sklearn.utils.validation import check_is_fitted
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
+from polyclinic.core.partition import CHUNK_ROWS
 from polyclinic.models.trees import Fit
-from polyclinic.models.trees.bins import quantile_edges
+from polyclinic.models.trees.bins import quantile_edges, sample_of
 from polyclinic.models.trees.export import booster_of, explained, xgboost_columns, xgboost_json
 from polyclinic.models.trees.kinds import DOMAIN_BINS
 from polyclinic.models.trees.words import to_svg, to_text
@@ -73,21 +74,28 @@ class Trees(Learner):
                 next="give some row a weight above 0",
             )
         self._most_weight = float(weight.max())
-        used: Any = slice(None)
+        rows = x
         if weight.shape == (len(x),) and np.any(weight == 0):
-            used = weight > 0
+            rows = x[weight > 0]
+        few = sample_of(rows)
 
         def some(start: int) -> dict[str, Sequence[float]]:
             """Of columns that are neighbours in memory, which is read once."""
-            columns = np.ascontiguousarray(x[used, start : start + NEAR].T, dtype=np.float64)
-            by_name = zip(names[start : start + NEAR], columns, strict=True)
-            return {name: quantile_edges(c, bins) for name, c in by_name if name not in given}
+            at = slice(start, start + NEAR)
+            columns = np.ascontiguousarray(few[:, at].T, dtype=np.float64)
+            by_name = zip(names[at], columns, rows.T[at], strict=True)
+            return {
+                name: quantile_edges(c if np.isfinite(c).all() else whole, bins)
+                for name, c, whole in by_name
+                if name not in given
+            }
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             found = pool.map(some, range(0, len(names), NEAR))
+            gone = pool.map(lambda at: _gone(x[at : at + CHUNK_ROWS]), range(0, len(x), CHUNK_ROWS))
             edges = dict(given) | {name: at for part in found for name, at in part.items()}
-        gone = np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(len(names), dtype=bool)
-        return {"edges": edges, "bins": "ranges", "gaps": tuple(np.array(names)[gone].tolist())}
+            missing = np.array(names)[np.any(list(gone), axis=0)]
+        return {"edges": edges, "bins": "ranges", "gaps": tuple(missing.tolist())}
 
     def _set(self) -> None:
         gain = self.result_.importances()["gain"]
@@ -148,6 +156,11 @@ class Trees(Learner):
         (n_rows, n_outcomes, n_features + 1).
         """
         return explained(self.result_, self.matrix(X))
+
+
+def _gone(x: NDArray[Any]) -> NDArray[np.bool_]:
+    """Columns with a missing value."""
+    return np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(x.shape[1], dtype=bool)
 
 
 def _names(X: Any, many: int) -> list[str]:

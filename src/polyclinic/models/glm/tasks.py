@@ -32,6 +32,7 @@ from polyclinic.models.glm.kernel import (
 from polyclinic.models.glm.rows import design_of, invalid, rows_of
 
 Floats = NDArray[np.float64]
+LARGE_BLOCK = 16_384  # rows, where nothing is copied
 
 
 @dataclass(frozen=True)
@@ -57,19 +58,13 @@ class MomentsTask(Exposed):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         design, rows, patients = design_of(plan), *rows_of(plan, partition)
-        classes, p = plan.values["classes"], len(design.terms)
+        classes = plan.values["classes"]
         shift = plan.values.get("shift")
         raw_shift = np.ldexp(shift, design.exponents) if shift is not None else None
-        x, xx = np.zeros(p), np.zeros(p)
-        square = np.empty((min(BLOCK_ROWS, len(rows.y)), p))
-        with np.errstate(over="ignore", invalid="ignore"):  # the ring refuses what is not finite
-            for at, block in rows.blocks(raw_shift):
-                w = np.ones(len(block)) if rows.weight is None else rows.weight[at]
-                x += w @ block
-                xx += w @ np.multiply(block, block, out=square[: len(block)])
+        x, xx = _column_sums(rows, raw_shift)
         e = design.exponents
         weight = np.ones(len(rows.y)) if rows.weight is None else rows.weight
-        counts, by_class = _class_counts(rows.y, weight, classes)
+        counts, by_class = _class_counts(rows.y, rows.weight, classes)
         return Contribution(
             {
                 "n": int(np.count_nonzero(weight))
@@ -87,10 +82,29 @@ class MomentsTask(Exposed):
         )
 
 
-def _class_counts(y: Floats, weight: Floats, classes: int) -> tuple[NDArray[np.int64], Floats]:
+def _column_sums(rows: Rows, shift: Floats | None) -> tuple[Floats, Floats]:
+    """Sums of every column and of its squares, (n_terms,) each."""
+    x, xx = np.zeros(rows.x.shape[1]), np.zeros(rows.x.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # the ring refuses what is not finite
+        for at, block in rows.blocks(shift, BLOCK_ROWS if shift is not None else LARGE_BLOCK):
+            if rows.weight is None:
+                x += np.add.reduce(block, axis=0)
+                xx += np.einsum("ij,ij->j", block, block)
+            else:
+                x += rows.weight[at] @ block
+                xx += np.einsum("i,ij,ij->j", rows.weight[at], block, block)
+    return x, xx
+
+
+def _class_counts(
+    y: Floats, weight: Floats | None, classes: int
+) -> tuple[NDArray[np.int64], Floats]:
     if not classes:
         return np.zeros(0, dtype=np.int64), np.zeros(0)
     label = np.clip(np.nan_to_num(y), 0, classes - 1).astype(np.int64)
+    if weight is None:
+        counts = np.array([np.count_nonzero(label == k) for k in range(classes)], dtype=np.int64)
+        return counts, counts.astype(np.float64)
     counts = np.bincount(label[weight != 0], minlength=classes).astype(np.int64)
     return counts, np.bincount(label, weights=weight, minlength=classes).astype(np.float64)
 

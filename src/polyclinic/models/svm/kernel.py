@@ -222,9 +222,10 @@ class Sums:
         return np.asarray(~(np.max(worst, axis=0) < TOO_LARGE))
 
 
-def sums(rows: Rows, asked: Question, order: int, shift: Floats | None) -> Sums:
-    """Sums up to derivatives of `order` 0, 1 or 2."""
-    if _at_once(rows, asked) and there_is_numba():
+def sums(rows: Rows, asked: Question, order: int, shift: Floats | None, of_rows: int = 0) -> Sums:
+    """Sums up to derivatives of `order` 0, 1 or 2; `rows` may be a sample of `of_rows`."""
+    enough = max(len(rows.y), of_rows) >= compiled.LEAST_ROWS
+    if enough and _at_once(rows, asked) and there_is_numba():
         return one_pass(rows, asked, order, shift)
     m, d = asked.theta.shape
     lead, w = int(asked.intercept), rows.weight
@@ -260,10 +261,10 @@ def _products(x: Floats, curvature: Floats, lead: int) -> Floats:
 
 
 def _at_once(rows: Rows, asked: Question) -> bool:
-    """Whether the sums are among those that are compiled, and the rows enough for it."""
+    """Whether the sums are among those that are compiled."""
     one = asked.classes > 0 and len(asked.theta) == 1
     known = one and asked.squared != bool(asked.sharpness.any())
-    return known and rows.x.flags.c_contiguous and len(rows.y) >= compiled.LEAST_ROWS
+    return known and rows.x.flags.c_contiguous
 
 
 def one_pass(rows: Rows, asked: Question, order: int, shift: Floats | None) -> Sums:

@@ -59,7 +59,10 @@ def rows_of(plan: Plan, partition: Partition) -> tuple[Rows, int]:
 
 def exponents(plan: Plan) -> NDArray[np.int64]:
     """Power of two by which each coefficient is divided on its way, the intercept first."""
-    spec = spec_of(plan)
+    return plan.once("svm exponents", lambda: _exponents(spec_of(plan)))
+
+
+def _exponents(spec: SVMSpec) -> NDArray[np.int64]:
     lead = np.zeros(int(spec.design.intercept), dtype=np.int64)
     own = spec.design.exponents if spec.features is None else np.zeros(spec.features.components)
     return np.concatenate([lead, own.astype(np.int64)])

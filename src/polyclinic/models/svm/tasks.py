@@ -55,7 +55,7 @@ class MachinesTask(Exposed):
         rows, patients = rows_of(plan, partition)
         order, e = int(plan.values["state"]["order"]), exponents(plan)
         with np.errstate(over="ignore", invalid="ignore"):
-            found = sums(rows, question(plan), order, shift_of(plan))
+            found = sums(rows, question(plan), order, shift_of(plan), partition.n_rows)
         lost = found.too_large
         values: dict[str, Any] = {"loss": found.loss, "sharp": found.sharp, "dual": found.dual}
         if order >= 1:

@@ -91,9 +91,7 @@ def quantile_edges(x: Floats, bins: int, seed: int = 0) -> tuple[float, ...]:
     A column with few different values gets an edge between each two of them.
     """
     there = np.isfinite(x)
-    x = x if there.all() else x[there]
-    if len(x) > MOST_SAMPLED:
-        x = x[_sample(len(x), seed)]
+    x = sample_of(x if there.all() else x[there], seed)
     x = np.sort(x.astype(np.float32))
     values = x[np.diff(x, prepend=np.nan) != 0]
     if len(values) > bins:
@@ -101,6 +99,11 @@ def quantile_edges(x: Floats, bins: int, seed: int = 0) -> tuple[float, ...]:
         at = np.minimum(np.searchsorted(values, quantiles), len(values) - 2)
         return as_edges((values[at].astype(np.float64) + values[at + 1]) / 2)
     return as_edges((values[:-1].astype(np.float64) + values[1:]) / 2)
+
+
+def sample_of(rows: NDArray[Any], seed: int = 0) -> NDArray[Any]:
+    """The rows that edges are found by: all, or a random MOST_SAMPLED of them."""
+    return rows if len(rows) <= MOST_SAMPLED else rows[_sample(len(rows), seed)]
 
 
 @lru_cache(maxsize=1)  # the same for all columns without gaps

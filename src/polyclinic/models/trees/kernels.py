@@ -41,6 +41,7 @@ def jit(function: Callable[..., Any], freely: frozenset[str] = frozenset()) -> C
     import numba
 
     made: dict[str, Any] = {"nogil": True, "fastmath": set(freely) or False}
+    made["error_model"] = "numpy"  # no exception for a division by 0, so no branch
     found: Callable[..., Any]
     try:
         found = numba.njit(cache=True, **made)(function)

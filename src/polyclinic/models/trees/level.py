@@ -192,15 +192,18 @@ def _sides(spec: Spec, level: Level, found: Splits) -> _Sides:
     right = np.where(category[:, None], bits, right)
     if spec.has_missing:
         right[:, -1] = found.missing_left == 0
-    masks = np.stack([~right, right], axis=1).astype(np.int64)
-    sums_g = np.einsum("isb,ibl->isl", masks, g) * unit[0]
-    sums_h = np.einsum("isb,ib->is", masks, h) * unit[1]
-    counts = np.einsum("isb,ib->is", masks, n)
+    wholes = g.sum(axis=1), h.sum(axis=1), n.sum(axis=1)
+    rights = (
+        np.matmul(right[:, None], g)[:, 0],
+        np.einsum("ib,ib->i", right, h),
+        np.einsum("ib,ib->i", right, n),
+    )
+    sides = [np.stack([a - b, b], axis=1) for a, b in zip(wholes, rights, strict=True)]
+    sums_g, sums_h, counts = sides[0] * unit[0], sides[1] * unit[1], sides[2]
     value = np.stack([
         weights(spec, sums_g[:, side], sums_h[:, side], level.low, level.high) for side in (0, 1)
     ], axis=1)  # fmt: skip
-    whole_g, whole_h = g.sum(axis=1) * unit[0], h.sum(axis=1) * unit[1]
-    return _Sides(whole_g, whole_h, sums_h, counts, value)
+    return _Sides(wholes[0] * unit[0], wholes[1] * unit[1], sums_h, counts, value)
 
 
 def weights(spec: Spec, g: Floats, h: Floats, low: Floats, high: Floats) -> Floats:

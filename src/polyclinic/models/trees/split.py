@@ -63,7 +63,12 @@ def scan(
     out (n_nodes, n_lines): gains; places (n_nodes, n_lines, 2): bin, missing_left.
     """
     bounded = bool(np.any(signs) or np.any(np.isfinite(low)) or np.any(np.isfinite(high)))
-    run = jit(_scan_lines) if (compiled() if fast is None else fast) else _scan_whole
+    if not (compiled() if fast is None else fast):
+        run = _scan_whole
+    elif bounded or g.shape[3] > 1:
+        run = jit(_scan_lines)
+    else:
+        run = jit(_scan_simple)
     run(
         g, h, n, last, missing, units[0], units[1], rules.l2, rules.l1, rules.hessian, rules.leaf,
         bounded, signs, low, high, out, places,
@@ -142,6 +147,58 @@ def _scan_lines(  # noqa: C901 - one compiled loop
                         best, at, side = gain, b, way
             if at >= 0 and gone_n == 0:
                 left_n = 0
+                for b in range(at + 1):
+                    left_n += n[node, line, b]
+                side = 1 if 2 * left_n >= whole_n else 0
+            out[node, line] = best
+            places[node, line, 0] = at
+            places[node, line, 1] = side
+
+
+def _scan_simple(  # noqa: C901 - one compiled loop
+    g: Any, h: Any, n: Any, last: Any, missing: Any, unit_g: Any, unit_h: Any, l2: Any, l1: Any,
+    hessian: Any, leaf: Any, bounded: Any, signs: Any, low: Any, high: Any, out: Any, places: Any,
+) -> None:  # fmt: skip
+    """`_scan_lines` of one lane without bounds: gains without branches, several at once."""
+    n_nodes, n_lines, n_bins, _ = g.shape
+    values = n_bins - 1 if missing else n_bins
+    sums, gains = np.empty((3, n_bins), np.int64), np.empty(n_bins)
+    for node in range(n_nodes):
+        for line in range(n_lines):
+            whole_g, whole_h, whole_n = np.int64(0), np.int64(0), np.int64(0)
+            for b in range(n_bins):
+                whole_g += g[node, line, b, 0]
+                whole_h += h[node, line, b]
+                whole_n += n[node, line, b]
+            gone_g, gone_h, gone_n = np.int64(0), np.int64(0), np.int64(0)
+            if missing:
+                gone_g, gone_h = g[node, line, values, 0], h[node, line, values]
+                gone_n = n[node, line, values]
+            bottom = whole_h * unit_h + l2
+            s = max(abs(whole_g * unit_g) - l1, 0.0)
+            parent = s * s / bottom if bottom > 0 else 0.0
+            best, at, side, stop = 0.0, -1, 1, last[node, line]
+            for way in range(2 if gone_n > 0 else 1):  # missing values right, then left
+                left_g, left_h, left_n = gone_g * way, gone_h * way, gone_n * way
+                for b in range(stop):
+                    left_g += g[node, line, b, 0]
+                    left_h += h[node, line, b]
+                    left_n += n[node, line, b]
+                    sums[0, b], sums[1, b], sums[2, b] = left_g, left_h, left_n
+                for b in range(stop):
+                    sl, sr = sums[0, b] * unit_g, (whole_g - sums[0, b]) * unit_g
+                    hl, hr = sums[1, b] * unit_h, (whole_h - sums[1, b]) * unit_h
+                    sl, sr = max(abs(sl) - l1, 0.0), max(abs(sr) - l1, 0.0)
+                    good = (sums[2, b] >= leaf) & (whole_n - sums[2, b] >= leaf)
+                    good &= (hl >= hessian) & (hr >= hessian) & (hl + l2 > 0) & (hr + l2 > 0)
+                    good &= (n[node, line, b] != 0) | (b == 0)
+                    gain = (sl * sl / (hl + l2) + sr * sr / (hr + l2)) - parent
+                    gains[b] = gain if good else 0.0
+                for b in range(stop):
+                    if gains[b] > best:
+                        best, at, side = gains[b], b, way
+            if at >= 0 and gone_n == 0:
+                left_n = np.int64(0)
                 for b in range(at + 1):
                     left_n += n[node, line, b]
                 side = 1 if 2 * left_n >= whole_n else 0
