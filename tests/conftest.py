@@ -22,9 +22,46 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "here")
 
 
+# The longest files, longest first, as measured: no core is left with one of them at the end.
+LONGEST = (
+    "study/test_trees.py",
+    "study/test_conformance.py",
+    "cli/test_commands.py",
+    "study/test_resume.py",
+    "study/test_privacy.py",
+    "study/test_hub_driver.py",
+    "privacy/secure/test_fuzz.py",
+    "study/test_svm.py",
+    "site/test_agent.py",
+    "study/test_simple.py",
+    "attacks/test_membership.py",
+    "study/test_ordinary_analyses.py",
+    "study/test_rounded_gradients.py",
+    "attacks/test_every_rule.py",
+    "study/test_hub_fewer.py",
+    "attacks/test_rare_columns.py",
+    "privacy/secure/test_dropouts.py",
+    "models/glm/test_private.py",
+    "study/test_intensive_care.py",
+    "study/test_goldens.py",
+    "study/test_learner.py",
+    "study/test_ensembles.py",
+    "study/test_pictures.py",
+    "privacy/test_accounting.py",
+    "study/test_effects.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for real processes come first: no core is left with them at the end."""
-    items.sort(key=lambda item: "network" not in item.path.relative_to(ROOT).parts)
+    """Files that wait for real processes come first, then the longest, then the others."""
+
+    def place(item: pytest.Item) -> int:
+        path = item.path.relative_to(ROOT / "tests").as_posix()
+        if path.startswith("network/"):
+            return -1
+        return LONGEST.index(path) if path in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")

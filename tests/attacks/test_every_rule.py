@@ -20,7 +20,6 @@ from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Task, lookup
 from polyclinic.data.cohort import Cohort
-from polyclinic.data.read import split_frame
 from polyclinic.evaluation import tasks as evaluation_tasks
 from polyclinic.models import tasks as model_tasks
 from polyclinic.models.effects import Spec as Effect
@@ -42,6 +41,7 @@ from tests.attacks.world import (
     moments,
     refusal,
     scoring,
+    tables_of,
     value,
 )
 
@@ -201,12 +201,8 @@ def rebuilt(name: str, made: Design) -> Plan:
     return at(made, name.partition(",")[0], order)
 
 
-_read = {id(ROWS): split_frame(ROWS, "site", BOOK)}  # of frames that last
-
-
 def hospital(rows: pd.DataFrame, policy: Policy) -> pc.Sites:
-    tables = _read[id(rows)] if id(rows) in _read else split_frame(rows, "site", BOOK)
-    return pc.Sites(tables, BOOK, policy=policy)
+    return pc.Sites(tables_of(rows), BOOK, policy=policy)
 
 
 def code(rows: pd.DataFrame, policy: Policy, plan: Plan, where: str | None = None) -> str:
@@ -292,7 +288,6 @@ def grouped(number: int) -> pd.DataFrame:
     rows.loc[chosen, "group"] = "yes"
     rows["pain"] = np.where(rows["group"] == "yes", "odd", "none")
     rows["few"] = np.where(rows["group"] == "yes", 1, 0)
-    _read[id(rows)] = split_frame(rows, "site", BOOK)
     return rows
 
 

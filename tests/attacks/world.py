@@ -23,6 +23,7 @@ from polyclinic.core.task import register
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.read import split_frame
+from polyclinic.data.table import Table
 from polyclinic.engines.workers import ThreadWorkers
 from polyclinic.evaluation import tasks as evaluation_tasks
 from polyclinic.models import tasks as model_tasks
@@ -95,9 +96,21 @@ TABLES = split_frame(FRAME, "site", BOOK)
 SECRET = {name: float(FRAME.loc[VICTIM, name]) for name in ("age", "chol", "cost", "lab")}
 
 
+_read: dict[tuple[Any, ...], dict[str, Table]] = {}
+
+
+def tables_of(data: pd.DataFrame) -> dict[str, Table]:
+    """The tables of a frame; the same rows are read once."""
+    rows = pd.util.hash_pandas_object(data, index=False).to_numpy().tobytes()
+    key = (rows, tuple(data.columns), tuple(map(str, data.dtypes)))
+    if key not in _read:
+        _read[key] = split_frame(data, "site", BOOK)
+    return _read[key]
+
+
 def hospitals(policy: Policy | None = None, data: pd.DataFrame | None = None) -> pc.Sites:
     """The hospitals with nothing released yet."""
-    tables = TABLES if data is None else split_frame(data, "site", BOOK)
+    tables = TABLES if data is None else tables_of(data)
     return pc.Sites(tables, BOOK, policy=policy)
 
 

@@ -1,4 +1,4 @@
-"""The real command line, as processes: what it prints, its exit codes, Ctrl-C."""
+"""The command line: what it prints, its exit codes, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -16,22 +16,16 @@ import pandas as pd
 import pytest
 
 from polyclinic.cli import main
+from tests.cli.line import here, process
 
 CODEBOOK = Path(__file__).resolve().parents[2] / "examples" / "heart.toml"
 DEAD = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 
 
-def polyclinic(*args: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "polyclinic.cli.main", *map(str, args)],
-        cwd=cwd, capture_output=True, text=True, env={**os.environ, **environment}, check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def demo(data_dir, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    return folder, polyclinic("demo", cwd=folder)
+    return folder, process("demo", cwd=folder)
 
 
 def test_demo_prints_the_numbers_and_writes_the_report(demo):
@@ -53,7 +47,7 @@ def test_demo_prints_the_numbers_and_writes_the_report(demo):
 
 def test_demo_again_and_as_json(demo):
     folder, _ = demo
-    done = polyclinic("demo", "--json", cwd=folder)
+    done = here("demo", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout)
     assert results["model"]["n"] == 857
@@ -62,9 +56,7 @@ def test_demo_again_and_as_json(demo):
 
 
 def test_demo_without_data_and_network_says_what_it_uses(tmp_path):
-    done = polyclinic(
-        "demo", cwd=tmp_path, POLYCLINIC_DATA="", POLYCLINIC_CACHE=str(tmp_path), **DEAD
-    )
+    done = process("demo", cwd=tmp_path, POLYCLINIC_DATA="", POLYCLINIC_CACHE=str(tmp_path), **DEAD)
     assert done.returncode == 0, done.stderr
     assert "Breast Cancer" in done.stdout and "made-up hospitals" in done.stdout
 
@@ -74,10 +66,10 @@ def test_report_and_predict_from_the_run(demo, data_dir, tmp_path):
     report = folder / "runs/demo/report.html"
     before = report.read_bytes()
     report.unlink()
-    assert polyclinic("report", "runs/demo", cwd=folder).returncode == 0
+    assert here("report", "runs/demo", cwd=folder).returncode == 0
     assert report.read_bytes() == before
     data = data_dir / "heart-disease" / "processed.va.data"
-    done = polyclinic(
+    done = here(
         "predict", "runs/demo", data, "--site", "va", "--out", tmp_path / "p.csv", cwd=folder
     )
     assert done.returncode == 0, done.stderr
@@ -88,22 +80,18 @@ def test_report_and_predict_from_the_run(demo, data_dir, tmp_path):
 
 def test_check_lists_findings_and_no_rows(data_dir, tmp_path):
     data = data_dir / "heart-disease" / "processed.va.data"
-    done = polyclinic("check", data, "--schema", CODEBOOK, "--site", "va", cwd=tmp_path)
+    done = here("check", data, "--schema", CODEBOOK, "--site", "va", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert 'trestbps         57   "?" 56, 0 1' in done.stdout
     assert "2 values left, the minimum is 5: unusable" in done.stdout
-    shared = polyclinic(
-        "check", data, "--schema", CODEBOOK, "--site", "va", "--share", cwd=tmp_path
-    )
+    shared = here("check", data, "--schema", CODEBOOK, "--site", "va", "--share", cwd=tmp_path)
     assert '"?" 56, 0 1' not in shared.stdout
-    assert json.loads(
-        polyclinic("check", data, "--schema", CODEBOOK, "--json", cwd=tmp_path).stdout
-    )
+    assert json.loads(here("check", data, "--schema", CODEBOOK, "--json", cwd=tmp_path).stdout)
 
 
 def test_lists_and_explanations(tmp_path):
-    assert "heart_disease" in polyclinic("datasets", cwd=tmp_path).stdout
-    done = polyclinic("explain", "TOO_FEW_PATIENTS", cwd=tmp_path)
+    assert "heart_disease" in process("datasets", cwd=tmp_path).stdout
+    done = process("explain", "TOO_FEW_PATIENTS", cwd=tmp_path)
     assert "rule" in done.stdout and done.returncode == 0
 
 
@@ -130,29 +118,29 @@ formula = "disease ~ age + sex"
 def test_errors_in_words_with_exit_codes(data_dir, tmp_path, change, code, word):
     study = tmp_path / "study.toml"
     study.write_text(STUDY.replace(*change))
-    done = polyclinic("run", study.name, cwd=tmp_path)
+    done = here("run", study.name, cwd=tmp_path)
     assert done.returncode == code
     places = [done.stderr.index(f"\n{label}  ") for label in ("rule", "next", "kept")]
     assert done.stderr.startswith("error  ") and word in done.stderr and places == sorted(places)
     assert "Traceback" not in done.stderr and max(map(len, done.stderr.splitlines())) <= 80
-    assert "Traceback" in polyclinic("run", study.name, "--debug", cwd=tmp_path).stderr
+    assert "Traceback" in here("run", study.name, "--debug", cwd=tmp_path).stderr
 
 
 def test_wrong_options_and_unwritable_folder(data_dir, tmp_path):
-    assert polyclinic("run", "--colour", cwd=tmp_path).returncode == 2
+    assert process("run", "--colour", cwd=tmp_path).returncode == 2
     (tmp_path / "study.toml").write_text(STUDY)
     (tmp_path / "file").write_text("in the way")
-    done = polyclinic("run", "study.toml", "--out", "file/run", cwd=tmp_path)
+    done = process("run", "study.toml", "--out", "file/run", cwd=tmp_path)
     assert done.returncode == 4 and "CANNOT_WRITE" in done.stderr
 
 
 def test_the_version_is_said(tmp_path):
-    done = polyclinic("--version", cwd=tmp_path)
+    done = process("--version", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout == f"polyclinic {version('polyclinic')}\n"
 
 
 def test_a_folder_of_another_account_is_named(tmp_path):
-    done = polyclinic("hub", "init", "heart", cwd=tmp_path, POLYCLINIC_HOME="/sys/nobody")
+    done = process("hub", "init", "heart", cwd=tmp_path, POLYCLINIC_HOME="/sys/nobody")
     assert done.returncode == 2 and "/sys/nobody" in done.stderr and "NO_ACCESS" in done.stderr
 
 
@@ -171,24 +159,24 @@ def test_only_where_owner_and_mode_matter_are_they_named(capsys, number, step):
 def test_ctrl_c_leaves_a_run_that_goes_on(data_dir, tmp_path):
     (tmp_path / "study.toml").write_text(
         STUDY
-        + "[solver]\nname = 'sgd'\nbatch = 0.5\nmax_rounds = 80\n[evaluation]\nvalidate = 'none'\n"
+        + "[solver]\nname = 'sgd'\nbatch = 0.5\nmax_rounds = 25\n[evaluation]\nvalidate = 'none'\n"
     )
     run = [sys.executable, "-m", "polyclinic.cli.main", "run", "study.toml"]
-    process = subprocess.Popen(
+    running = subprocess.Popen(
         run, cwd=tmp_path, stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL
     )
     checkpoint = tmp_path / "runs/heart/checkpoints/fit.pcm"
     limit = time.monotonic() + 60
     while not checkpoint.exists() and time.monotonic() < limit:
         time.sleep(0.05)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
+    time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
     assert "INTERRUPTED" in said and "--resume" in said
-    again = polyclinic("run", "study.toml", "--resume", cwd=tmp_path)
+    again = process("run", "study.toml", "--resume", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    whole = polyclinic("run", "study.toml", "--out", "whole", cwd=tmp_path)
+    whole = process("run", "study.toml", "--out", "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr
     for name in ("model.pcm", "metrics.json", "report.html"):
         assert (tmp_path / "runs/heart" / name).read_bytes() == (

@@ -1,20 +1,19 @@
-"""The commands for a hospital's own people, as processes."""
+"""The commands for a hospital's own people."""
 
 from __future__ import annotations
 
 import json
 import subprocess
-import sys
 
 import pytest
 
 import polyclinic as pc
 from polyclinic.governance.home import SiteHome
+from tests.cli.line import here, process
 
 
-def command(*args, cwd, code=0):
-    run = [sys.executable, "-m", "polyclinic.cli.main", *map(str, args)]
-    done = subprocess.run(run, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+def command(*args, cwd, code=0, how=here):
+    done = how(*args, cwd=cwd)
     assert done.returncode == code, done.stderr
     said = done.stdout + done.stderr
     assert "Traceback" not in said
@@ -24,15 +23,15 @@ def command(*args, cwd, code=0):
 def test_the_officers_commands(tmp_path):
     home = tmp_path / "north"
 
-    def site(*args, code=0):
-        return command("site", *args, "--home", home, cwd=tmp_path, code=code)
+    def site(*args, code=0, how=here):
+        return command("site", *args, "--home", home, cwd=tmp_path, code=code, how=how)
 
-    assert "refuses every plan" in site("init", "north")
-    before = site("policy", code=1)
+    assert "refuses every plan" in site("init", "north", how=process)
+    before = site("policy", code=1, how=process)
     assert "POLICY_UNSIGNED" in before and "policy --sign" in before
     ledger = site("ledger")
     assert "! POLICY_UNSIGNED, every plan is refused" in ledger and "sets no bound" not in ledger
-    assert "signed and in force" in site("policy", "--sign")
+    assert "signed and in force" in site("policy", "--sign", how=process)
     assert "signed and in force" in site("policy")
     ledger = site("ledger")
     assert "nothing has left this hospital" in ledger and "epsilon 0 of 10 spent" in ledger
@@ -41,7 +40,7 @@ def test_the_officers_commands(tmp_path):
     assert "chain unbroken" in checked and "no other site vouches" in checked
     log = home / "audit.jsonl"
     log.write_bytes(log.read_bytes().replace(b"north", b"south", 1))
-    assert "LOG_DAMAGED" in site("audit", "verify", code=2)
+    assert "LOG_DAMAGED" in site("audit", "verify", code=2, how=process)
     assert "! chain broken at line 2" in site("ledger")
     assert "LOG_DAMAGED" in site("policy", "--sign", code=2)
     assert "SITE_EXISTS" in site("init", "north", code=2)

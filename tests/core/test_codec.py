@@ -145,6 +145,7 @@ def raw(header, tail=b"", magic=codec.MAGIC, length=None):
         raw(b'{"$array":["f8",1]}'),
         raw(b'{"$array":[["f8"],[1]]}', b"\0" * 8),
         raw(b'{"$array":null}'),
+        raw(b'{"$array":["f8",[1]],"b":1}', b"\0" * 8),
         raw(b'{"$array":["f8",[1099511627775,1099511627775,1099511627775]]}'),
         raw(b'{"$array":["f8",[0,1099511627775,1099511627775]]}'),
         raw(b'{"$array":["f8",[1,1,1,1,1,1,1,1,1]]}', b"\0" * 8),

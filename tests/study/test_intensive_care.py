@@ -19,9 +19,9 @@ def test_shared_boosting_is_better_than_each_region_alone(data_dir, tmp_path):
                 "kind": "boosting",
                 "formula": "died ~ " + " + ".join([*COLUMNS, "creatinine", "albumin"]),
                 "options": {
-                    "n_estimators": 25,
+                    "n_estimators": 10,
                     "max_depth": 2,
-                    "learning_rate": 0.2,
+                    "learning_rate": 0.4,
                     "max_bins": 16,
                 },
             },

@@ -29,6 +29,9 @@ _DTYPES = {"f8": "<f8", "i8": "<i8", "u8": "<u8", "b1": "|b1", "f4": "<f4"}
 _DTYPES |= {"i1": "|i1", "i2": "<i2", "i4": "<i4", "f2": "<f2"}
 _ARRAY = "$array"
 _PLAIN = (str, int, bool)
+_JSON = json.JSONEncoder(
+    sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False, check_circular=False
+)
 
 
 class CodecError(PolyclinicError):
@@ -50,13 +53,14 @@ def decode(data: Bytes) -> Any:
     try:
         text = bytes(data[12 : 12 + length])
         header = json.loads(text, parse_constant=_no_constant)
+        again = _JSON.encode(header).encode()  # ValueError: a number too large to be finite
     except (ValueError, RecursionError):
         raise _bad("the header is not JSON") from None
     cursor = _Cursor(data, 12 + length)
     value = _raise(header, cursor)
     if cursor.at != len(data):
         raise _bad("bytes are left over")
-    if _header(value, []) != text:
+    if again != text:
         raise _bad("the message is not in canonical form")
     return value
 
@@ -107,13 +111,7 @@ def _parts(value: Any) -> Raw:
 
 
 def _header(value: Any, arrays: Raw) -> bytes:
-    return json.dumps(
-        _lower(value, arrays),
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=True,
-        allow_nan=False,
-    ).encode()
+    return _JSON.encode(_lower(value, arrays)).encode()
 
 
 def _lower(value: Any, arrays: Raw) -> Any:
@@ -191,9 +189,11 @@ def _raise(value: Any, cursor: _Cursor, depth: int = 0) -> Any:
     if isinstance(value, list):
         return [_raise(item, cursor, depth + 1) for item in value]
     if isinstance(value, dict):
-        if set(value) == {_ARRAY}:
+        if _ARRAY not in value:
+            return {key: _raise(value[key], cursor, depth + 1) for key in sorted(value)}
+        if len(value) == 1:
             return cursor.array(value[_ARRAY])
-        return {key: _raise(value[key], cursor, depth + 1) for key in sorted(value)}
+        raise _bad("an array is described wrongly")
     return value
 
 

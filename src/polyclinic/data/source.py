@@ -19,6 +19,7 @@ from polyclinic.data.codebook import Codebook, Column, FileFormat, Mapped
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".data", ".tsv", ".txt")
 DATABASE = (".duckdb",)
+ONE_THREAD = 100_000  # rows of a frame up to which duckdb would use one thread anyway
 
 
 @dataclass(frozen=True)
@@ -159,30 +160,35 @@ def open_frame(frame: Any, codebook: Codebook, site: str) -> Source:
     import narwhals as nw
 
     native = nw.from_native(frame, eager_only=True)
-    connection = duckdb.connect()
     pandas = native.to_pandas() if not isinstance(frame, pd.DataFrame) else frame
     pandas = pandas.set_axis([str(name) for name in pandas.columns], axis=1)
-    for name in pandas.columns:
-        if isinstance(pandas[name].dtype, pd.CategoricalDtype):
-            pandas = pandas.assign(**{name: pandas[name].astype(object)})
+    kinds = zip(pandas.columns, pandas.dtypes, strict=True)
+    named = [name for name, kind in kinds if isinstance(kind, pd.CategoricalDtype)]
+    if named:
+        pandas = pandas.astype(dict.fromkeys(named, object))
+    few = len(pandas) <= ONE_THREAD
+    connection = _shared(os.getpid()).cursor() if few else duckdb.connect()
     connection.register("raw", pandas)
-    return _as_text(connection, codebook.file_of(site), f"{site}")
+    return _as_text(connection, codebook.file_of(site), f"{site}", held=few)
 
 
 @cache
-def _shared() -> duckdb.DuckDBPyConnection:
-    """An empty database, whose cursors are opened far faster than databases."""
+def _shared(process: int) -> duckdb.DuckDBPyConnection:
+    """An empty database of a process, whose cursors are opened far faster than databases."""
     return duckdb.connect(config={"threads": 1})
 
 
 def open_arrow(rows: Any, codebook: Codebook, site: str) -> Source:
     """The cells of an arrow table as texts; the types of a Parquet file stay what they are."""
-    connection = _shared().cursor()
+    connection = _shared(os.getpid()).cursor()
     connection.register("raw", rows)
     return _as_text(connection, codebook.file_of(site), site)
 
 
-def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str) -> Source:
+def _as_text(
+    connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str, held: bool = False
+) -> Source:
+    """The cells of the view "raw" as texts; `held`: turned into texts once, not by every query."""
     described = connection.execute("DESCRIBE raw").fetchall()
     parts = []
     for name, kind, *_ in described:
@@ -193,7 +199,8 @@ def _as_text(connection: duckdb.DuckDBPyConnection, how: FileFormat, where: str)
             text = f"CAST(CAST({quoted_name(name)} AS INTEGER) AS VARCHAR)"
         parts.append(f"{text} AS {quoted_name(name)}")
     listed = ", ".join(parts) or "1 AS nothing"
-    connection.execute(f"CREATE TEMP VIEW source AS SELECT {listed} FROM raw")
+    kind = "TABLE" if held else "VIEW"
+    connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM raw")
     how = how.model_copy(update={"decimal": "."})
     return Source(connection, tuple(row[0] for row in described), how, where)
 

@@ -15,7 +15,8 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from typing import Any
 
 from polyclinic.core.errors import InputError
@@ -50,6 +51,7 @@ def template(policy: Policy) -> str:
     return "\n".join(parts) + "\n"
 
 
+@lru_cache(maxsize=16)  # a site reads its policy before every answer
 def parse(text: str, where: str = "policy") -> Policy:
     """The policy in `text`.
 
@@ -82,12 +84,15 @@ def parse(text: str, where: str = "policy") -> Policy:
     return _build(values, where)
 
 
-def _fields(table: str) -> Iterator[tuple[dataclasses.Field[Any], Any]]:
+@cache
+def _fields(table: str) -> tuple[tuple[dataclasses.Field[Any], Any], ...]:
     """The fields of Policy that stand in `table`, with their types."""
     kinds = typing.get_type_hints(Policy)
-    for field in dataclasses.fields(Policy):
-        if _table_of(field.name, kinds[field.name]) == table:
-            yield field, kinds[field.name]
+    return tuple(
+        (field, kinds[field.name])
+        for field in dataclasses.fields(Policy)
+        if _table_of(field.name, kinds[field.name]) == table
+    )
 
 
 def _table_of(name: str, kind: Any) -> str:
