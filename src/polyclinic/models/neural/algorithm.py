@@ -26,7 +26,7 @@ from polyclinic.models.neural.scaling import scaling_by
 from polyclinic.models.neural.smaller import asks_whole, places_after, received
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.tasks import WORK
-from polyclinic.models.neural.turns import trains
+from polyclinic.models.neural.turns import turns
 from polyclinic.models.own_moments import OwnMoments
 from polyclinic.privacy.noisy import KEY
 
@@ -238,8 +238,10 @@ class Training:
             return {}
         spec, round = self.spec, state["round"]
         found = {**state["history"][-1], "round": round, "rounds": spec.strategy.rounds}
-        turns = [trains(spec, name, round - 1) for name in spec.sites]
-        return {**found, "sites": sum(turns)} if turns else found
+        if not spec.sites:
+            return found
+        many = turns(spec, round - 1)
+        return {**found, "sites": len(spec.sites) if many is None else many}
 
     def model(self, state: State) -> NeuralFit:
         chosen, strategy = self._chosen(state), self.spec.strategy

@@ -25,16 +25,26 @@ def trains(spec: NeuralSpec, site: str, round: int) -> bool:
 
 def turn(spec: NeuralSpec, round: int) -> list[str] | None:
     """The sites that train in a round; None: every one."""
-    strategy, names = spec.strategy, sorted(spec.sites)
-    if not strategy.by_turns or not names or round >= strategy.rounds:
+    many = turns(spec, round)
+    if many is None:
         return None
+    strategy, names = spec.strategy, sorted(spec.sites)
     if strategy.name == "cyclic":
         cycle, place = divmod(round, len(names))
         if strategy.order == "shuffled":
             names = _drawn(names, spec.seed, cycle)
         return [names[place]]
-    many = max(1, math.floor(strategy.clients * len(names) + 0.5))
     return _drawn(names, spec.seed, round)[:many]
+
+
+def turns(spec: NeuralSpec, round: int) -> int | None:
+    """How many sites train in a round, without drawing them; None: every one."""
+    strategy, many = spec.strategy, len(spec.sites)
+    if not strategy.by_turns or not many or round >= strategy.rounds:
+        return None
+    if strategy.name == "cyclic":
+        return 1
+    return max(1, math.floor(strategy.clients * many + 0.5))
 
 
 def _drawn(names: list[str], seed: int, round: int) -> list[str]:
