@@ -44,6 +44,14 @@ class Arrays:
         """The labels' names, in order; none without labels."""
         return () if self.labels is None else tuple(str(one) for one in np.unique(self.labels))
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows of every label, by its name; of all of them without labels."""
+        if self.labels is None:
+            return {self.rows.site: self.rows.n_rows}
+        names, counts = np.unique(self.labels, return_counts=True)
+        return {str(name): int(n) for name, n in zip(names, counts, strict=True)}
+
     def columns(self) -> tuple[Column, ...]:
         """The terms as columns with the ranges that they have; empty where these are not known."""
         if self.ends is None:

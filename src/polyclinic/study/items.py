@@ -13,6 +13,7 @@ from polyclinic.models.survival.concordance import concordance_of, pairs
 from polyclinic.study.survival import outcome_of_arrays
 
 Floats = NDArray[np.float64]
+BLOCK = 1024  # items that are looked at at once
 
 
 def dimensions(X: Any) -> int:
@@ -33,10 +34,11 @@ def items(X: Any) -> NDArray[Any]:
             next="read the images first",
         )
     gaps = found.ndim == 3
-    if found.dtype.kind == "f" and not np.isfinite(np.nan_to_num(found) if gaps else found).all():
-        raise _not_finite(gaps)
-    if gaps and found.dtype.kind == "f" and np.isinf(found).any():
-        raise _not_finite(gaps)
+    if found.dtype.kind == "f":
+        for start in range(0, len(found), BLOCK):
+            block = found[start : start + BLOCK]
+            if np.isinf(block).any() if gaps else not np.isfinite(block).all():
+                raise _not_finite(gaps)
     return found
 
 

@@ -255,7 +255,7 @@ class NeuralNetwork(Learner):
         """Answers may come in an order that the engine says."""
         rows = None
         if arrays is not None:
-            rows = {part.site: part.n_rows for part in arrays.parts()}
+            rows = arrays.sizes
         found = arrivals_of(engine.arrivals, spec, rows)
         self._clock = found if isinstance(found, Clock) else None
         return neural(spec, found)

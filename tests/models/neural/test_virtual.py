@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import threading
+import tracemalloc
+
 import numpy as np
 import pytest
+import torch
 
 import polyclinic as pc
 from polyclinic.core.errors import InputError, Refused
@@ -142,12 +146,81 @@ def test_no_more_is_held_at_once_than_is_allowed(many, stacked, monkeypatch):
     np.testing.assert_allclose(parts, whole, atol=1e-7)
 
 
+@pytest.fixture
+def threads(monkeypatch) -> set[str]:
+    """Names of the threads that train, where every site is worth a lane and there are three."""
+    found, stacked, alone = set(), virtual.train_stack, virtual.trained
+    for module in (stack, virtual):
+        monkeypatch.setattr(module, "cores", lambda: 3)
+        monkeypatch.setattr(module, "LANE", 1)
+
+    def named(train):
+        def run(*given):
+            found.add(threading.current_thread().name)
+            return train(*given)
+
+        return run
+
+    monkeypatch.setattr(virtual, "train_stack", named(stacked))
+    monkeypatch.setattr(virtual, "trained", named(alone))
+    return found
+
+
+@pytest.mark.parametrize(
+    "strategy", [pc.Scaffold(**MANY, clients=0.5), pc.Ditto(**MANY, fine_tune=2)], ids=repr
+)
+def test_lanes_find_what_sites_find_one_by_one(many, threads, strategy):
+    x, y, labels = many
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = network(strategy, "linear").fit(x, y, sites=labels)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads and all(name.startswith("polyclinic-lane") for name in threads)
+    same(found, one_by_one(many, found.spec_))
+    again = network(strategy, "linear").fit(x, y, sites=labels)
+    assert again.result_.weights.tobytes() == found.result_.weights.tobytes()
+
+
+def test_a_network_that_draws_has_one_lane(many, threads):
+    x, y, labels = many
+    dropped = {"hidden": (6,), "dropout": 0.5}
+    found = network(pc.FedAvg(**MANY), architecture_options=dropped).fit(x, y, sites=labels)
+    assert threads == {threading.current_thread().name}
+    same(found, one_by_one(many, found.spec_))
+
+
+def test_memory_does_not_grow_with_the_number_of_sites(monkeypatch):
+    """Neither their rows nor their weights are held twice: either takes twice the bound."""
+    sites, draw = 400, np.random.default_rng(0)
+    x = draw.random((sites * 10, 1, 28, 28), dtype=np.float32)
+    labels, y = np.repeat(np.arange(sites), 10), np.arange(sites * 10) % 10
+    model = network(pc.FedAvg(1, batch_size=5), "linear", scale="none")
+    model.fit(x[:100], y[:100], sites=labels[:100])  # what is imported and made once
+    monkeypatch.setattr(stack, "HELD", 400_000)
+    tracemalloc.start()
+    try:
+        model.fit(x, y, sites=labels)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    weights = sites * model.result_.weights.nbytes
+    assert peak < 0.5 * min(x.nbytes, weights)
+
+
 def test_sites_of_very_different_size_are_not_filled_up_to_each_other(many):
     spec = network(pc.FedAvg(rounds=1, batch_size=0), "linear").fit(*many[:2], sites=many[2]).spec_
     sizes = [1, 50, 3, 1000, 2, 40]
-    for places in stack.stacks(spec, 18, [np.arange(n) for n in sizes]):
-        own = [sizes[place] for place in places]
-        assert own == sorted(own, reverse=True) and own[0] <= 2 * own[-1]
+    rows = [np.arange(n) for n in sizes]
+    for lanes in (1, 3):
+        found = list(stack.stacks(spec, 18, rows, lanes))
+        assert sorted(np.concatenate(found)) == list(range(6))
+        for places in found:
+            own = [sizes[place] for place in places]
+            assert own == sorted(own, reverse=True) and own[0] <= 2 * own[-1]
+            assert len(own) <= 6 // lanes
 
 
 def test_a_run_of_many_sites_goes_on_where_it_stopped(many, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from polyclinic.core.algorithm import Algorithm, Stages, State
 from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.spec import Moments
-from polyclinic.models.learner import values
+from polyclinic.models.learner import Fixed, values
 from polyclinic.models.neural import server
 from polyclinic.models.neural.arrivals import Arrivals
 from polyclinic.models.neural.buffered import Buffered
@@ -145,6 +146,10 @@ class Training:
         """What is done to the table's columns."""
         return scaling_by(self.spec, self.moments)
 
+    @cached_property
+    def _fixed(self) -> Fixed:
+        return Fixed(self.spec)
+
     def init(self, seed: int) -> State:
         network = Network(self.spec)
         weights = network.weights()
@@ -175,8 +180,7 @@ class Training:
         extra: dict[str, Any] = server.extra(strategy, state["memory"])
         if not asks_whole(strategy, round):
             extra["places"] = state["places"]
-        asked = values(
-            self.spec,
+        asked = self._fixed.plan_values(
             round=round,
             weights=state["weights"],
             beside=state["beside"],

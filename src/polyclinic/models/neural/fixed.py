@@ -27,7 +27,8 @@ def whole(values: Any) -> NDArray[np.int64]:
             rule="only finite numbers leave a site",
             next="lower the learning rate, or scale the columns",
         )
-    return np.rint(array * STEPS).astype(np.int64)
+    steps = np.asarray(array * STEPS)
+    return np.rint(steps, out=steps).astype(np.int64)
 
 
 def number(steps: Any) -> NDArray[np.float64]:
@@ -35,4 +36,4 @@ def number(steps: Any) -> NDArray[np.float64]:
     array = np.asarray(steps)
     if array.dtype.kind == "f":
         return array
-    return np.asarray(np.asarray(steps, dtype=np.float64) / STEPS)
+    return np.asarray(np.multiply(array, 1 / STEPS, dtype=np.float64))  # a power of 2: exact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -26,7 +26,10 @@ _lock = threading.RLock()  # torch's random numbers and its mode are the process
 
 
 class Network:
-    """A network of a spec, with first weights drawn from the spec's seed."""
+    """A network of a spec, with first weights drawn from the spec's seed.
+
+    draws  whether training it draws random numbers, as dropout does; None: not known
+    """
 
     def __init__(self, spec: NeuralSpec) -> None:
         one = architecture_of(spec.architecture, spec.version)
@@ -34,6 +37,7 @@ class Network:
         with seeded(spec.seed):
             self.module = one.build(whole)
         self.spec, self.loss = spec, LOSSES[spec.loss]
+        self.draws: bool | None = None
 
     @property
     def parameters(self) -> list[Any]:
@@ -58,6 +62,23 @@ class Network:
         _fill(self.parameters, weights)
         _fill(self.buffers, beside)
         return self
+
+    @contextmanager
+    def training(self, seed: int) -> Iterator[None]:
+        """Training mode, and `seeded`, where it is not known to draw nothing."""
+        self.module.train()
+        with nullcontext() if self.draws is False else seeded(seed):
+            yield
+
+    def drawing(self, inputs: Inputs, rows: NDArray[np.int64]) -> bool:
+        """Whether training it draws random numbers: tried once, on two of `rows`."""
+        if self.draws is None:
+            generator = torch().default_generator
+            with self.training(0), torch().no_grad(), enough_memory():
+                before = generator.get_state()
+                self.module(inputs.batch(rows[:2]))
+                self.draws = not before.equal(generator.get_state())
+        return self.draws
 
     def rows(self, inputs: Inputs, rows: NDArray[np.int64]) -> tuple[Any, Any]:
         """Outputs (n, outputs) and losses (n,) of rows, with their gradient's graph."""
@@ -115,10 +136,14 @@ def sizes(spec: NeuralSpec) -> tuple[int, int]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """torch's random numbers from `seed`, and as they were afterwards; one user at a time."""
-    library = torch()
-    with _lock, library.random.fork_rng(devices=[]):
-        library.manual_seed(seed % 2**63)
-        yield
+    generator = torch().default_generator
+    with _lock:
+        before = generator.get_state()
+        generator.manual_seed(seed % 2**63)
+        try:
+            yield
+        finally:
+            generator.set_state(before)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from polyclinic.models.neural.architectures import architecture_of, torch
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.inputs import Inputs
+from polyclinic.models.neural.lanes import cores
 from polyclinic.models.neural.network import Network, enough_memory
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.strategy import Strategy
@@ -33,6 +34,7 @@ STRATEGIES = ("fedavg", "fedsgd", "fedprox", "scaffold", "fedadam", "fedyogi", "
 HELD = 8_000_000  # numbers of a stack and of its batch that are held at once
 COPIES = 4  # of the weights: themselves, their gradients, what an optimizer remembers
 FEWEST = 4  # sites of a stack; fewer gain nothing
+LANE = 500_000  # numbers of a stack and of its batch for which another lane is worth its thread
 
 
 def stackable(spec: NeuralSpec, network: Network) -> bool:
@@ -95,21 +97,37 @@ class Trained:
     steps: Ints
 
 
-def stacks(spec: NeuralSpec, weights: int, rows: Sequence[Ints]) -> Iterator[Ints]:
+def lanes_of(spec: NeuralSpec, weights: int, rows: Sequence[Ints]) -> int:
+    """How many lanes train sites with these rows."""
+    numbers = weights * len(rows) + _width(spec) * int(_most(spec, rows).sum())
+    return max(1, min(cores(), len(rows) // FEWEST, numbers // LANE))
+
+
+def stacks(spec: NeuralSpec, weights: int, rows: Sequence[Ints], lanes: int = 1) -> Iterator[Ints]:
     """Which sites are trained together, so that they have about as many steps and rows of a step,
-    and that so many numbers are held at once; sites of `rows` by their places."""
-    strategy = spec.strategy
-    width = spec.table + sum(math.prod(shape) for shape in spec.shapes.values())
-    sizes = np.array([len(one) for one in rows])
-    most = np.minimum(sizes, strategy.batch_size) if strategy.batch_size else sizes
+    that every lane has a stack, and that so many numbers are held at once by all of them; sites of
+    `rows` by their places."""
+    sizes, most = np.array([len(one) for one in rows]), _most(spec, rows)
+    share, held = math.ceil(len(rows) / lanes), HELD // lanes
     begin, order = 0, np.argsort(-sizes, kind="stable")
     while begin < len(order):
-        each = COPIES * weights + 2 * width * int(most[order[begin]])
-        end = begin + max(1, HELD // each)
+        each = COPIES * weights + 2 * _width(spec) * int(most[order[begin]])
+        end = begin + max(1, min(share, held // each))
         alike = 2 * most[order[begin:end]] >= most[order[begin]]
         end = begin + int(np.count_nonzero(alike))
         yield order[begin:end]
         begin = end
+
+
+def _width(spec: NeuralSpec) -> int:
+    """Numbers of a row."""
+    return spec.table + sum(math.prod(shape) for shape in spec.shapes.values())
+
+
+def _most(spec: NeuralSpec, rows: Sequence[Ints]) -> Ints:
+    """Rows of a step at each site."""
+    sizes, size = np.array([len(one) for one in rows], dtype=np.int64), spec.strategy.batch_size
+    return np.minimum(sizes, size) if size else sizes
 
 
 def train_stack(

@@ -26,7 +26,7 @@ from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.descent import Descent
 from polyclinic.models.neural.inputs import Inputs
-from polyclinic.models.neural.network import EVALUATED, Network, enough_memory, seeded
+from polyclinic.models.neural.network import EVALUATED, Network, enough_memory
 from polyclinic.models.neural.personal import own, personal, whole
 from polyclinic.models.neural.spec import NeuralSpec
 
@@ -143,8 +143,7 @@ def train(
     if spec.augment:
         inputs = replace(inputs, augment=Augment(spec.augment, spec.seed, asked.round))
     site = _Site(spec, network, inputs, rows, weight, asked, name)
-    with seeded(_seed(spec, asked.round)), enough_memory():
-        network.module.train()
+    with network.training(_seed(spec, asked.round)), enough_memory():
         if asked.round >= spec.strategy.rounds:
             return replace(answer, memory=_tuned(site, memory))
         network.load(asked.weights, asked.beside)
@@ -168,8 +167,8 @@ def _trained(site: _Site, memory: Memory) -> Answer:
     weights, beside = masks.over(asked.weights, asked.beside, memory)
     network.load(weights, beside)
     loss, steps = site.descend(site.batches(), _adjustment(site, memory), strategy.local_seconds)
-    change = network.weights().astype(np.float64) - weights
-    moved = network.beside().astype(np.float64) - beside
+    change = np.subtract(network.weights(), weights, dtype=np.float64)
+    moved = np.subtract(network.beside(), beside, dtype=np.float64)
     control: NDArray[np.float64] | None = None
     if strategy.name == "scaffold":
         before, common = _control(asked, memory), asked.extra["control"].astype(np.float64)

@@ -2,8 +2,9 @@
 
 They are one trust domain: whoever runs it holds all rows already, and nothing here stands for the
 rules of a hospital. A round is over the sites whose turn it is; the others cost nothing. Networks
-of linear layers are trained side by side (`stack`), the others one site after the other, each with
-all of torch's threads.
+of linear layers are trained side by side (`stack`), the others one site after the other. Where a
+round is work enough every core has a lane of sites (`lanes`); a network that draws random numbers
+in training, as dropout does, has no lanes, but all of torch's threads.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import goes_on_from
 from polyclinic.models.neural.fixed import number
 from polyclinic.models.neural.inputs import Inputs, inputs_of
+from polyclinic.models.neural.lanes import cores, side_by_side
 from polyclinic.models.neural.network import network_of
 from polyclinic.models.neural.rows import divided, question, scaling_of, spec_of
 from polyclinic.models.neural.spec import NeuralSpec
-from polyclinic.models.neural.stack import Stack, stackable, stacks, train_stack
+from polyclinic.models.neural.stack import LANE, Stack, lanes_of, stackable, stacks, train_stack
 from polyclinic.models.neural.tasks import trained
 from polyclinic.models.neural.train import Question, ran_away, row_weights, train
 from polyclinic.models.neural.turns import turn
@@ -65,7 +67,7 @@ class Virtual(Domain):
         self._starts = np.concatenate([[0], np.cumsum(np.bincount(codes))])
         self._keys = np.empty(len(codes), dtype=np.int64)
         self._known: tuple[Any, NeuralSpec] | None = None
-        self._stack: Stack | None = None
+        self._stacks: list[Stack] = []  # one of a lane
         self._inputs: tuple[Any, Inputs] | None = None
         self._keys[self._order] = np.arange(len(codes)) - self._starts[codes[self._order]]
 
@@ -118,6 +120,30 @@ class Virtual(Domain):
         asked: Question,
         before: Mapping[str, Memory],
     ) -> tuple[Sums, dict[str, Memory]]:
+        """One site after the other, or as many lanes of them as are worth their threads."""
+        lanes = self._lanes(spec, items, names, asked)
+
+        def lane(i: int) -> tuple[Sums, dict[str, Memory]]:
+            network_of(spec).drawing(items, self._order)  # a thread has a network of its own
+            return self._in_turn(spec, items, names[i::lanes], asked, before)
+
+        return lane(0) if lanes == 1 else _added(side_by_side(lane, range(lanes)))
+
+    def _lanes(self, spec: NeuralSpec, items: Inputs, names: Sequence[str], asked: Question) -> int:
+        """How many sites are trained at the same time."""
+        lanes = cores()
+        if len(names) < max(lanes, 2) or len(names) * len(asked.weights) < lanes * LANE:
+            return 1
+        return 1 if network_of(spec).drawing(items, self._order) else lanes
+
+    def _in_turn(
+        self,
+        spec: NeuralSpec,
+        items: Inputs,
+        names: Sequence[str],
+        asked: Question,
+        before: Mapping[str, Memory],
+    ) -> tuple[Sums, dict[str, Memory]]:
         """One site after the other."""
         sums: Sums = {}
         kept = {}
@@ -125,8 +151,7 @@ class Virtual(Domain):
             parts = self._parts_of(spec, name)
             memory = before.get(name, {})
             leaves, kept[name] = trained(spec, items, *parts, asked, memory, name)
-            for leaf, value in leaves.items():
-                sums[leaf] = sums.get(leaf, 0.0) + number(value)
+            _add(sums, {leaf: number(value) for leaf, value in leaves.items()})
         return sums, kept
 
     def _together(
@@ -149,9 +174,11 @@ class Virtual(Domain):
         if spec.strategy.gradients:
             sums = _gradients(spec, items, own, asked)
         else:
-            if self._stack is None or self._stack.network is not network:
-                self._stack = Stack(network)
-            sums, kept = _stacked(self._stack, spec, items, own, asked, before)
+            lanes = lanes_of(spec, len(asked.weights), list(own.values()))
+            if not self._stacks or self._stacks[0].network is not network:
+                self._stacks = []
+            self._stacks += [Stack(network) for _ in range(lanes - len(self._stacks))]
+            sums, kept = _stacked(self._stacks[:lanes], spec, items, own, asked, before)
         if not all(np.isfinite(value).all() for value in sums.values()):
             raise ran_away()
         return {**sums, "watched": watching, "beside": np.zeros(len(asked.beside))}, kept
@@ -194,7 +221,7 @@ def _gradients(spec: NeuralSpec, items: Inputs, own: Mapping[str, Ints], asked: 
 
 
 def _stacked(
-    stack: Stack,
+    lanes: Sequence[Stack],
     spec: NeuralSpec,
     items: Inputs,
     own: Mapping[str, Ints],
@@ -202,28 +229,65 @@ def _stacked(
     before: Mapping[str, Memory],
 ) -> tuple[Sums, dict[str, Memory]]:
     """Sums over sites that are trained side by side, and their controls (Scaffold)."""
+    rows = list(own.values())
+    groups = list(stacks(spec, len(asked.weights), rows, len(lanes)))
+
+    def lane(i: int) -> tuple[Sums, dict[str, Memory]]:
+        return _lane(lanes[i], groups[i :: len(lanes)], spec, items, own, asked, before)
+
+    return _added(side_by_side(lane, range(len(lanes))))
+
+
+def _added(parts: Sequence[tuple[Sums, dict[str, Memory]]]) -> tuple[Sums, dict[str, Memory]]:
+    """Sums, and what sites keep, of several lanes."""
+    sums: Sums = {}
+    kept: dict[str, Memory] = {}
+    for more, memories in parts:
+        _add(sums, more)
+        kept |= memories
+    return sums, kept
+
+
+def _add(sums: Sums, more: Mapping[str, Any]) -> None:
+    """Onto sums, in place where there is something."""
+    for name, value in more.items():
+        if name in sums:
+            sums[name] += value
+        else:
+            sums[name] = np.array(value, dtype=np.float64)
+
+
+def _lane(
+    stack: Stack,
+    groups: Sequence[Ints],
+    spec: NeuralSpec,
+    items: Inputs,
+    own: Mapping[str, Ints],
+    asked: Question,
+    before: Mapping[str, Memory],
+) -> tuple[Sums, dict[str, Memory]]:
+    """The same of groups of sites, by their places in `own`, one group after the other."""
     names, rows = list(own), list(own.values())
     start, size = asked.weights.astype(np.float64), len(asked.weights)
-    change, moved = np.zeros(size), np.zeros(size)
-    weight, loss = 0.0, 0.0
-    kept: dict[str, Memory] = {}
     scaffold = spec.strategy.name == "scaffold"
-    for places in stacks(spec, size, rows):
-        some = [rows[place] for place in places]
+    sums: Sums = {"change": np.zeros(size), "weight": np.zeros(()), "loss": np.zeros(())}
+    sums |= {"control": np.zeros(size)} if scaffold else {}
+    kept: dict[str, Memory] = {}
+    for places in groups:
         controls = None
         if scaffold:
             nothing = {"control": np.zeros(size, np.float32)}
             held = [before.get(names[place], nothing)["control"] for place in places]
             controls = np.array(held, dtype=np.float32)
-        found = train_stack(stack, spec, items, some, asked, controls)
+        found = train_stack(stack, spec, items, [rows[i] for i in places], asked, controls)
         each = found.weight
-        change += each @ found.weights.astype(np.float64) - each.sum() * start
-        weight, loss = weight + each.sum(), loss + found.loss.sum()
+        sums["change"] += each @ found.weights.astype(np.float64) - each.sum() * start
+        sums["weight"] += each.sum()
+        sums["loss"] += found.loss.sum()
         if controls is not None:
             gone = (found.weights - start) / (found.steps * asked.lr)[:, None]
             after = (controls - asked.extra["control"].astype(np.float64) - gone).astype(np.float32)
-            moved += each @ (after.astype(np.float64) - controls)
+            sums["control"] += each @ (after.astype(np.float64) - controls)
             for place, control in zip(places, after, strict=True):
                 kept[names[place]] = {"control": control.copy()}
-    sums: Sums = {"change": change, "weight": np.asarray(weight), "loss": np.asarray(loss)}
-    return ({**sums, "control": moved} if scaffold else sums), kept
+    return sums, kept
