@@ -99,8 +99,12 @@ class Trained:
 
 def lanes_of(spec: NeuralSpec, weights: int, rows: Sequence[Ints]) -> int:
     """How many lanes train sites with these rows."""
-    numbers = weights * len(rows) + _width(spec) * int(_most(spec, rows).sum())
-    return max(1, min(cores(), len(rows) // FEWEST, numbers // LANE))
+    if not rows:
+        return 1
+    width, most = _width(spec), _most(spec, rows)
+    numbers = weights * len(rows) + width * int(most.sum())
+    held = HELD // (COPIES * weights + 2 * width * int(most.max()))
+    return max(1, min(cores(), len(rows) // FEWEST, numbers // LANE, held))
 
 
 def stacks(spec: NeuralSpec, weights: int, rows: Sequence[Ints], lanes: int = 1) -> Iterator[Ints]:
