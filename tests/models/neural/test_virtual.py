@@ -16,6 +16,7 @@ from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.sampling import uniform, uniform_of
 from polyclinic.models.neural import stack, virtual
+from polyclinic.models.neural.lanes import side_by_side, single_threaded_torch
 from polyclinic.models.neural.turns import trains, turn
 
 SITES = 24
@@ -171,17 +172,23 @@ def threads(monkeypatch) -> set[str]:
 )
 def test_lanes_find_what_sites_find_one_by_one(many, threads, strategy):
     x, y, labels = many
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        found = network(strategy, "linear").fit(x, y, sites=labels)
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    found = network(strategy, "linear").fit(x, y, sites=labels)
     assert threads and all(name.startswith("polyclinic-lane") for name in threads)
     same(found, one_by_one(many, found.spec_))
     again = network(strategy, "linear").fit(x, y, sites=labels)
     assert again.result_.weights.tobytes() == found.result_.weights.tobytes()
+
+
+def test_lanes_have_one_thread_of_torch_each_and_it_has_its_own_again():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert side_by_side(lambda i: torch.get_num_threads(), range(3)) == [1, 1, 1]
+        with single_threaded_torch(), single_threaded_torch():
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_network_that_draws_has_one_lane(many, threads):
