@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from polyclinic.models.neural.architectures import torch
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 _lock = threading.Lock()
 _users = 0
 _threads = 1  # of torch, before the first user
