@@ -193,6 +193,26 @@ def test_an_exposure_travels_as_it_is():
         np.testing.assert_array_equal(one.patients, two.patients)
 
 
+def test_exposures_are_added_on_their_way_and_their_patients_packed_one_by_one():
+    def seen(first, columns=("a", "b")):
+        patients = np.arange(first, first + 9_000)
+        return Exposure(
+            coefficients=2,
+            slots={"y = 1": 3},
+            members=tuple(Members((name,), patients) for name in columns),
+        )
+
+    parts = [Exposure(coefficients=2), seen(0), seen(9_000), seen(20_000)]
+    data = wire.exposures_to_data(parts)
+    assert max(len(codec.encode(one["patients"])) for one in data["members"]) < 5_000
+    back = wire.exposure_from_data(codec.decode(codec.encode(data)))
+    total = parts[0] + parts[1] + parts[2] + parts[3]
+    assert (back.slots, back.coefficients) == (total.slots, total.coefficients)
+    assert [one.columns for one in back.members] == [("a",), ("b",)]
+    for one, two in zip(back.members, total.members, strict=True):
+        np.testing.assert_array_equal(one.patients, two.patients)
+
+
 def test_an_error_travels_with_its_words_and_no_other_words():
     kept = wire.error_from_data(wire.error_to_data(pc.InputError("what", code="NO_FILE", next="n")))
     assert isinstance(kept, pc.InputError) and (kept.code, kept.next) == ("NO_FILE", "n")

@@ -286,7 +286,8 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
 
     def made() -> Units:
         table = Table.of(plan, partition)
-        x = (table.x - state["centre"]) / state["scale"]
+        x = table.x - state["centre"]
+        x /= state["scale"]
         keys = partition.keys[table.used]
         if least <= 1:
             return Units(table, x, x, np.arange(len(x)), keys)
