@@ -38,7 +38,10 @@ def show(folder: Path, args: Any) -> None:
     start = time.perf_counter()
     files = rows.write(folder, n)
     size = sum(one.stat().st_size for one in files.iterdir())
-    print(f"{n:,} rows, {size / 1e9:.2f} GB of Parquet ({time.perf_counter() - start:.0f} s)")
+    print(
+        f"{n:,} rows, {size / 1e9:.2f} GB of Parquet ({time.perf_counter() - start:.0f} s)",
+        flush=True,
+    )
     try:
         decoder(files, n)
         for name in ("GLM", "boosting", "k-means"):
@@ -56,7 +59,10 @@ def decoder(files: Path, n: int) -> None:
         found = sum(pool.map(decoded, parts))
         seconds = time.perf_counter() - start
     assert found == n
-    print(f"{'pyarrow decoder':12} {seconds:8.1f} s a pass {n / seconds / 1e6:8.2f} M rows/s")
+    print(
+        f"{'pyarrow decoder':12} {seconds:8.1f} s a pass {n / seconds / 1e6:8.2f} M rows/s",
+        flush=True,
+    )
 
 
 def decoded(path: str) -> int:

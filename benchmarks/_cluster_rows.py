@@ -38,7 +38,10 @@ def write(folder: Path, rows: int, first: int = 0) -> Path:
     for start in range(first, first + rows, A_FILE):
         x, y = part(start, min(A_FILE, first + rows - start))
         table = pa.table([*x.T, y.astype(np.int8)], [*NAMES, "y"])
-        parquet.write_table(table, files / f"{start:010}.parquet", row_group_size=GROUP)
+        path = files / f"{start:010}.parquet"  # numbers by chance: nothing would make them shorter
+        parquet.write_table(
+            table, path, row_group_size=GROUP, use_dictionary=False, compression="none"
+        )
     numbers = "".join(f'{name} = {{ type = "number", range = [-99, 99] }}\n' for name in NAMES)
     outcome = 'y = { type = "binary", levels = { 0 = "no", 1 = "yes" } }\n'
     head = 'format = 1\nname = "made up"\n[columns]\n'

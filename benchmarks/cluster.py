@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -41,6 +43,7 @@ def main() -> None:
         name, about = args.one[0], json.loads(args.one[1])
         print(json.dumps(ONE[name](about["model"], about)))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended"))  # what was made is still removed
     with tempfile.TemporaryDirectory(prefix="polyclinic-bench-", dir=args.folder) as name:
         folder = Path(name)
         for part in args.part:
