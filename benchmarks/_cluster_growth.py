@@ -4,13 +4,13 @@ Measured: a fit of logistic regression over arrays in the memory of one and two 
 model of a round with W workers, from costs that are measured here on one machine:
 
     round(W) = fixed + rows / W * row + W * (message + add)              all answer to the asker
-    round(W) = fixed + rows / W * row + F * L * (message + add) + L * hop    a tree of fan-out F
+    round(W) = fixed + rows / W * row + F * L * (message + add) + L * fixed  a tree of fan-out F
 
-    fixed    one round with next to nothing to compute, less its two messages
+    fixed    one round with next to nothing to compute, less its messages
     row      seconds of one row at one worker
     message  seconds of the asker's processor for a message and its answer
     add      seconds to read and add an answer
-    hop      one message there and back;   L = ceil(log_F W)
+    L        levels of the tree, log_F W rounded up
 
 Nothing of it is measured with more than two workers: the network between machines, workers that are
 slower than others, and losses are not in it.
@@ -70,7 +70,7 @@ def measured(workers: int, x: np.ndarray, y: np.ndarray, repeats: int) -> dict[s
 def modelled(row: float, costs: dict[str, float]) -> None:
     """Seconds of a round by workers, without and with a tree."""
     per = costs["message"] + costs["add"]
-    fixed = max(costs["tiny"] - 2 * per, 0.0)
+    fixed = max(costs["tiny"] - costs["asked"] * per, 0.0)
     print(
         "\ncosts: "
         + ", ".join(f"{name} {1e6 * costs[name]:,.0f} us" for name in ("message", "add"))

@@ -135,7 +135,7 @@ class Captured:
         answer = next(iter(self.answers.values()))
         total = Sum.from_data(opened(answer)["sum"])
         add = statistics.median(timed(lambda: total + Sum.from_data(opened(answer)["sum"]), 200))
-        return {"message": message, "add": add}
+        return {"asked": len(self.sent), "message": message, "add": add}
 
 
 class Counter:
