@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-TURNS, ROUNDS = 8, 50  # the ways take turns, so that other work on the machine disturbs all alike
+TURNS, ROUNDS = 6, 40  # the ways take turns, so that other work on the machine disturbs all alike
 Way = Callable[[], Any]
 
 
@@ -102,7 +102,7 @@ class Captured:
         self.workers, self.plan = next(
             one for one in reversed(asked) if one[1].task == "glm.derivatives"
         )
-        self.machines, self.ask, self.sent = c.machines, c.machines.ask, {}
+        self.ask, self.sent = c.machines.ask, {}
         c.machines.ask = self._seen
         try:
             self.round()
