@@ -356,6 +356,40 @@ def test_parquet(tmp_path, small, suffix):
         np.testing.assert_array_equal(table.columns[name], expected, err_msg=name)
 
 
+def test_numbers_of_a_parquet_file_are_what_their_texts_would_be_read_as(tmp_path):
+    drawn = np.random.default_rng(0).integers(0, 2**64, 3000, dtype=np.uint64).view(np.float64)
+    some = drawn[np.isfinite(drawn)][:1000]
+    frame = pd.DataFrame(
+        {
+            "real": [*some, 0.1 + 0.2, -0.0, 5e-324, 1e308, -9, -9.0000001, None],
+            "whole": [*range(1003), -9, 2**53 + 1, -(2**62), 7],
+            "level": [0.0, 1.0, 2.0, None, -9.0, 1.0, 0.0] * 143 + [1.0] * 6,
+            "single": np.linspace(0, 1, 1007, dtype=np.float32),
+        }
+    )
+    column = {"type": "number", "missing": ["-9", "no"]}
+    levels = {"type": "category", "levels": {"0": "none", "1": "one", "two": "two"}}
+    book = {"real": column, "whole": column, "level": {**levels, "missing": [-9]}, "single": column}
+    mapped = {"level": {"levels": {"0": "0", "1.0": "1", "2": "two", "-9": "missing", "b": "0"}}}
+    codebook = Codebook.from_dict(
+        {"format": 1, "name": "n", "columns": book, "site": {"a": {"map": mapped}}}
+    )
+    texts = pd.DataFrame({name: [*map(spelled, frame[name].to_numpy())] for name in frame})
+    found = []
+    for name, table in (("numbers", frame), ("texts", texts)):
+        table.to_parquet(tmp_path / f"{name}.parquet", index=False)
+        found.append(read_table(tmp_path / f"{name}.parquet", codebook, "a").columns)
+    for name in frame:
+        assert found[0][name].tobytes() == found[1][name].tobytes(), name
+    assert np.isnan(found[0]["real"]).sum() == 2 and np.isnan(found[0]["whole"]).sum() == 1
+    assert set(found[0]["level"][:3]) == {0.0, 1.0, 2.0}
+
+
+def spelled(cell: object) -> str | None:
+    """A number as a file of texts has it."""
+    return None if pd.isna(cell) else str(cell)
+
+
 def test_a_broken_parquet_file(tmp_path, small):
     (tmp_path / "a.parquet").write_bytes(b"PAR1 4711")
     assert refused(read_table, tmp_path / "a.parquet", small, "a", secret="4711").code == "BAD_FILE"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -191,6 +192,42 @@ def test_an_exposure_travels_as_it_is():
     for one, two in zip(back.members, found.members, strict=True):
         assert (one.columns, one.cell, one.candidate) == (two.columns, two.cell, two.candidate)
         np.testing.assert_array_equal(one.patients, two.patients)
+
+
+def test_exposures_are_added_on_their_way_and_their_patients_packed_one_by_one():
+    def seen(first, columns=("a", "b")):
+        patients = np.arange(first, first + 9_000)
+        return Exposure(
+            coefficients=2,
+            slots={"y = 1": 3},
+            members=tuple(Members((name,), patients) for name in columns),
+        )
+
+    parts = [Exposure(coefficients=2), seen(0), seen(9_000), seen(20_000)]
+    data = wire.exposures_to_data(parts)
+    assert max(len(codec.encode(one["patients"])) for one in data["members"]) < 5_000
+    back = wire.exposure_from_data(codec.decode(codec.encode(data)))
+    total = parts[0] + parts[1] + parts[2] + parts[3]
+    assert (back.slots, back.coefficients) == (total.slots, total.coefficients)
+    assert [one.columns for one in back.members] == [("a",), ("b",)]
+    for one, two in zip(back.members, total.members, strict=True):
+        np.testing.assert_array_equal(one.patients, two.patients)
+
+
+def test_memory_does_not_grow_with_the_patients_behind_a_sum():
+    size, pieces = 20_000, 100
+
+    def seen():
+        for first in range(0, size * pieces, size):
+            patients = np.arange(first, first + size)
+            yield Exposure(members=(Members(("a",), patients),))
+
+    tracemalloc.start()
+    data = wire.exposures_to_data(seen())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * size * pieces / 8
+    assert len(wire.exposure_from_data(data).members[0].patients) == size * pieces
 
 
 def test_an_error_travels_with_its_words_and_no_other_words():

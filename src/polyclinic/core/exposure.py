@@ -44,13 +44,15 @@ class Shares:
         if len(parts) == 0:
             nothing = np.zeros(parts.shape[1:])
             return Shares(nothing, nothing, nothing, nothing)
-        first = parts.max(axis=0)
+        across = np.ascontiguousarray(np.moveaxis(parts, 0, -1))  # rows last: far faster to reduce
+        first = across.max(axis=-1)
         second = np.zeros_like(first)
         if len(parts) > 1:
-            rest = parts.copy()
-            np.put_along_axis(rest, parts.argmax(axis=0)[None], 0.0, axis=0)
-            second = rest.max(axis=0)
-        return Shares(parts.sum(axis=0), np.einsum("i...,i...->...", parts, parts), first, second)
+            rest = across.copy()
+            np.put_along_axis(rest, across.argmax(axis=-1)[..., None], 0.0, axis=-1)
+            second = rest.max(axis=-1)
+        squares = np.einsum("...i,...i->...", across, across)
+        return Shares(across.sum(axis=-1), squares, first, second)
 
     def __add__(self, other: Shares) -> Shares:
         return Shares(

@@ -1,7 +1,9 @@
 """From files and frames to a `Table`, by the codebook's rules.
 
 Every cell is first a text: it is trimmed, compared with the missing codes, then parsed, so that
-``63.0``, ``63`` and `` 63`` are one integer whatever wrote them. The casts run inside duckdb.
+``63.0``, ``63`` and `` 63`` are one integer whatever wrote them. What is stored as a
+double or an integer is taken as it is: its text would be read as the same. The casts run inside
+duckdb.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ from polyclinic.data.source import (
     missing_condition,
     names_shown,
     number,
+    number_case,
 )
 from polyclinic.data.source import open_file as open_file
 from polyclinic.data.source import open_frame as open_frame
@@ -169,8 +172,11 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
     else:
         value = number(text, source.format)
         what, code = "hold no number", "NOT_A_NUMBER"
+    view, as_number = "source", number_case(source, stored, column, mapped)
+    if as_number is not None:
+        view, (missing, value) = "raw", as_number
     query = (
-        f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, ({missing}) AS m FROM source"
+        f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, ({missing}) AS m FROM {view}"
     )
     found = source.connection.execute(query).fetchnumpy()
     values = np.ma.filled(np.ma.asarray(found["v"], dtype=np.float64), np.nan)

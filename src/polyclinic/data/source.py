@@ -17,6 +17,9 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, FileFormat, Mapped
 
 PARQUET = (".parquet", ".pq")
+INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT"}
+NUMBERS = {"DOUBLE", *INTEGERS, *(f"U{kind}" for kind in INTEGERS)}
+INFINITE = ("inf", "-inf")  # as duckdb writes them
 TEXT = (".csv", ".data", ".tsv", ".txt")
 DATABASE = (".duckdb",)
 ONE_THREAD = 100_000  # rows of a frame up to which duckdb would use one thread anyway
@@ -24,7 +27,11 @@ ONE_THREAD = 100_000  # rows of a frame up to which duckdb would use one thread 
 
 @dataclass(frozen=True)
 class Source:
-    """Rows somewhere, as a duckdb view named "source" whose columns are all texts."""
+    """Rows somewhere, as a duckdb view named "source" whose columns are all texts.
+
+    numbers  columns that are numbers where they come from, the view "raw": as doubles they are what
+             their texts would be read as
+    """
 
     connection: duckdb.DuckDBPyConnection
     names: tuple[str, ...]
@@ -32,6 +39,7 @@ class Source:
     where: str
     has_header: bool = False
     is_text: bool = False
+    numbers: frozenset[str] = frozenset()
 
 
 def open_file(
@@ -202,7 +210,9 @@ def _as_text(
     kind = "TABLE" if held else "VIEW"
     connection.execute(f"CREATE TEMP {kind} source AS SELECT {listed} FROM raw")
     how = how.model_copy(update={"decimal": "."})
-    return Source(connection, tuple(row[0] for row in described), how, where)
+    numbers = frozenset(name for name, kind, *_ in described if kind in NUMBERS)
+    names = tuple(row[0] for row in described)
+    return Source(connection, names, how, where, numbers=numbers)
 
 
 def cell_text(stored: str) -> str:
@@ -217,10 +227,15 @@ def number(text: str, how: FileFormat) -> str:
     return f"TRY_CAST({text} AS DOUBLE)"
 
 
+def missing_codes(how: FileFormat, column: Column, mapped: Mapped) -> list[str]:
+    """Cells that say that a value is missing."""
+    codes = [*how.missing, *map(str, column.missing)]
+    return codes + [code for code, ours in (mapped.levels or {}).items() if ours == "missing"]
+
+
 def missing_condition(text: str, how: FileFormat, column: Column, mapped: Mapped) -> str:
     """SQL that is true where a cell is missing; codes that are numbers are compared as numbers."""
-    codes = [*how.missing, *map(str, column.missing)]
-    codes += [code for code, ours in (mapped.levels or {}).items() if ours == "missing"]
+    codes = missing_codes(how, column, mapped)
     texts = ", ".join(quoted(code) for code in codes) or "''"
     numbers = [float(code) for code in codes if is_number(code)]
     condition = f"{text} IS NULL OR {text} = '' OR {text} IN ({texts})"
@@ -230,14 +245,41 @@ def missing_condition(text: str, how: FileFormat, column: Column, mapped: Mapped
     return condition
 
 
+def own_levels(column: Column, mapped: Mapped) -> dict[str, str]:
+    """The codebook's level, or "missing", of each code of the hospital."""
+    if mapped.levels is None:
+        return {code: code for code in column.levels or ()}
+    return {code: str(ours) for code, ours in mapped.levels.items()}
+
+
+def number_case(
+    source: Source, stored: str, column: Column, mapped: Mapped
+) -> tuple[str, str] | None:
+    """SQL over "raw" that is true where a number is missing, and for its value or its level's
+    position: what the same cell as a text would give. None: the column is read as texts."""
+    missing, levels = missing_codes(source.format, column, mapped), own_levels(column, mapped)
+    by_text = column.type == "date" or any(code in INFINITE for code in (*missing, *levels))
+    if stored not in source.numbers or by_text:
+        return None
+    cell = f"CAST({quoted_name(stored)} AS DOUBLE)"
+    absent = f"{cell} IS NULL OR isnan({cell})"
+    if numbers := ", ".join(repr(float(code)) for code in missing if is_number(code)):
+        absent += f" OR {cell} IN ({numbers})"
+    if column.levels is None:
+        return absent, cell
+    position = {code: i for i, code in enumerate(column.levels)}
+    cases = [
+        f"WHEN {cell} = {float(code)!r} THEN {position[ours]}.0"
+        for code, ours in levels.items()
+        if is_number(code) and ours in position
+    ]
+    return absent, f"CASE {' '.join(cases)} ELSE NULL END" if cases else "NULL"
+
+
 def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> str:
     """SQL for the position of a cell's level; NULL for a code that is not mapped."""
-    position = {code: i for i, code in enumerate(column.levels or ())}
-    own = {code: code for code in position}
-    if mapped.levels is not None:
-        own = {code: str(ours) for code, ours in mapped.levels.items()}
-    cases = []
-    for code, ours in own.items():
+    position, cases = {code: i for i, code in enumerate(column.levels or ())}, []
+    for code, ours in own_levels(column, mapped).items():
         test = f"{text} = {quoted(code)}"
         if is_number(code):
             test = f"({test} OR coalesce({number(text, how)} = {float(code)!r}, false))"

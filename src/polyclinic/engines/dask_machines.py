@@ -15,13 +15,12 @@ from typing import Any
 import psutil
 from dask.utils import parse_bytes
 from distributed import Client
-from distributed.protocol.serialize import to_serialize
 from distributed.security import Security
 
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
 from polyclinic.engines.dask_local import LocalWorkers
-from polyclinic.engines.dask_worker import HANDLER, Holds, installed
+from polyclinic.engines.dask_worker import HANDLER, Holds, installed, sent
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
@@ -111,7 +110,7 @@ class DaskMachines:
     async def _one(self, address: str, message: bytes) -> Any:
         door = getattr(self._client.rpc(address), HANDLER)
         try:
-            reply = await asyncio.wait_for(door(message=to_serialize(message)), self._timeout)
+            reply = await asyncio.wait_for(door(message=sent(message)), self._timeout)
         except (OSError, TimeoutError):
             return None
         return reply if isinstance(reply, (bytes, bytearray, memoryview)) else None

@@ -16,6 +16,7 @@ from polyclinic.core.task import load_installed
 from polyclinic.engines.held import Holder
 
 HANDLER = "polyclinic"
+SMALL = 65_536  # bytes that are copied into a message sooner than they are sent beside it
 
 
 class Holds(WorkerPlugin):  # type: ignore[misc]
@@ -42,13 +43,18 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
 
         async def answer(message: Any) -> Any:
             loop = asyncio.get_running_loop()
-            return to_serialize(await loop.run_in_executor(beside, holder.answer, bytes(message)))
+            return sent(await loop.run_in_executor(beside, holder.answer, bytes(message)))
 
         worker.handlers[HANDLER] = answer
 
     def teardown(self, worker: Worker) -> None:
         """What was held is let go."""
         worker.handlers.pop(HANDLER, None)
+
+
+def sent(content: bytes) -> Any:
+    """Bytes as a message of Dask carries them soonest."""
+    return content if len(content) <= SMALL else to_serialize(content)
 
 
 def installed() -> str:

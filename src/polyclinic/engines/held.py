@@ -180,7 +180,7 @@ class Holder:
             seen = self._each(lambda one: expose(plan, one, own), pieces)
         else:
             seen = self._each(_everyone, pieces)
-        return {"exposure": wire.exposure_to_data(added(seen))}
+        return {"exposure": wire.exposures_to_data(seen)}
 
     def _each(self, one: Callable[[Partition], T], pieces: Iterable[Partition]) -> Iterator[T]:
         if self._pool is None or not isinstance(pieces, list):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,29 @@ from polyclinic.core.errors import (
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.ring import RingError
 
+NONE = np.zeros(0, dtype=np.int64)
 KINDS = {
     kind.__name__: kind
     for kind in (PolyclinicError, InputError, EmptySite, Refused, Stopped, RingError)
 }
+
+
+def exposures_to_data(seen: Iterable[Exposure]) -> dict[str, Any]:
+    """One or more exposures, added; the patients of each are packed as they come, so that those of
+    many rows are never held as numbers."""
+    total: Any = None
+    members: list[list[dict[str, Any]]] = []
+    for one in seen:
+        ordinals = [member.patients for member in one.members]
+        bare = replace(one, members=tuple(replace(m, patients=NONE) for m in one.members))
+        total = bare if total is None else total + bare
+        members = members or [[] for _ in ordinals]
+        for pieces, patients in zip(members, ordinals, strict=bool(ordinals)):
+            pieces.append(packed(patients))
+    data = exposure_to_data(total)
+    for member, pieces in zip(data["members"], members, strict=True):
+        member["patients"] = pieces
+    return data
 
 
 def exposure_to_data(found: Exposure) -> dict[str, Any]:
@@ -65,7 +85,7 @@ def _ints(counts: Mapping[str, int]) -> dict[str, int]:
 def _members_to_data(one: Members) -> dict[str, Any]:
     return {
         "columns": list(one.columns),
-        "patients": packed(one.patients),
+        "patients": [packed(one.patients)],
         "cell": None if one.cell is None else [one.cell[0], int(one.cell[1])],
         "candidate": None if one.candidate is None else int(one.candidate),
     }
@@ -73,7 +93,8 @@ def _members_to_data(one: Members) -> dict[str, Any]:
 
 def _members_from_data(data: Mapping[str, Any]) -> Members:
     cell = None if data["cell"] is None else (data["cell"][0], data["cell"][1])
-    return Members(tuple(data["columns"]), unpacked(data["patients"]), cell, data["candidate"])
+    patients = np.concatenate([unpacked(piece) for piece in data["patients"]])
+    return Members(tuple(data["columns"]), patients, cell, data["candidate"])
 
 
 def packed(ordinals: NDArray[np.int64]) -> dict[str, Any]:

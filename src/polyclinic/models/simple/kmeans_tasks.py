@@ -184,13 +184,14 @@ class CellsTask(Labelled):
     def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
         state = plan.values["state"]
         node = nodes_of(units.means @ state["axes"], state["split"])
-        label = np.full(len(node), -1, dtype=np.int64)
+        every = np.arange(int(node.max(initial=0)) + 1)  # few, beside the rows
+        label = np.full(len(every), -1, dtype=np.int64)
         for k, asked in enumerate(state["ask"].tolist()):
-            inside = node.copy()
+            inside = every
             while np.any(inside > asked):
                 inside = np.where(inside > asked, inside // 2, inside)
             label[inside == asked] = k
-        return label
+        return label[node]
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         units = units_of(plan, partition, self.grain)
@@ -286,7 +287,8 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
 
     def made() -> Units:
         table = Table.of(plan, partition)
-        x = (table.x - state["centre"]) / state["scale"]
+        x = table.x - state["centre"]
+        x /= state["scale"]
         keys = partition.keys[table.used]
         if least <= 1:
             return Units(table, x, x, np.arange(len(x)), keys)
