@@ -130,6 +130,23 @@ def test_who_is_told_not_to_does_not(machines):
     assert machines.activity.copied == 0
 
 
+def test_who_reads_is_not_slow(machines, monkeypatch):
+    """Seconds of a round are without those of reading."""
+    seen, measured = [], machines.speeds.measured
+
+    def look(kind, answers):
+        seen.append({one.worker: one for one in answers})
+        measured(kind, answers)
+
+    monkeypatch.setattr(machines.speeds, "measured", look)
+    fitted(Cluster(PARTS, machines=machines))
+    for worker, one in seen[0].items():
+        said = next(codec.decode(reply) for who, _, reply in machines.answered if who == worker)
+        assert 0 < said["read"]["seconds"] == one.read_seconds
+        assert one.seconds == said["seconds"] - said["read"]["seconds"]
+        assert one.read_rows == one.rows
+
+
 def test_a_slow_worker_gives_partitions_away_and_nothing_goes_back_and_forth(machines):
     machines.speculate = False
     machines.holders["w1"].each = 0.03
