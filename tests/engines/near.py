@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from polyclinic.core import codec
 from polyclinic.data.codebook import Codebook
 from polyclinic.engines.clusters import Cluster
 from polyclinic.engines.held import Holder
+from polyclinic.engines.machines import AllAtOnce, Arrived
 
 BOOK = Codebook.from_dict(
     {
@@ -31,15 +36,23 @@ BOOK = Codebook.from_dict(
 FORMULA = "readmitted ~ age + C(sex) + hba1c"
 
 
-class Near:
+class Near(AllAtOnce):
     """Holders by name. A message to one of `lost` is lost, and so is what it held."""
 
     def __init__(self, folder: Any, workers: int = 2, memory: int = 1 << 30) -> None:
-        self.name = "near"
-        self.policy, self.speed, self.spool = "least_load", {}, str(folder)
-        self.holders = {f"w{i}": Holder(memory) for i in range(workers)}
+        super().__init__("least_load")
+        self.name, self.spool = "near", str(folder)
+        self.holders = {f"w{i}": Holder(memory, fetch=self.fetch) for i in range(workers)}
+        self.memory = dict.fromkeys(self.holders, memory)
         self.lost: set[str] = set()
         self.messages: list[str] = []
+
+    def fetch(self, names: list[tuple[str, str]]) -> list[Any]:
+        return [self.holders[address].fetch(name) for address, name in names]
+
+    def drop(self, address: str, name: str) -> None:
+        if address in self.holders:
+            self.holders[address].drop(name)
 
     def ask(self, messages: Mapping[str, bytes]) -> dict[str, Any]:
         self.messages += messages
@@ -59,6 +72,75 @@ class Near:
 
     def close(self) -> None:
         self.holders.clear()
+
+
+class Slow(Holder):
+    """Takes longer, for each part and row: what it says of its seconds is true."""
+
+    each = 0.0
+
+    def _work(self, asked: Mapping[str, Any], rows: Any, plan: Any) -> dict[str, Any]:
+        end = time.monotonic() + self.each * len(asked["parts"])
+        while time.monotonic() < end and asked["name"] not in self._dropped:
+            time.sleep(0.002)
+        return super()._work(asked, rows, plan)
+
+
+class Apart(Near):
+    """The same, each holder with a thread of its own: answers come when they are done.
+
+    each  seconds that a part takes longer, by holder
+    """
+
+    speculate = True
+
+    def __init__(self, folder: Any, each: Mapping[str, float], memory: int = 1 << 30) -> None:
+        super().__init__(folder, len(each), memory)
+        self.holders = {name: Slow(memory, fetch=self.fetch) for name in each}
+        for name, seconds in each.items():
+            self.holders[name].each = seconds
+        self.memory = dict.fromkeys(self.holders, memory)
+        self.threads = {name: ThreadPoolExecutor(1) for name in each}
+        self.answered: list[tuple[str, Any, bytes]] = []
+
+    def talk(self) -> Any:
+        return _Talk(self)
+
+    def one(self, address: str, message: bytes) -> bytes | None:
+        asked = codec.decode(message)
+        if address in self.lost:
+            return None
+        reply = self.holders[address].answer(message)
+        if address in self.lost:
+            return None
+        self.answered.append((address, asked, reply))
+        return reply
+
+    def close(self) -> None:
+        for thread in self.threads.values():
+            thread.shutdown()
+
+
+class _Talk:
+    def __init__(self, machines: Apart) -> None:
+        self.machines, self.arrived = machines, SimpleQueue[Arrived]()
+
+    def post(self, messages: Mapping[str, tuple[str, bytes]]) -> None:
+        for name, (address, message) in messages.items():
+            self.machines.messages.append(address)
+            self.machines.threads[address].submit(self._one, name, address, message)
+
+    def _one(self, name: str, address: str, message: bytes) -> None:
+        self.arrived.put(Arrived(name, self.machines.one(address, message)))
+
+    def wait(self, seconds: float | None = None) -> list[Arrived]:
+        try:
+            return [self.arrived.get(timeout=seconds)]
+        except Empty:
+            return []
+
+    def drop(self, address: str, name: str) -> None:
+        self.machines.holders[address].drop(name)
 
 
 def near(folder: Any, partitions: int = 1, **more: Any) -> Cluster:

@@ -12,6 +12,7 @@ import pytest
 import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.fit import fit
+from polyclinic.engines.machines import Tree
 from tests.engines.near import BOOK, FORMULA, visits, write
 from tests.study.test_conformance import ALGORITHMS, partition
 
@@ -58,20 +59,61 @@ def test_the_example_writes_files_that_fit(cluster, tmp_path):
     assert fitted(data[0], cluster) == fitted(data[1], pc.Embedded(3))
 
 
+def state(engine, **more):
+    algorithm = ALGORITHMS["logistic"].algorithm()
+    return codec.encode(fit(algorithm, engine.domain(partition()), **more).state)
+
+
+def test_sums_are_added_at_workers_who_fetch_them_from_others(cluster, monkeypatch):
+    monkeypatch.setattr(cluster.machines, "tree", Tree(fan_in=2, workers=2, bytes=0))
+    before = cluster.activity.bytes
+    assert state(cluster) == state(pc.Embedded(3))
+    monkeypatch.setattr(cluster.machines, "tree", None)
+    held, between = cluster.activity.bytes - before, cluster.activity.bytes
+    state(cluster)
+    assert held < cluster.activity.bytes - between  # sums do not come here one by one
+
+
+def test_a_worker_that_stands_still_is_not_waited_for(cluster):
+    """Stopped from outside in one round, for longer than the fit takes; then it goes on."""
+
+    def stop(done):
+        if done.number == 1:
+            pids = cluster.worker_pids()
+            stopped.append(pids[max(pids)])
+            os.kill(stopped[0], signal.SIGSTOP)
+        copied.append(cluster.activity.copied)
+
+    stopped, copied = [], []
+    expected = state(pc.Embedded(3))
+    state(cluster)  # so that it is known how long a round takes
+    assert state(cluster, callbacks=[stop]) == expected
+    assert copied[-1] > copied[0] and len(cluster.machines.live()) == 2
+    os.kill(stopped[0], signal.SIGCONT)
+    assert state(cluster) == expected
+    assert set(cluster.worker_pids().values()) >= set(stopped)
+
+
 def test_workers_that_are_killed_change_no_byte_and_the_last_stops_the_run(
     cluster, files, tmp_path
 ):
     def kill(done):
-        if done.number in kills:
+        """The first of two stands still for a round before, so that it is helped."""
+        if done.number + 1 in kills:
             pids = cluster.worker_pids()
-            os.kill(pids[min(pids)], signal.SIGKILL)
+            target.append(pids[min(pids)])
+            if len(pids) == 2:
+                os.kill(target[-1], signal.SIGSTOP)
+        if done.number in kills:
+            os.kill(target[-1], signal.SIGKILL)
 
     def data():
         return pc.scan(files, BOOK)  # of its own books: else what was released is not asked again
 
-    kills = {2}
+    kills, target, copied = {2}, [], cluster.activity.copied
     expected = fitted(data(), pc.Embedded(3))
     assert fitted(data(), cluster, callbacks=[kill]) == expected
+    assert cluster.activity.copied > copied
     assert len(cluster.worker_pids()) == 1
     kills = {3}
     store = pc.Checkpoint(tmp_path / "fit.pcm")

@@ -12,7 +12,6 @@ from polyclinic.core import codec
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.fit import fit
 from polyclinic.engines import wire
-from polyclinic.engines.assign import assign
 from polyclinic.engines.spread import grouped
 from tests.engines.near import BOOK, FORMULA, near, visits, write
 from tests.study.test_conformance import ALGORITHMS, partition
@@ -93,6 +92,18 @@ def test_what_does_not_fit_is_read_in_every_round(files, tmp_path):
     assert same(expected, fitted(pc.scan(files, BOOK), cluster))
     for holder in cluster.machines.holders.values():
         assert sum(rows.bytes() for rows in holder._rows.values()) <= 9000
+
+
+def test_workers_of_little_memory_hold_less_and_read_nothing_twice(files, tmp_path):
+    expected = fitted(pc.scan(files, BOOK), pc.Embedded(6))
+    cluster = near(tmp_path, 6, workers=3)
+    machines = cluster.machines
+    machines.holders["w1"].memory = machines.memory["w1"] = 7000
+    assert same(expected, fitted(pc.scan(files, BOOK), cluster))
+    held = {name: holder._size() for name, holder in machines.holders.items()}
+    parts = {n: [len(r.parts) for r in h._rows.values()] for n, h in machines.holders.items()}
+    assert 0 < held["w1"] <= 7000 < min(held["w0"], held["w2"])
+    assert sum(map(sum, parts.values())) == 6  # each is held by one, none is read in every round
 
 
 def test_all_rows_at_one_worker_must_fit(files, tmp_path):
@@ -235,18 +246,6 @@ def test_an_error_travels_with_its_words_and_no_other_words():
     assert isinstance(kept, pc.InputError) and (kept.code, kept.next) == ("NO_FILE", "n")
     other = wire.error_from_data(wire.error_to_data(ValueError("patient Miller")))
     assert "Miller" not in str(other) and "ValueError" in str(other)
-
-
-def test_parts_go_to_whoever_is_done_first():
-    sizes = {0: 40, 1: 10, 2: 10, 3: 10, 4: 10}
-    found = assign(sizes, ["a", "b"])
-    rows = {w: sum(sizes[p] for p in sizes if found[p] == w) for w in "ab"}
-    assert rows == {"a": 40, "b": 40}
-    slow = assign(dict.fromkeys(range(8), 10), ["a", "b"], speed={"a": 300.0, "b": 100.0})
-    assert list(slow.values()).count("a") == 6
-    loaded = assign({0: 10, 1: 10}, ["a", "b"], load={"a": 100})
-    assert set(loaded.values()) == {"b"}
-    assert list(assign(sizes, ["a", "b"], "round_robin").values()) == ["a", "b", "a", "b", "a"]
 
 
 def test_chunks_stay_in_their_order():

@@ -104,6 +104,7 @@ def run(
     section = with_engine(found, engine, workers, scheduler)
     view.title(found, None, section.name)
     with engine_of(section) as where:
+        view.on(where)
         more: dict[str, Any] = {"callbacks": _logs(log), "engine": where}
         _finish(run_study(study, out, resume=resume, show=view.tell, **more), view, json)
 

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.engines.clusters import Cluster
 from polyclinic.report import gate, noise, progress, words
 
 PLAIN_SECONDS = 30.0
@@ -96,6 +97,8 @@ class View:
         self.status = console.status("reading") if live else None
         self.last_said = self.started
         self.meter = progress.Meter()
+        self.engine: Cluster | None = None
+        self.doing = "reading"
 
     def say(self, text: str = "") -> None:
         """Print a line of the result."""
@@ -113,6 +116,14 @@ class View:
             for line in _folded("data", sites.source):
                 self.say(line)
 
+    def on(self, engine: Any) -> None:
+        """Where it is computed: what the workers of a cluster do is shown, too."""
+        if isinstance(engine, Cluster):
+            self.engine = engine
+            engine.activity.watch = lambda _: self._moving(self.doing)
+            if engine.dashboard:
+                self.say(f"pages  {engine.dashboard}")
+
     def tell(self, event: str, value: Any) -> None:
         """Called by the study layer."""
         if event == "round":
@@ -129,6 +140,9 @@ class View:
 
     def _moving(self, text: str, due: bool = False) -> None:
         """A line that is rewritten on a terminal; elsewhere one every 30 seconds, or when due."""
+        self.doing = text
+        if self.engine is not None:
+            text += f"\n       {progress.workers(self.engine.activity, WIDTH - len('fit    '))}"
         if self.status:
             self.status.start()
             self.status.update(text)

@@ -12,9 +12,11 @@ from polyclinic.core import codec
 from polyclinic.core.errors import InputError
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
+from polyclinic.engines.activity import Activity
 from polyclinic.engines.assign import POLICIES, Policy
 from polyclinic.engines.embedded import Embedded
-from polyclinic.engines.spread import Machines, SpreadWorkers
+from polyclinic.engines.machines import Machines
+from polyclinic.engines.spread import SpreadWorkers
 
 REMEMBERED = 8  # analyses whose rows are known, so that the next fit need not look for them
 
@@ -57,6 +59,16 @@ class Cluster(Embedded):
             self._known.popitem(last=False)
         return self._known[name]
 
+    @property
+    def activity(self) -> Activity:
+        """What the workers are doing."""
+        return self.machines.activity
+
+    @property
+    def dashboard(self) -> str:
+        """Address of the pages on which the scheduler shows itself; "": they are off."""
+        return getattr(self.machines, "dashboard", "")
+
     def worker_pids(self) -> dict[str, int]:
         """Process of each worker, by address."""
         return self.machines.worker_pids()
@@ -85,6 +97,7 @@ def cluster(
     memory: int | str | None = None,
     partitions: int = 1,
     policy: Policy = "least_load",
+    speculate: bool = True,
     spool: str | None = None,
     tls: Mapping[str, str] | None = None,
     security: Any = None,
@@ -102,7 +115,10 @@ def cluster(
     memory : bytes of columns that a worker holds, or "4 GB"; what does not fit is read anew in each
         round. None: half of what the worker has.
     partitions : as of `Embedded`: with the same number results have the same bytes.
-    policy : which worker gets a partition: "least_load", "round_robin" or "random".
+    policy : which worker gets a partition: "least_load", by speed and memory, and slow workers give
+        some away while the run goes on; "round_robin" or "random", for good.
+    speculate : whether partitions of a worker that others would wait for are computed by those who
+        are idle, too; whichever answer comes first counts.
     spool : for rows in memory, a folder that all workers see; for processes here it is made.
     tls : files of a scheduler's keys: ``{"ca": ..., "cert": ..., "key": ...}``; None: those of
         Dask's own configuration.
@@ -137,6 +153,7 @@ def cluster(
         threads=threads,
         memory=memory,
         policy=policy,
+        speculate=speculate,
         spool=spool,
         security=security or tls,
         timeout=timeout,

@@ -9,7 +9,9 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import psutil
@@ -18,9 +20,12 @@ from distributed import Client
 from distributed.security import Security
 
 from polyclinic.core.errors import InputError, Stopped
+from polyclinic.engines.activity import Activity
 from polyclinic.engines.assign import Policy
 from polyclinic.engines.dask_local import LocalWorkers
-from polyclinic.engines.dask_worker import HANDLER, Holds, installed, sent
+from polyclinic.engines.dask_worker import HANDLER, Holds, holds, installed, sent
+from polyclinic.engines.machines import Arrived, Tree
+from polyclinic.engines.speeds import Speeds
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
@@ -39,15 +44,20 @@ class DaskMachines:
         threads: int,
         memory: int | str | None,
         policy: Policy,
+        speculate: bool,
         spool: str | None,
         security: Security | Mapping[str, str] | None,
         timeout: float,
         patience: float,
         dashboard: str | None,
     ) -> None:
-        self.policy, self.spool = policy, spool
-        self.speed: dict[str, float] = {}
+        self.policy, self.speculate, self.spool = policy, speculate, spool
+        self.speeds, self.memory = Speeds(), dict[str, int]()
+        self.tree: Tree | None = Tree()
+        self.activity = Activity()
         self._timeout, self._patience, self._lost = timeout, patience, set[str]()
+        self._tasks = set[asyncio.Task[None]]()
+        self._shown = dashboard is not None or address is not None
         self._local: LocalWorkers | None = None
         self._client: Any = None
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -86,34 +96,62 @@ class DaskMachines:
         client, self._client = self._client, None
         local, self._local = self._local, None
         if client is not None:
+            client.sync(self._end)
             client.close(timeout=5)
         if local is not None:
             local.close()
         if self._folder is not None:
             self._folder.cleanup()
 
+    async def _end(self) -> None:
+        """Nobody waits any more for what is on its way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def worker_pids(self) -> dict[str, int]:
         """Process of each worker, by address."""
         found = self._client.run(os.getpid, workers=self.live(), on_error="ignore")
         return {address: int(pid) for address, pid in found.items()}
 
-    def ask(self, messages: Mapping[str, bytes]) -> dict[str, Any]:
-        """The answer of each worker, None where there is none; such a worker is not asked again."""
-        replies: dict[str, Any] = self._client.sync(self._ask, messages)
-        self._lost.update(address for address, reply in replies.items() if reply is None)
-        return replies
+    @property
+    def dashboard(self) -> str:
+        """Address of Dask's pages; "": they are off."""
+        known = self._client.scheduler_info(n_workers=0)["services"] if self._shown else {}
+        return str(self._client.dashboard_link) if "dashboard" in known else ""
 
-    async def _ask(self, messages: Mapping[str, bytes]) -> dict[str, Any]:
-        replies = await asyncio.gather(*(self._one(*message) for message in messages.items()))
-        return dict(zip(messages, replies, strict=True))
+    def talk(self) -> DaskTalk:
+        """Messages of a round to the workers."""
+        return DaskTalk(self)
 
-    async def _one(self, address: str, message: bytes) -> Any:
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """Where messages are sent and answers arrive."""
+        found: asyncio.AbstractEventLoop = self._client.loop.asyncio_loop
+        return found
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do this, on the loop, and end it with the cluster."""
+        task = self.loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def send(self, address: str, message: bytes) -> Any:
+        """The answer of a worker; None: there is none, and it is not asked again."""
         door = getattr(self._client.rpc(address), HANDLER)
         try:
             reply = await asyncio.wait_for(door(message=sent(message)), self._timeout)
         except (OSError, TimeoutError):
-            return None
-        return reply if isinstance(reply, (bytes, bytearray, memoryview)) else None
+            reply = None
+        if isinstance(reply, (bytes, bytearray, memoryview)):
+            return reply
+        self._lost.add(address)
+        return None
+
+    async def drop(self, address: str, name: str) -> None:
+        """A worker need not go on with this."""
+        with suppress(OSError, TimeoutError):
+            door = getattr(self._client.rpc(address), HANDLER)
+            await asyncio.wait_for(door(drop=name), ANSWER)
 
     def live(self) -> list[str]:
         """The workers that are there, waiting a while for one. Raises Stopped (CLUSTER_LOST)."""
@@ -124,10 +162,57 @@ class DaskMachines:
             except (OSError, TimeoutError) as error:
                 raise _gone(f"does not answer ({type(error).__name__})") from None
             if found := sorted(set(known["workers"]) - self._lost):
+                self._ask_memory(set(found) - set(self.memory))
                 return found
             if time.monotonic() > end:
                 raise _gone("has no worker left")
             time.sleep(LOOK)
+
+    def _ask_memory(self, workers: set[str]) -> None:
+        """How much these hold, who are new."""
+        if workers:
+            self.memory |= self._client.run(holds, workers=sorted(workers), on_error="ignore")
+
+
+class DaskTalk:
+    """See `polyclinic.engines.machines.Talk`."""
+
+    def __init__(self, machines: DaskMachines) -> None:
+        self._machines, self._loop = machines, machines.loop()
+        self._arrived: SimpleQueue[Arrived | BaseException] = SimpleQueue()
+
+    def post(self, messages: Mapping[str, tuple[str, bytes]]) -> None:
+        """Send, and return at once."""
+        self._loop.call_soon_threadsafe(self._start, dict(messages))
+
+    def _start(self, messages: Mapping[str, tuple[str, bytes]]) -> None:
+        for name, (address, message) in messages.items():
+            self._machines.keep(self._one(name, address, message))
+
+    async def _one(self, name: str, address: str, message: bytes) -> None:
+        try:
+            self._arrived.put(Arrived(name, await self._machines.send(address, message)))
+        except BaseException as error:
+            self._arrived.put(error)
+            raise
+
+    def wait(self, seconds: float | None = None) -> list[Arrived]:
+        """What has arrived. Raises what sending has raised."""
+        found = list[Arrived]()
+        with suppress(Empty):
+            one = self._arrived.get(timeout=seconds)
+            while True:
+                if not isinstance(one, Arrived):
+                    raise one
+                found.append(one)
+                one = self._arrived.get_nowait()
+        return found
+
+    def drop(self, address: str, name: str) -> None:
+        """Tell the worker, and return at once."""
+        self._loop.call_soon_threadsafe(
+            lambda: self._machines.keep(self._machines.drop(address, name))
+        )
 
 
 def _gone(what: str) -> Stopped:

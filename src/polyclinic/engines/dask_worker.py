@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from importlib.metadata import version
 from typing import Any
 
@@ -17,6 +18,7 @@ from polyclinic.engines.held import Holder
 
 HANDLER = "polyclinic"
 SMALL = 65_536  # bytes that are copied into a message sooner than they are sent beside it
+PATIENCE = 60.0  # seconds that a worker waits for another one's sum
 
 
 class Holds(WorkerPlugin):  # type: ignore[misc]
@@ -30,19 +32,39 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
     name = HANDLER
 
     def __init__(self, memory: int) -> None:
-        self.memory = memory
+        self.memory = self.holds = memory
 
     def setup(self, worker: Worker) -> None:
         """Called on the worker. The work is done beside its event loop, so that it stays heard."""
         limit = getattr(worker.memory_manager, "memory_limit", None)
         half = int(limit or psutil.virtual_memory().total) // 2
-        holder = Holder(self.memory or half, worker.state.nthreads)
+        loop = worker.loop.asyncio_loop
+
+        async def theirs(address: str, name: str) -> Any:
+            if address == worker.address:
+                return holder.fetch(name)
+            with suppress(OSError, TimeoutError):
+                door = getattr(worker.rpc(address), HANDLER)
+                return await asyncio.wait_for(door(fetch=name), PATIENCE)
+            return None
+
+        def fetch(names: list[tuple[str, str]]) -> list[Any]:
+            async def all_of_them() -> list[Any]:
+                return await asyncio.gather(*(theirs(*one) for one in names))
+
+            return asyncio.run_coroutine_threadsafe(all_of_them(), loop).result()
+
+        holder = Holder(self.memory or half, worker.state.nthreads, fetch)
+        self.holds = holder.memory
         threadpool_limits(limits=1, user_api="blas")
         beside = ThreadPoolExecutor(1, thread_name_prefix=HANDLER)
         beside.submit(load_installed)
 
-        async def answer(message: Any) -> Any:
-            loop = asyncio.get_running_loop()
+        async def answer(message: Any = b"", fetch: str = "", drop: str = "") -> Any:
+            if drop:
+                return holder.drop(drop)
+            if fetch:
+                return sent(holder.fetch(fetch))
             return sent(await loop.run_in_executor(beside, holder.answer, bytes(message)))
 
         worker.handlers[HANDLER] = answer
@@ -52,9 +74,14 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
         worker.handlers.pop(HANDLER, None)
 
 
-def sent(content: bytes) -> Any:
+def sent(content: bytes | None) -> Any:
     """Bytes as a message of Dask carries them soonest."""
-    return content if len(content) <= SMALL else to_serialize(content)
+    return to_serialize(content) if content and len(content) > SMALL else content
+
+
+def holds(dask_worker: Worker) -> int:
+    """Bytes of columns that the worker holds, where it is called."""
+    return int(dask_worker.plugins[HANDLER].holds)
 
 
 def installed() -> str:

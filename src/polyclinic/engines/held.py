@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -31,8 +31,12 @@ from polyclinic.engines.workers import added
 
 T = TypeVar("T")
 
-
 WHOLE = -1  # number of the part that is all rows
+KEPT = 8  # sums that a worker holds until another one fetches them
+REMEMBERED = 64  # answers that are not needed, of which the messages may not have come yet
+TIMES = ("seconds", "read")
+LONGEST = codec.LONGEST + 1
+Fetch = Callable[[list[tuple[str, str]]], list[Any]]
 
 
 class Source(Protocol):
@@ -116,14 +120,31 @@ class Rows:
         """Of the columns that are held."""
         if self.source.mapped:
             return 0
-        return sum(part.rows * _row_bytes(part.columns) for part in self.parts.values())
+        return sum(part.rows * row_bytes(part.columns) for part in self.parts.values())
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
 
 
-def _row_bytes(columns: Any) -> int:
+def row_bytes(columns: Sized) -> int:
+    """Of memory that a row takes."""
     return 8 * (len(columns) + 2)  # and the patient's two ordinals
+
+
+@dataclass
+class Reading:
+    """Of one message: what was read for it, and the parts that the worker owns.
+
+    rows, seconds  that were read, each time they were
+    """
+
+    rows: int = 0
+    seconds: float = 0.0
+    own: set[int] = field(default_factory=set)
+
+
+class Dropped(Exception):
+    """Nobody waits for the answer any more."""
 
 
 class Holder:
@@ -133,25 +154,56 @@ class Holder:
     ----------
     memory : bytes of columns that are kept; what does not fit is read anew in every round.
     threads : chunks that are computed at once.
+    fetch : gets sums that other workers hold, each by address and name; None where one is gone.
     """
 
-    def __init__(self, memory: int, threads: int = 1) -> None:
+    def __init__(self, memory: int, threads: int = 1, fetch: Fetch | None = None) -> None:
         self.memory = memory
         self._rows: OrderedDict[str, Rows] = OrderedDict()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+        self._fetch = fetch
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._dropped: OrderedDict[str, None] = OrderedDict()
+        self._read = Reading()
 
     def answer(self, message: codec.Bytes) -> bytes:
         """What is asked for, or the error, whose words hold no values."""
         try:
-            return codec.encode(self._answer(codec.decode(message)))
+            asked = codec.decode(message)
+            found = self._answer(asked)
+            answer = codec.encode(found)
+            if len(answer) < asked.get("hold", LONGEST):
+                return answer
+            self._keep(asked["name"], answer)
+            return codec.encode({**{f: found[f] for f in TIMES if f in found}, "held": True})
         except Exception as error:
             return codec.encode({"error": wire.error_to_data(error)})
+
+    def _keep(self, name: str, answer: bytes) -> None:
+        self._kept[name] = answer
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+
+    def fetch(self, name: str) -> bytes | None:
+        """A sum that is held here, once; None: it is not. Called from any thread."""
+        return self._kept.pop(name, None)
+
+    def drop(self, name: str) -> None:
+        """The answer of this name is not needed. Called from any thread."""
+        if self._kept.pop(name, None) is None:
+            self._dropped[name] = None
+            while len(self._dropped) > REMEMBERED:
+                self._dropped.popitem(last=False)
 
     def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         if asked["op"] == "survey":
             selected = Selected.from_data(asked["selected"])
             return {"surveys": [selected.survey(g).to_data() for g in asked["groups"]]}
+        if asked["op"] == "combine":
+            return self._combined([(address, name) for address, name in asked["from"]])
+        if asked["name"] in self._dropped:
+            raise Dropped
         name = asked["rows"]
         if "source" in asked:
             self._rows.setdefault(name, Rows(source_of(asked["source"]), asked["edges"]))
@@ -160,8 +212,21 @@ class Holder:
         self._rows.move_to_end(name)
         plan = Plan.from_data(asked["plan"])
         plan.looked_up(asked["kept"].get)
+        self._read = Reading(own=set(asked["own"]).union(asked["parts"]))
         found = self._work(asked, self._rows[name], plan)
-        return {**found, "seconds": time.perf_counter() - started}
+        read = {"rows": self._read.rows, "seconds": self._read.seconds}
+        return {**found, "seconds": time.perf_counter() - started, "read": read}
+
+    def _combined(self, names: list[tuple[str, str]]) -> dict[str, Any]:
+        """The sum of what these workers hold."""
+        held = self._fetch(names) if self._fetch else []
+        if not held or None in held:
+            return {"missing": True}
+        answers = [codec.decode(one) for one in held]
+        if "exposure" in answers[0]:
+            seen = added(wire.exposure_from_data(one["exposure"]) for one in answers)
+            return {"exposure": wire.exposure_to_data(seen)}
+        return {"sum": added(Sum.from_data(one["sum"]) for one in answers).to_data()}
 
     def _work(self, asked: Mapping[str, Any], rows: Rows, plan: Plan) -> dict[str, Any]:
         task = lookup(plan.task, plan.version)
@@ -171,21 +236,28 @@ class Holder:
             (all_rows,) = self._pieces(rows, plan, [WHOLE], True)
             summed, memory = remembered(plan, all_rows, asked["memory"])
             return {"sum": summed.to_data(), "memory": dict(memory)}
-        pieces = self._pieces(rows, plan, asked["parts"], whole)
+        pieces, name = self._pieces(rows, plan, asked["parts"], whole), asked["name"]
         if asked["op"] == "sum":
-            done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces)
+            done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces, name)
             return {"sum": added(done).to_data()}
         if isinstance(task, Exposing):
-            expose, own = task.exposure, asked["own"]
-            seen = self._each(lambda one: expose(plan, one, own), pieces)
+            expose, total = task.exposure, asked["total"]
+            seen = self._each(lambda one: expose(plan, one, total), pieces, name)
         else:
-            seen = self._each(_everyone, pieces)
+            seen = self._each(_everyone, pieces, name)
         return {"exposure": wire.exposures_to_data(seen)}
 
-    def _each(self, one: Callable[[Partition], T], pieces: Iterable[Partition]) -> Iterator[T]:
+    def _each(
+        self, one: Callable[[Partition], T], pieces: Iterable[Partition], name: str
+    ) -> Iterator[T]:
+        def wanted(piece: Partition) -> T:
+            if name in self._dropped:
+                raise Dropped
+            return one(piece)
+
         if self._pool is None or not isinstance(pieces, list):
-            return map(one, pieces)
-        return self._pool.map(one, pieces)
+            return map(wanted, pieces)
+        return self._pool.map(wanted, pieces)
 
     def _pieces(
         self, rows: Rows, plan: Plan, parts: Sequence[int], whole: bool
@@ -213,30 +285,41 @@ class Holder:
                 yield from _pieces_of(part, whole)
                 continue
             for a, b in pairwise(rows.of(number)):
-                yield rows.source.load(a, b, columns)
+                yield self._load(rows, a, b, columns)
+
+    def _load(self, rows: Rows, first: int, stop: int, columns: Sequence[str]) -> Partition:
+        started = time.perf_counter()
+        found = rows.source.load(first, stop, columns)
+        self._read.rows += stop - first
+        self._read.seconds += time.perf_counter() - started
+        return found
 
     def _held(self, rows: Rows, number: int, columns: Sequence[str]) -> Part | None:
         """A part with these columns; None: it does not fit."""
         part = rows.parts.get(number) or Part(rows.of(number))
         more = [name for name in columns if name not in part.columns]
         if more or part.whole is None:
-            size = part.rows * _row_bytes(more)
+            size = part.rows * row_bytes(more)
             if not rows.source.mapped and not self._room(rows, size):
                 return None
-            part.take(rows.source.load(part.edges[0], part.edges[-1], more))
+            part.take(self._load(rows, part.edges[0], part.edges[-1], more))
             rows.parts[number] = part
         return part
 
     def _room(self, rows: Rows, size: int) -> bool:
-        """Make room; the parts of other analyses go first, the oldest first."""
+        """Make room; what others own by now goes first, then the parts of other analyses, the
+        oldest first."""
+        if self._size() + size > self.memory:
+            rows.parts = {n: part for n, part in rows.parts.items() if n in self._read.own}
         for other in self._rows.values():
-            if rows.bytes() + size + sum(
-                o.bytes() for o in self._rows.values() if o is not rows
-            ) <= (self.memory):
+            if self._size() + size <= self.memory:
                 return True
             if other is not rows:
                 other.parts.clear()
         return rows.bytes() + size <= self.memory
+
+    def _size(self) -> int:
+        return sum(rows.bytes() for rows in self._rows.values())
 
 
 def _pieces_of(part: Part, whole: bool) -> list[Partition]:

@@ -1,18 +1,18 @@
 """Workers of one trust domain that are elsewhere: what they are asked, and what becomes of a loss.
 
 A partition belongs to one worker, which reads it from where it lies. If the worker is lost its
-partitions go to the others, who read them anew and compute what is missing of the round; as sums
-are exact, the result has the same bytes.
+partitions go to the others, who read them anew and compute what is missing of the round; if it is
+slow it gives some away. As sums are exact, the result has the same bytes.
 """
 
 from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 from polyclinic.core import codec
 from polyclinic.core.contribution import Sum
@@ -24,29 +24,19 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 from polyclinic.data.located import Survey
 from polyclinic.data.scan import Selected
+from polyclinic.engines import machines as lines
 from polyclinic.engines import wire
-from polyclinic.engines.assign import Policy, assign
-from polyclinic.engines.held import WHOLE, Scanned
+from polyclinic.engines.assign import assign
+from polyclinic.engines.held import WHOLE, Scanned, row_bytes
+from polyclinic.engines.holdings import Holdings
+from polyclinic.engines.machines import Machines
+from polyclinic.engines.rounds import Round
 from polyclinic.engines.spool import spool
+from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
 
-PER_WORKER = 4  # partitions, so that those of a lost worker can be shared out
+PER_WORKER = 4  # partitions, so that they can be shared out anew
 A_NAME = 32  # letters of the shortest hash by which a plan names what the site keeps
-
-
-class Machines(Protocol):
-    """What carries messages to workers.
-
-    speed  rows per second of each worker, as measured
-    spool  folder that all workers see, for rows in memory; None: there is none
-    """
-
-    policy: Policy
-    speed: dict[str, float]
-    spool: str | None
-
-    def ask(self, messages: Mapping[str, bytes]) -> dict[str, Any]: ...
-    def live(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -71,16 +61,16 @@ class SpreadWorkers:
 
     def __init__(self, machines: Machines, rows: Partition | Selected, partitions: int = 1) -> None:
         self.machines = machines
-        self._owner: dict[int, str] = {}
-        self._told: set[str] = set()
+        self._mapped = isinstance(rows, Partition)
         place, self._source, self.rows = (
             self._located(rows) if isinstance(rows, Selected) else self._spooled(rows)
         )
         n_rows, edge = (place.n_rows, place.edge)
-        workers = len(machines.live())
-        self._edges = grouped(cuts(n_rows, edge, partitions), PER_WORKER * workers)
-        self._sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
-        self._sizes[WHOLE] = n_rows
+        workers = machines.live()
+        self._edges = grouped(cuts(n_rows, edge, partitions), PER_WORKER * len(workers))
+        sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
+        self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
+        self._columns: set[str] = set()
         self._name = codec.digest([self._source, self._edges])
 
     def sum(self, plan: Plan) -> Sum:
@@ -96,7 +86,7 @@ class SpreadWorkers:
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""
         own = summed.opened(lookup(plan.task, plan.version).leaves(plan))
-        replies = self._ask("exposure", plan, more={"own": own})
+        replies = self._ask("exposure", plan, more={"total": own})
         return added(iter([wire.exposure_from_data(reply["exposure"]) for reply in replies]))
 
     def _ask(
@@ -112,62 +102,42 @@ class SpreadWorkers:
             parts = [WHOLE] if whole else range(len(self._edges))
         kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
         asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept, **(more or {})}
-        todo, answers = set(parts), []
-        while todo:
-            mine = self._placed(todo)
-            for address, reply in self._round(asked, mine).items():
-                if reply is not None:
-                    answers.append((min(mine[address]), reply))
-                    todo -= set(mine[address])
-        return [reply for _, reply in sorted(answers, key=lambda one: one[0])]
+        self._columns |= plan.words.intersection(self.rows.columns)
+        todo, replies = set(parts), list[dict[str, Any]]()
+        tree = self.machines.tree if WHOLE not in todo else None
+        if tree is not None and len(self._holdings.workers) < tree.workers:
+            tree = None
 
-    def _round(
-        self, asked: Mapping[str, Any], mine: Mapping[str, list[int]]
-    ) -> dict[str, dict[str, Any] | None]:
-        """Ask each worker for its parts; None: it has to be asked again, or another one."""
-        messages = {}
-        for address, parts in mine.items():
-            first = {} if address in self._told else self._first()
-            messages[address] = codec.encode({**asked, **first, "parts": parts})
-        found: dict[str, dict[str, Any] | None] = {}
-        for address, reply in self.machines.ask(messages).items():
-            found[address] = None
-            if reply is None:
-                self._forget(address)
-                continue
-            fields = opened(reply)
-            if "unknown" in fields:  # it was started anew
-                self._told.discard(address)
-                continue
-            self._told.add(address)
-            rows = sum(self._sizes[part] for part in mine[address])
-            if rows and fields["seconds"] > 0:
-                self.machines.speed[address] = rows / fields["seconds"]
-            found[address] = fields
-        return found
+        def message(address: str, parts: Sequence[int], name: str) -> bytes:
+            first = {} if address in self._holdings.told else self._first()
+            hold = {"hold": tree.bytes} if tree else {}
+            own = self._holdings.own(address)
+            return codec.encode(
+                {**asked, **first, **hold, "parts": parts, "own": own, "name": name}
+            )
+
+        while todo:
+            one = Round(self._holdings, f"{op} {plan.task}", self._room(), message)
+            answers = one.answers(todo)
+            todo = set()
+            if tree is None:
+                replies += [answer.fields for answer in answers]
+            else:
+                up, todo = combined(one.talk, answers, tree.fan_in)
+                replies, tree = replies + up, None  # where one could not reach another
+        self.machines.activity.end()
+        return replies
+
+    def _room(self) -> dict[str, int]:
+        """Rows that fit into the memory of each worker."""
+        if self._mapped:
+            return {}
+        each = row_bytes(self._columns)
+        return {worker: size // each for worker, size in self.machines.memory.items()}
 
     def _first(self) -> dict[str, Any]:
         """What a worker is told once."""
         return {"source": self._source, "edges": self._edges}
-
-    def _forget(self, address: str) -> None:
-        self._told.discard(address)
-        self._owner = {part: owner for part, owner in self._owner.items() if owner != address}
-
-    def _placed(self, parts: Iterable[int]) -> dict[str, list[int]]:
-        """Parts by worker, for each of which there is one."""
-        homeless = {part: self._sizes[part] for part in sorted(parts) if part not in self._owner}
-        if homeless:
-            live = self.machines.live()
-            load = dict.fromkeys(live, 0)
-            for part, owner in self._owner.items():
-                load[owner] = load.get(owner, 0) + self._sizes[part]
-            how = self.machines.policy
-            self._owner |= assign(homeless, live, how, load, self.machines.speed)
-        found: dict[str, list[int]] = {}
-        for part in sorted(parts):
-            found.setdefault(self._owner[part], []).append(part)
-        return found
 
     def _located(self, rows: Selected) -> tuple[Any, dict[str, Any], About]:
         place = rows.locate(self._surveys(rows))
@@ -185,7 +155,7 @@ class SpreadWorkers:
                 mine.setdefault(address, []).append(group)
             asked = {"op": "survey", "selected": selected}
             messages = {a: codec.encode({**asked, "groups": mine[a]}) for a in mine}
-            for address, reply in self.machines.ask(messages).items():
+            for address, reply in lines.answers(self.machines, messages).items():
                 if reply is None:
                     continue
                 surveys = [Survey.from_data(one) for one in opened(reply)["surveys"]]

@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from polyclinic.core.fit import Round
+from polyclinic.engines.activity import Activity
 from polyclinic.report.words import duration, plural
 
 FIGURES = ("round", "rounds", "validation_loss", "sites")  # of a round, beside its loss
@@ -85,6 +86,38 @@ def line(found: Progress, step: str = "", loss: str = "", width: int = 80) -> st
     if found.rounds:
         parts += [plural(found.sites, "hospital")] if found.sites else []
         parts += [f"{duration(found.seconds)} a round", f"{duration(found.left)} left"]
+    return _fitting(parts, width)
+
+
+def workers(found: Activity, width: int = 80) -> str:
+    """ "2 workers   5 of 8 partitions   1.2 M rows/s   3 MB   1 straggler   0.4 s left".
+
+    Rows per second and time are of the round that goes on; bytes, to workers and back, of all.
+    """
+    over = found.done == found.partitions
+    which = f"{found.partitions}" if over else f"{found.done} of {found.partitions}"
+    parts = [plural(found.workers, "worker"), f"{which} partitions"]
+    if found.rate:
+        parts.append(f"{short(found.rate).strip()} rows/s")
+    parts.append(f"{short(found.bytes)}B")
+    parts += [plural(found.stragglers, "straggler")] if found.stragglers else []
+    parts += [f"{found.moved} moved"] if found.moved else []
+    parts += [f"{found.lost} lost"] if found.lost else []
+    if found.left:
+        parts.append(f"{duration(found.left)} left")
+    return _fitting(parts, width)
+
+
+def short(count: float) -> str:
+    """ "950 ", "12 k", "3.1 M"."""
+    for unit in ("", "k", "M", "G"):
+        if count < 1000 or unit == "G":
+            break
+        count /= 1000
+    return f"{count:.1f} {unit}" if unit and count < 10 else f"{count:.0f} {unit}"
+
+
+def _fitting(parts: list[str], width: int) -> str:
     while len("   ".join(parts)) > width and len(parts) > LEAST:
         del parts[-2]
     return "   ".join(parts)

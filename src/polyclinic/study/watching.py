@@ -6,12 +6,14 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from polyclinic.core.errors import Stopped
 from polyclinic.core.fit import Round
+from polyclinic.engines.activity import Activity
+from polyclinic.engines.clusters import Cluster
 from polyclinic.report.event_file import EventFile
-from polyclinic.report.progress import Meter, line, tenth
+from polyclinic.report.progress import Meter, line, tenth, workers
 
 PLAIN_SECONDS = 30.0
 
@@ -25,20 +27,38 @@ class ProgressLine:
     Parameters
     ----------
     out : where it is written; None: standard error.
+    engine : a `polyclinic.cluster`, of which is said what its workers do, also within a round.
     """
 
-    def __init__(self, out: TextIO | None = None) -> None:
+    def __init__(self, out: TextIO | None = None, engine: Any = None) -> None:
         self._out, self._meter, self._said, self._wide = out, Meter(), time.monotonic(), 0
+        self._engine = engine if isinstance(engine, Cluster) else None
+        if self._engine is not None:
+            self._engine.activity.watch = self._within
+            if self._engine.dashboard:
+                print(f"dashboard {self._engine.dashboard}", file=self._out or sys.stderr)
 
     def __call__(self, done: Round) -> None:
         """Called after every round."""
-        out, found = self._out or sys.stderr, self._meter.read(done)
-        text = line(found, done.step)
-        if out.isatty():
-            end = "\n" if found.round == found.rounds else ""
-            print(f"\r{text:<{self._wide}}", end=end, file=out, flush=True)
-            self._wide = 0 if end else len(text)
-        elif tenth(found) or time.monotonic() - self._said > PLAIN_SECONDS:
+        found = self._meter.read(done)
+        self._say(line(found, done.step), tenth(found), found.round == found.rounds)
+        if self._engine is not None and not self._moves:
+            self._say(workers(self._engine.activity), tenth(found))
+
+    def _within(self, found: Activity) -> None:
+        """Called while a round goes on."""
+        self._say(workers(found))
+
+    @property
+    def _moves(self) -> bool:
+        return (self._out or sys.stderr).isatty()
+
+    def _say(self, text: str, due: bool = False, last: bool = False) -> None:
+        out = self._out or sys.stderr
+        if self._moves:
+            print(f"\r{text:<{self._wide}}", end="\n" if last else "", file=out, flush=True)
+            self._wide = 0 if last else len(text)
+        elif due or time.monotonic() - self._said > PLAIN_SECONDS:
             self._said = time.monotonic()
             print(text, file=out, flush=True)
 
