@@ -102,17 +102,20 @@ class Captured:
         self.workers, self.plan = next(
             one for one in reversed(asked) if one[1].task == "glm.derivatives"
         )
-        self.ask, self.sent = c.machines.ask, {}
-        c.machines.ask = self._seen
+        self.machines = c.machines
+        self.sent: dict[str, bytes] = {}
+        self.answers: dict[str, Any] = {}
+        c.machines.talk = lambda: Heard(type(c.machines).talk(c.machines), self)
         try:
             self.round()
         finally:
-            del c.machines.ask
+            del c.machines.talk
 
-    def _seen(self, messages: Any) -> Any:
-        self.sent = dict(messages)
-        self.answers = self.ask(messages)
-        return self.answers
+    def ask(self, messages: dict[str, bytes]) -> dict[str, Any]:
+        """The answers of the workers."""
+        from polyclinic.engines.machines import answers
+
+        return answers(self.machines, messages)
 
     def round(self) -> Any:
         """Ask again, all of it."""
@@ -136,6 +139,22 @@ class Captured:
         total = Sum.from_data(opened(answer)["sum"])
         add = statistics.median(timed(lambda: total + Sum.from_data(opened(answer)["sum"]), 200))
         return {"asked": len(self.sent), "message": message, "add": add}
+
+
+class Heard:
+    """A talk, and what is said in it."""
+
+    def __init__(self, talk: Any, into: Captured) -> None:
+        self.talk, self.into, self.drop = talk, into, talk.drop
+
+    def post(self, messages: Any) -> None:
+        self.into.sent.update(messages.values())
+        self.talk.post(messages)
+
+    def wait(self, seconds: float | None = None) -> Any:
+        found = self.talk.wait(seconds)
+        self.into.answers.update({one.name: one.reply for one in found})
+        return found
 
 
 class Counter:
