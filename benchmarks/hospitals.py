@@ -2,13 +2,14 @@
 
 PneumoniaMNIST dealt to five hospitals with label skew, and PhysioNet 2012 over its four kinds of
 unit, trained by `pc.NeuralNetwork`. In one seed every way has the same rows for training, for
-validation and for the test, the same network with the same first weights, and may read its training
-rows equally often (`passes`). Each way takes, of its own few settings and of all passes, the
-network with the best AUROC on the validation rows of all hospitals; nothing is chosen on test rows.
-Another seed is another draw of training rows (X-rays) or another fifth of the stays as test rows,
-and other first weights. Printed: AUROC on test rows of all hospitals, by seed and as mean ±
-standard deviation over the seeds, the paired differences, and whether federated training is within
-0.01 of pooled training and above every hospital alone.
+validation and for the test, the same network with the same first weights, and reads as many rows as
+it has for training, `passes` times (with `local_steps` each hospital as many as another). Each way
+takes, of its own two settings and of all passes, the network with the best AUROC on the validation
+rows of all hospitals; nothing is chosen on test rows. Another seed is another draw of training rows
+(X-rays) or another fifth of the stays as test rows, and other first weights. Printed: AUROC on test
+rows of all hospitals, by seed and as mean ± standard deviation over the seeds, the paired
+differences, and whether federated training is within 0.01 of pooled training and above every
+hospital alone.
 
     scripts/bench hospitals [--seeds 0 1 2 3 4] [--part xrays stays]
 """
@@ -154,7 +155,7 @@ def rounds_of(given: Mapping[str, Any], rows: int, sites: int, passes: int) -> l
     return [max(int(one * (k + 1)), 1) for k in range(passes)]
 
 
-def xrays(rows_each: int = 200, passes: int = 20) -> Proof:
+def xrays(rows_each: int = 200, passes: int = 12) -> Proof:
     """PneumoniaMNIST and its published parts; `rows_each` of a hospital's images for training,
     drawn by the seed."""
     sites = pc.datasets.pneumonia_mnist()
