@@ -1,14 +1,17 @@
 """Networks over hospitals beside pooled training and each hospital alone: X-rays and stays.
 
 PneumoniaMNIST dealt to five hospitals with label skew, and PhysioNet 2012 over its four kinds of
-unit, trained by `pc.NeuralNetwork`. Every way has the same network, optimiser, step size and batch,
-and is judged as it was after the round with the best AUROC on validation rows of all hospitals. A
-round over hospitals is one pass; one of a hospital alone as many passes as there are hospitals, so
-that all take about as many steps. Printed: AUROC on test rows of all hospitals, mean ± standard
-deviation over the seeds; and whether federated averaging is within 0.01 of pooled training and
-above every hospital alone. Settings were chosen by hand on the validation rows (`--on val`).
+unit, trained by `pc.NeuralNetwork`. In one seed every way has the same rows for training, for
+validation and for the test, the same network with the same first weights, and reads as many rows as
+it has for training, `passes` times (with `local_steps` each hospital as many as another). Each way
+takes, of its own two settings and of all passes, the network with the best AUROC on the validation
+rows of all hospitals; nothing is chosen on test rows. Another seed is another draw of training rows
+(X-rays) or another fifth of the stays as test rows, and other first weights. Printed: AUROC on test
+rows of all hospitals, by seed and as mean ± standard deviation over the seeds, the paired
+differences, and whether federated training is within 0.01 of pooled training and above every
+hospital alone.
 
-    scripts/bench hospitals [--seeds 0 1 2] [--part xrays stays] [--on test]
+    scripts/bench hospitals [--seeds 0 1 2 3 4] [--part xrays stays]
 """
 
 from __future__ import annotations
@@ -28,7 +31,9 @@ from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.strategy import Strategy
 
 Ints = NDArray[np.int64]
+Settings = tuple[dict[str, Any], ...]
 NEAR = 0.01
+FOLDS, VALIDATION = 5, 0.2
 
 
 @dataclass(frozen=True)
@@ -51,9 +56,13 @@ class Rows:
 
 
 @dataclass
-class Rounds:
-    """Weights and buffers after every round of a fit, as its store."""
+class Passes:
+    """Weights and buffers after every pass of a fit, as its store.
 
+    after  rounds at which a pass ends
+    """
+
+    after: Sequence[int]
     networks: list[tuple[Any, Any]] = field(default_factory=list)
 
     def load(self) -> None:
@@ -62,105 +71,139 @@ class Rounds:
     def save(self, value: Mapping[str, Any]) -> None:
         state = value["state"]
         training = state["inner"] or state["done"][-1]
-        if training.get("history"):
+        if training.get("history") and training["round"] in self.after:
             self.networks.append((training["weights"], training["beside"]))
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A network as it was after a round."""
+    """A network as it was after a pass, and its AUROC on validation rows."""
 
     network: pc.NeuralNetwork
     weights: Any
     beside: Any
-    round: int = 0
+    setting: Mapping[str, Any]
+    passes: int
+    val: float = 0.0
 
-    def risks(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+    def area(self, rows: Rows, part: str) -> float:
         now = replace(self.network.predictor_, weights=self.weights, beside=self.beside)
-        return now.predict(self.network.partition(x))
+        at = rows.of(part)
+        return float(roc_auc_score(rows.y[at], now.predict(self.network.partition(rows.x[at]))))
 
 
 @dataclass(frozen=True)
 class Proof:
-    """A data set with its network.
+    """A data set with its network and the settings that each way may take.
 
-    given    of every strategy
-    rounds   at most
+    split     a seed's rows
+    passes    over the training rows, at most; the same for all
+    single    settings of `pc.FedAvg` where all rows are in one place: pooled, or one hospital's
+    strategy, federated   class and settings of the training over hospitals
     """
 
     title: str
-    rows: Rows
+    split: Callable[[int], Rows]
     architecture: str
     options: dict[str, Any]
-    given: dict[str, Any]
-    rounds: int
+    passes: int
+    single: Settings
+    strategy: Callable[..., Strategy]
+    federated: Settings
 
-    def fit(self, strategy: Strategy, at: Ints, seed: int, hospitals: bool) -> Trained:
-        rows, after = self.rows, Rounds()
+    def pooled(self, rows: Rows, seed: int) -> Trained:
+        return self._best(rows, rows.of("train"), seed, False)
+
+    def alone(self, rows: Rows, hospital: str, seed: int) -> Trained | None:
+        """None where a hospital has one class only."""
+        at = rows.of("train", hospital)
+        return self._best(rows, at, seed, False) if len(np.unique(rows.y[at])) > 1 else None
+
+    def over_hospitals(self, rows: Rows, seed: int) -> Trained:
+        return self._best(rows, rows.of("train"), seed, True)
+
+    def _best(self, rows: Rows, at: Ints, seed: int, hospitals: bool) -> Trained:
+        """Of all settings and passes that with the best AUROC on validation rows."""
+        settings = self.federated if hospitals else self.single
+        found = [one for given in settings for one in self._fit(rows, at, seed, given, hospitals)]
+        return max(found, key=lambda one: one.val)
+
+    def _fit(
+        self, rows: Rows, at: Ints, seed: int, given: dict[str, Any], hospitals: bool
+    ) -> list[Trained]:
+        """The network after each pass."""
+        make = self.strategy if hospitals else pc.FedAvg
+        after = rounds_of(given, len(at), len(rows.hospitals), self.passes)
+        store = Passes(after)
         network = pc.NeuralNetwork(
             self.architecture,
             architecture_options=self.options,
-            strategy=strategy,
+            strategy=make(after[-1], **given),
             random_state=seed,
         )
         labels = rows.hospital[at] if hospitals else None
-        network.fit(rows.x[at], rows.y[at], sites=labels, store=after)
-        areas = [self.area(Trained(network, *one), "val") for one in after.networks]
-        best = int(np.argmax(areas))
-        return Trained(network, *after.networks[best], best + 1)
-
-    def area(self, trained: Trained, on: str) -> float:
-        at = self.rows.of(on)
-        return float(roc_auc_score(self.rows.y[at], trained.risks(self.rows.x[at])))
-
-    def pooled(self, seed: int) -> Trained:
-        return self.fit(self.strategy(), self.rows.of("train"), seed, False)
-
-    def alone(self, hospital: str, seed: int) -> Trained | None:
-        """None where a hospital has one class only."""
-        at = self.rows.of("train", hospital)
-        if len(np.unique(self.rows.y[at])) < 2:
-            return None
-        passes = len(self.rows.hospitals)
-        return self.fit(self.strategy(local_epochs=passes), at, seed, False)
-
-    def federated(self, strategy: Strategy, seed: int) -> Trained:
-        return self.fit(strategy, self.rows.of("train"), seed, True)
-
-    def strategy(self, **more: Any) -> Strategy:
-        return pc.FedAvg(self.rounds, **self.given, **more)
-
-    def ways(self) -> dict[str, Callable[[int], Trained | None]]:
-        return {
-            "pooled": self.pooled,
-            **{f"{name} alone": lambda s, n=name: self.alone(n, s) for name in self.rows.hospitals},
-            "FedAvg": lambda s: self.federated(self.strategy(), s),
-        }
+        network.fit(rows.x[at], rows.y[at], sites=labels, store=store)
+        found = [Trained(network, *one, given, i) for i, one in enumerate(store.networks, 1)]
+        return [replace(one, val=one.area(rows, "val")) for one in found]
 
 
-def xrays(rows_each: int = 200, rounds: int = 12) -> Proof:
-    """PneumoniaMNIST, `rows_each` of a hospital's images for training."""
+def rounds_of(given: Mapping[str, Any], rows: int, sites: int, passes: int) -> list[int]:
+    """The rounds after which `rows` of all sites were read 1, 2, ... `passes` times."""
+    one = 1.0
+    if "local_steps" in given:
+        one = rows / (sites * given["local_steps"] * given["batch_size"])
+    return [max(int(one * (k + 1)), 1) for k in range(passes)]
+
+
+def xrays(rows_each: int = 200, passes: int = 12) -> Proof:
+    """PneumoniaMNIST and its published parts; `rows_each` of a hospital's images for training,
+    drawn by the seed."""
     sites = pc.datasets.pneumonia_mnist()
     rows = _rows(sites, "xray", "pneumonia")
     part = np.concatenate([sites.local(name)["part"] for name in sites.names])
-    keep = np.ones(len(part), dtype=bool)
-    for name in sites.names:
-        keep[np.flatnonzero((rows.hospital == name) & (part == "train"))[rows_each:]] = False
-    found = Rows(rows.x[keep], rows.y[keep], rows.hospital[keep], part[keep])
-    given = {"batch_size": 32, "lr": 0.001, "optimizer": "adam"}
-    return Proof("PneumoniaMNIST, five hospitals", found, "cnn", {}, given, rounds)
+
+    def split(seed: int) -> Rows:
+        draw, keep = np.random.default_rng(seed), part != "train"
+        for name in rows.hospitals:
+            own = np.flatnonzero((rows.hospital == name) & (part == "train"))
+            keep[draw.permutation(own)[:rows_each]] = True
+        return Rows(rows.x[keep], rows.y[keep], rows.hospital[keep], part[keep])
+
+    given = tuple({"batch_size": 32, "lr": lr, "optimizer": "adam"} for lr in (0.001, 0.003))
+    title = "PneumoniaMNIST, five hospitals"
+    return Proof(title, split, "cnn", {"dropout": 0.3}, passes, given, pc.FedAvg, given)
 
 
-def stays(rounds: int = 20, hidden: int = 16, share: float = 1.0) -> Proof:
-    """PhysioNet 2012; 1,000 stays are for the test and 600 for validation, drawn by chance."""
+def stays(passes: int = 20, hidden: int = 32) -> Proof:
+    """PhysioNet 2012; seeds 0 to 4 are the fifths of a cross-validation, 5 to 9 of another one."""
     rows = _rows(pc.datasets.physionet_2012(series=True), "measured", "died")
-    n = len(rows.y)
-    part = np.repeat(["test", "val", "train"], [1000, 600, n - 1600])
-    part = np.random.default_rng(0).permutation(part)
-    keep = (part != "train") | (np.random.default_rng(1).random(n) < share)
-    found = Rows(rows.x[keep], rows.y[keep], rows.hospital[keep], part[keep])
-    given = {"batch_size": 32, "lr": 0.01, "optimizer": "adam"}
-    return Proof("PhysioNet 2012, four units", found, "gru", {"hidden": hidden}, given, rounds)
+
+    def split(seed: int) -> Rows:
+        return replace(rows, part=folded(rows, seed))
+
+    adam = tuple({"batch_size": 32, "lr": lr, "optimizer": "adam"} for lr in (0.003, 0.01))
+    server = tuple(
+        {"batch_size": 32, "local_steps": 1, "lr": 1.0, "server_lr": lr} for lr in (0.01, 0.02)
+    )
+    options = {"hidden": hidden, "dropout": 0.3}
+    title = "PhysioNet 2012, four units"
+    return Proof(title, split, "gru", options, passes, adam, pc.FedAdam, server)
+
+
+def folded(rows: Rows, seed: int) -> NDArray[Any]:
+    """Parts of rows: a fifth for the test, a fifth of the others for validation, each with its
+    share of every hospital's rows and events."""
+    repeat, fold = divmod(seed, FOLDS)
+    draw = np.random.default_rng(repeat)
+    part = np.full(len(rows.y), "train")
+    for name in rows.hospitals:
+        for outcome in (0, 1):
+            at = draw.permutation(np.flatnonzero((rows.hospital == name) & (rows.y == outcome)))
+            tested = np.arange(len(at)) % FOLDS == fold
+            part[at[tested]] = "test"
+            rest = np.random.default_rng([seed, outcome]).permutation(at[~tested])
+            part[rest[: round(len(rest) * VALIDATION)]] = "val"
+    return part
 
 
 def _rows(sites: pc.Sites, item: str, outcome: str) -> Rows:
@@ -176,50 +219,115 @@ def _rows(sites: pc.Sites, item: str, outcome: str) -> Rows:
     return Rows(x, y, names_, np.full(len(y), "train"))
 
 
-def run(proof: Proof, seeds: Sequence[int], on: str = "test") -> dict[str, list[float]]:
-    """AUROCs by way and seed; none of a hospital with one class."""
-    found: dict[str, list[float]] = {}
-    print(f"\n{proof.title}: AUROC on {len(proof.rows.of(on))} {on} rows\n")
-    print("| way | rows trained on | round | AUROC by seed | mean |\n|---|---|---|---|---|")
-    for name, way in proof.ways().items():
-        networks = [one for seed in seeds if (one := way(seed))]
-        hospital = name.removesuffix(" alone") if name.endswith(" alone") else None
-        at = proof.rows.of("train", hospital)
-        rows = f"{len(at)}, {proof.rows.y[at].mean():.0%} events"
-        if not networks:
-            print(f"| {name} | {rows} | | one class | |")
-            continue
-        found[name] = [proof.area(network, on) for network in networks]
-        rounds = ", ".join(str(network.round) for network in networks)
-        mean, sd = np.mean(found[name]), np.std(found[name], ddof=min(1, len(seeds) - 1))
-        areas = ", ".join(f"{area:.4f}" for area in found[name])
-        print(f"| {name} | {rows} | {rounds} | {areas} | {mean:.4f} ± {sd:.4f} |", flush=True)
+@dataclass
+class Found:
+    """What each way took in each seed, and its AUROC on test rows; no way of one class.
+
+    federated  name of the way over hospitals
+    """
+
+    federated: str
+    areas: dict[str, list[float]] = field(default_factory=dict)
+    taken: dict[str, list[Trained]] = field(default_factory=dict)
+
+    def add(self, way: str, one: Trained | None, rows: Rows) -> str:
+        """The cell of a table."""
+        if one is None:
+            return "one class"
+        area = one.area(rows, "test")
+        self.areas.setdefault(way, []).append(area)
+        self.taken.setdefault(way, []).append(one)
+        return f"{area:.4f}"
+
+    def less(self, way: str) -> NDArray[np.float64]:
+        """AUROC of federated training less that of `way`, by seed."""
+        return np.asarray(self.areas[self.federated]) - np.asarray(self.areas[way])
+
+    @property
+    def alone(self) -> list[str]:
+        return [way for way in self.areas if way.endswith(" alone")]
+
+    @property
+    def near(self) -> bool:
+        """Whether the mean difference from pooled training is small."""
+        return bool(abs(self.less("pooled").mean()) <= NEAR)
+
+    @property
+    def above(self) -> bool:
+        """Whether federated training is above each hospital alone, on average."""
+        return all(self.less(way).mean() > 0 for way in self.alone)
+
+    @property
+    def above_in(self) -> int:
+        """In how many seeds it is above the best hospital alone of that seed."""
+        return int((np.min([self.less(way) for way in self.alone], axis=0) > 0).sum())
+
+
+def run(proof: Proof, seeds: Sequence[int]) -> Found:
+    """Every way in every seed, printed as it is found."""
+    name = proof.strategy(1).__repr__().split("(")[0]
+    found, first = Found(name), proof.split(seeds[0])
+    names = first.hospitals
+    ways: dict[str, Callable[[Rows, int], Trained | None]] = {
+        "pooled": proof.pooled,
+        **{f"{h} alone": lambda rows, s, h=h: proof.alone(rows, h, s) for h in names},
+        name: proof.over_hospitals,
+    }
+    sizes = [len(first.of(part)) for part in ("train", "val", "test")]
+    print(f"\n{proof.title}: AUROC on test rows; {proof.passes} passes over the training rows")
+    print(f"rows for training, validation and test: {sizes}\n")
+    print(f"| seed | {' | '.join(ways)} |\n|{'---|' * (len(ways) + 1)}")
+    for seed in seeds:
+        rows = proof.split(seed)
+        print(f"| {seed} |", end="", flush=True)
+        for way, train in ways.items():
+            print(f" {found.add(way, train(rows, seed), rows)} |", end="", flush=True)
+        print()
+    _line("mean ± SD", ways, found, lambda way: found.areas[way], "{:.4f}")
+    _line(f"{name} less it", ways, found, found.less, "{:+.4f}")
+    print("\n| way | taken: setting and pass, by seed |\n|---|---|")
+    for way, ones in found.taken.items():
+        print(f"| {way} | {', '.join(_taken(proof, way == name, one) for one in ones)} |")
     return found
 
 
-def holds(found: dict[str, list[float]]) -> tuple[float, float]:
-    """How far federated averaging is from pooled training, and above the best hospital alone."""
-    means = {name: float(np.mean(areas)) for name, areas in found.items()}
-    best = max(area for name, area in means.items() if name.endswith(" alone"))
-    return means["FedAvg"] - means["pooled"], means["FedAvg"] - best
+def _line(
+    title: str,
+    ways: Mapping[str, Any],
+    found: Found,
+    values: Callable[[str], Sequence[float] | NDArray[np.float64]],
+    form: str,
+) -> None:
+    cells = []
+    for way in ways:
+        of = values(way) if way in found.areas else []
+        sd = np.std(of, ddof=1) if len(of) > 1 else 0.0
+        cells.append(f"{form.format(np.mean(of))} ± {sd:.4f}" if len(of) else "")
+    print(f"| {title} | {' | '.join(cells)} |")
+
+
+def _taken(proof: Proof, federated: bool, one: Trained) -> str:
+    """What of its setting differs from the other settings, and the pass."""
+    settings = proof.federated if federated else proof.single
+    differs = [k for k, v in one.setting.items() if any(other.get(k) != v for other in settings)]
+    return " ".join([*(f"{k} {one.setting[k]:g}" for k in differs), f"@ {one.passes}"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--part", nargs="+", default=["xrays", "stays"])
-    parser.add_argument("--on", default="test", choices=["val", "test"])
     args = parser.parse_args()
     torch().set_num_threads(1)
     for name, make in (("xrays", xrays), ("stays", stays)):
         if name not in args.part:
             continue
         start = time.perf_counter()
-        found = run(make(), args.seeds, args.on)
-        away, above = holds(found)
-        print(f"\nFedAvg: {away:+.4f} from pooled, {above:+.4f} from the best hospital alone")
-        print(f"the claim {'holds' if abs(away) <= NEAR and above > 0 else 'does not hold'}")
-        print(f"\n{time.perf_counter() - start:.0f} s")
+        found = run(make(), args.seeds)
+        print(f"\nwithin {NEAR} of pooled training: {'yes' if found.near else 'no'}")
+        print(f"above every hospital alone on average: {'yes' if found.above else 'no'}; ", end="")
+        print(f"above the best of the seed in {found.above_in} of {len(args.seeds)} seeds")
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -114,6 +114,14 @@ def seeing(images):
     return pc.NeuralNetwork("cnn", strategy=strategy).fit(*images)
 
 
+def test_a_network_comes_home_as_a_plain_torch_module(seeing, images):
+    x, _ = images
+    module = seeing.to_torch()
+    assert all(weights.is_contiguous() for weights in module.state_dict().values())
+    logit = module({"items": torch.from_numpy(x)}).detach().numpy()[:, 0]
+    assert np.allclose(1 / (1 + np.exp(-logit)), seeing.predict_proba(x)[:, 1], atol=1e-6)
+
+
 def test_integrated_gradients_add_up_and_point_at_the_spot(seeing, images):
     pytest.importorskip("captum")
     x, y = images

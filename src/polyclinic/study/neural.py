@@ -26,6 +26,7 @@ from polyclinic.engines.workers import single_threaded_blas
 from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.models.learner import Asked, Column, Kind
 from polyclinic.models.neural.algorithm import neural
+from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.arrivals import Clock, Event, arrivals_of, times
 from polyclinic.models.neural.inputs import INSIDE, ITEMS
 from polyclinic.models.neural.losses import LOSSES
@@ -356,4 +357,6 @@ class NeuralNetwork(Learner):
         reads."""
         check_is_fitted(self)
         made = network_of(self.result_.spec).load(self.result_.weights, self.result_.beside)
-        return copy.deepcopy(made.module).eval()
+        # Others write weights as they lie in memory.
+        whole = copy.deepcopy(made.module).to(memory_format=torch().contiguous_format)
+        return whole.eval()

@@ -102,6 +102,26 @@ def test_the_table_and_every_part_of_the_item_are_read(name, shape, options, tab
         assert (inputs["table"].grad[1] != 0).all()
 
 
+def test_the_small_image_network_is_that_of_the_first_examples():
+    made = Network(spec("cnn", (1, 12, 10), 3)).module
+    plain = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 3), torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2), torch.nn.Flatten(), torch.nn.Linear(64 * 4 * 3, 128),
+        torch.nn.ReLU(), torch.nn.Linear(128, 3),
+    )  # fmt: skip
+    pairs = list(zip(plain.parameters(), made.parameters(), strict=True))
+    with torch.no_grad():
+        for one, other in pairs:
+            one.copy_(other)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 1, 12, 10)).astype("f"))
+    found, expected = made({"scan": x}), plain(x)
+    torch.testing.assert_close(found, expected)
+    for outputs in (found, expected):
+        (outputs**2).sum().backward()
+    for one, other in pairs:
+        torch.testing.assert_close(one.grad, other.grad)
+
+
 def test_gaps_are_carried_forward():
     nan = float("nan")
     values, seen = fill(torch.tensor([[[nan, 1.0], [2.0, nan], [nan, nan], [3.0, 4.0]]]))

@@ -60,13 +60,14 @@ def _cnn(spec: NeuralSpec) -> Any:
         nn.Conv2d(channels, 32, 3),
         nn.ReLU(),
         nn.Conv2d(32, 64, 3),
+        nn.MaxPool2d(2),  # the largest first: a quarter as many numbers for the same result
         nn.ReLU(),
-        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Dropout(spec.options["dropout"] / 2),
         nn.Linear(left, 128),
         nn.ReLU(),
     )
+    body.to(memory_format=torch().channels_last)  # convolutions of processors are quicker so
     return _joined(spec, body, 128, spec.options["dropout"])
 
 
