@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from polyclinic.core import codec
+from polyclinic.core.device import PATTERN, VARIABLE
 from polyclinic.core.errors import InputError
 from polyclinic.data.toml import load_toml, validate
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
@@ -171,6 +172,7 @@ class EngineSection(_Section):
     workers    of "dask": processes that are started for the run
     scheduler  of "dask": address of one that is there, instead
     memory     of "dask": what a worker holds of columns, "4 GB"
+    device     on which networks compute, see `polyclinic.core.device`; no part of what is agreed
     """
 
     name: Literal["embedded", "dask"] = "embedded"
@@ -179,11 +181,14 @@ class EngineSection(_Section):
     workers: Annotated[int | None, Field(ge=1)] = None
     scheduler: str | None = None
     memory: str | None = None
+    device: Annotated[str, Field(pattern=rf"^({PATTERN})?$")] = ""
 
     @model_validator(mode="after")
     def _of_its_engine(self) -> EngineSection:
         if self.name != "dask" and (self.workers or self.scheduler or self.memory):
             raise ValueError('workers, scheduler and memory are of name = "dask"')
+        if self.name == "dask" and self.device:
+            raise ValueError(f"the device of a worker is that of its environment: {VARIABLE}")
         if self.workers and self.scheduler:
             raise ValueError("a scheduler has its workers: leave one of the two out")
         return self
@@ -359,6 +364,7 @@ class Study(_Section):
         """Of every setting except where the output goes."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
         engine = content["engine"]
+        del engine["device"]
         for name in ("workers", "scheduler", "memory"):
             if engine[name] is None:  # as if the engine had no such key
                 del engine[name]

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from polyclinic.core.codes import NEXT, RULES
+from polyclinic.core.device import checked
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.check import check_table
 from polyclinic.data.codebook import Codebook
@@ -117,6 +118,7 @@ def join(
     home: Path | None = None,
     table: str = "",
     cores: int = 0,
+    device: str = "",
 ) -> Done:
     """Join the hub of `invite`. A join that fails leaves nothing half done and can be repeated.
 
@@ -127,12 +129,14 @@ def join(
     home : the site's folder; None: one named like the site, here. It is made where it is absent.
     table : of a duckdb file.
     cores : of this machine that may compute; 0: all.
+    device : on which networks compute, "auto", "cuda", "cpu"; "": as the environment says.
 
     Raises
     ------
     InputError : of the invite, of the data; WRONG_SITE, SITE_EXISTS, INVITE_REFUSED,
         VERSION_DIFFERS. Stopped : HUB_LOST.
     """
+    checked(device)
     found = read_invite(invite)
     site = SiteHome(home if home is not None else Path(found.site))
     _check_home(site, found)
@@ -158,6 +162,7 @@ def join(
         coordinator,
         table,
         cores,
+        device,
         pinned,
     )
     joined.save(folder)

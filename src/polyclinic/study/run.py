@@ -97,7 +97,7 @@ def run(
 def engine_of(section: EngineSection) -> Iterator[Embedded]:
     """The engine of a study file, for as long as the study runs."""
     if section.name == "embedded":
-        yield Embedded(section.partitions, section.threads)
+        yield Embedded(section.partitions, section.threads, device=section.device)
         return
     with cluster(
         section.scheduler,
