@@ -74,8 +74,8 @@ class Embedded:
     def workers(self, rows: Partition | Selected) -> Held:
         """Workers over rows in memory, or over rows that are read now."""
         whole = rows.gather() if isinstance(rows, Selected) else rows
-        by_site = isinstance(self.device, Mapping)
-        device = self.device.get(whole.site, "") if by_site else self.device
+        named = self.device
+        device = named if isinstance(named, str) else named.get(whole.site, "")
         return ThreadWorkers(replace(whole, device=device), self.partitions, self.threads)
 
     def domain(self, rows: Partition | Selected) -> Domain:
