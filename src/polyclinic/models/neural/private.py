@@ -48,6 +48,10 @@ UNITS = ("patient", "hospital")
 COUNT_SHARE = 0.05  # of epsilon and delta, for the noisy count of patients
 AT_ONCE = 1 << 22  # numbers of patients' gradients that are held at once
 PRIVATE = ("fedavg", "fedsgd", "fedbuff")
+BATCH_NORM = (
+    "batch normalisation mixes the rows of a batch; architectures with the option norm take "
+    '{"norm": "group"}'
+)
 
 
 def steps_of(spec: NeuralSpec) -> int:
@@ -100,9 +104,7 @@ def check_private(spec: NeuralSpec) -> None:
             or spec.strategy.by_turns
             or spec.strategy.fine_tune > 0
         ),
-        "batch normalization: it mixes the rows of a batch; take group normalization": _mixes(
-            network_of(spec)
-        ),
+        BATCH_NORM: _mixes(network_of(spec)),
     }
     for what, found in reasons.items():
         if found:
