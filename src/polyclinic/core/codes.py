@@ -138,8 +138,8 @@ NEXT = {
     "(FedAvg, FedProx, Scaffold, FedAdam), as FedBuff asks each by itself; else: ask them to allow "
     "updates_alone in their policy, or ask with differential privacy",
     "LOSS_EXPLODED": "lower the learning rate, or scale the columns",
-    "BAD_ITEM": "at the hospital: polyclinic check DATA --schema CODEBOOK says how many images are "
-    "absent, broken, of another shape or without numbers; mend them or empty their cells",
+    "BAD_ITEM": "at the hospital: polyclinic check DATA --schema CODEBOOK counts them; correct the "
+    'files, empty their cells, or bring every image to the shape: fit = "resize" in the codebook',
     "UNKNOWN_ARCHITECTURE": "at the hospital: install the package that has the architecture, in "
     "the same version as elsewhere, and start the site again",
     "NO_TORCH": 'at the hospital: pip install "polyclinic[torch]" (of densenet121 '
