@@ -179,7 +179,10 @@ def test_what_a_study_file_of_a_network_may_not_say(tmp_path, change, words):
 
 def test_a_device_is_no_part_of_what_is_agreed():
     plain = study_of()
-    assert study_of(engine={"device": "cuda"}).hash == plain.hash
+    on_a_card = study_of(engine={"device": "cuda"})
+    assert on_a_card.hash == plain.hash
+    paper = scope_of(plain, pc.datasets.heart_disease().codebook, ("a", "b", "c")).paper
+    assert replace(paper, study=on_a_card).hash == paper.hash
     assert study_of(strategy={**STRATEGY, "rounds": 3}).hash != plain.hash
     with pytest.raises(ValueError, match="POLYCLINIC_DEVICE"):
         study_of(engine={"name": "dask", "device": "cuda"})

@@ -19,7 +19,6 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from polyclinic.core.codes import NEXT, RULES
-from polyclinic.core.device import checked
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.data.check import check_table
 from polyclinic.data.codebook import Codebook
@@ -31,6 +30,7 @@ from polyclinic.governance import policy_file
 from polyclinic.governance.home import SiteHome
 from polyclinic.governance.paper import PROTOCOL
 from polyclinic.governance.signing import unhex
+from polyclinic.models.neural.device import check as check_device
 from polyclinic.privacy.policy import Policy
 from polyclinic.site.data import Joined, write_private
 from polyclinic.site.service import kit_arguments
@@ -133,10 +133,10 @@ def join(
 
     Raises
     ------
-    InputError : of the invite, of the data; WRONG_SITE, SITE_EXISTS, INVITE_REFUSED,
+    InputError : of the invite, of the data; NO_DEVICE, WRONG_SITE, SITE_EXISTS, INVITE_REFUSED,
         VERSION_DIFFERS. Stopped : HUB_LOST.
     """
-    checked(device)
+    check_device(device)
     found = read_invite(invite)
     site = SiteHome(home if home is not None else Path(found.site))
     _check_home(site, found)
