@@ -74,9 +74,13 @@ class Embedded:
     def workers(self, rows: Partition | Selected) -> Held:
         """Workers over rows in memory, or over rows that are read now."""
         whole = rows.gather() if isinstance(rows, Selected) else rows
+        return ThreadWorkers(self.placed(whole), self.partitions, self.threads)
+
+    def placed(self, rows: Partition) -> Partition:
+        """The rows with the device on which networks compute over them."""
         named = self.device
-        device = named if isinstance(named, str) else named.get(whole.site, "")
-        return ThreadWorkers(replace(whole, device=device), self.partitions, self.threads)
+        device = named if isinstance(named, str) else named.get(rows.site, "")
+        return replace(rows, device=device)
 
     def domain(self, rows: Partition | Selected) -> Domain:
         """One trust domain over `rows`."""
