@@ -94,6 +94,21 @@ def test_a_join_makes_keys_here_and_a_kit_that_checks(here, hub):
     agent.close()
 
 
+def test_a_hospital_says_on_what_its_networks_compute(here):
+    pytest.importorskip("torch")
+    folder, invite, go = here
+    path = invite()
+    for device, code in (("gpu", "WRONG_VALUE"), ("cuda:99", "NO_DEVICE")):
+        with pytest.raises(InputError) as found:
+            go(path, device=device)
+        assert found.value.code == code and not (folder / "home").exists()
+    home = go(path, device="cpu").home
+    assert Joined.load(home.folder).device == "cpu"
+    agent = Agent(home.folder)
+    assert agent._rows(None).rows.device == "cpu"
+    agent.close()
+
+
 def test_a_start_after_an_upgrade_writes_the_kit_anew_and_says_so_in_the_log(here, hub):
     _, invite, go = here
     home = go(invite()).home

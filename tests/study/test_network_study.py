@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 
 import polyclinic as pc
-from polyclinic.governance.study_file import Study
+from polyclinic.core.errors import InputError
+from polyclinic.governance.study_file import Study, load_study
 from tests.governance.test_scope import changed, covered, recorded, scope_of
 
 pytest.importorskip("torch")
 
 FORMULA = "disease ~ age + sex + thalach"
-OPTIONS = {
+MODEL = {
+    "kind": "neural",
+    "formula": FORMULA,
     "architecture": "mlp",
-    "architecture_options": {"hidden": [4]},
-    "strategy": {"name": "scaffold", "rounds": 2, "lr": 0.1},
+    "options": {"architecture_options": {"hidden": [4]}},
 }
+STRATEGY = {"name": "scaffold", "rounds": 2, "lr": 0.1}
 
 
 def study_of(**more) -> Study:
@@ -24,7 +30,8 @@ def study_of(**more) -> Study:
         "seed": 5,
         "study": {"name": "net", "purpose": "research"},
         "data": {"dataset": "heart_disease"},
-        "model": {"kind": "neural", "formula": FORMULA, "options": OPTIONS},
+        "model": MODEL,
+        "strategy": STRATEGY,
         "evaluation": {"validate": "none", "alone": False},
     }
     return Study.model_validate({**about, **more})
@@ -54,10 +61,10 @@ def test_a_study_of_a_network_is_covered_and_nothing_else_is(tmp_path, data_dir,
 def test_a_study_of_a_network_with_noise_is_priced_by_each_hospital(
     tmp_path, data_dir, monkeypatch
 ):
-    options = {**OPTIONS, "scale": "range", "strategy": {"rounds": 2, "lr": 0.1}}
-    model = {"kind": "neural", "formula": FORMULA, "options": options}
+    model = {**MODEL, "options": {**MODEL["options"], "scale": "range"}}
     privacy = {"epsilon": 8.0, "delta": 1e-5, "show_sites": False}
-    study, sites = study_of(model=model, privacy=privacy), pc.datasets.heart_disease()
+    study = study_of(model=model, privacy=privacy, strategy={"rounds": 2, "lr": 0.1})
+    sites = pc.datasets.heart_disease()
     plans = recorded(study, sites, tmp_path / "run", monkeypatch)
     scope = scope_of(study, sites.codebook, sites.names)
     assert {scope.refuses(plan) for plan in plans} == {""}
@@ -69,8 +76,7 @@ def test_a_study_of_a_network_with_noise_is_priced_by_each_hospital(
 
 def test_a_study_whose_hospitals_answer_by_themselves(tmp_path, data_dir, monkeypatch):
     strategy = {"name": "fedbuff", "rounds": 2, "buffer": 2, "lr": 0.1}
-    model = {"kind": "neural", "formula": FORMULA, "options": {**OPTIONS, "strategy": strategy}}
-    study = study_of(model=model)
+    study = study_of(strategy=strategy)
     sites = pc.datasets.heart_disease().with_policy(pc.Policy(updates_alone=True))
     plans = recorded(study, sites, tmp_path / "run", monkeypatch)
     scope = scope_of(study, sites.codebook, sites.names)
@@ -83,3 +89,100 @@ def test_a_study_whose_hospitals_answer_by_themselves(tmp_path, data_dir, monkey
     arrivals = (tmp_path / "run" / "arrivals.csv").read_text().splitlines()
     assert arrivals[0] == "site,version,lost" and len(arrivals) == 5
     assert len(pc.load(tmp_path / "run").events_) == 4
+
+
+FILE = """format = 1
+[study]
+name = "net"
+[data]
+dataset = "heart_disease"
+[model]
+kind = "neural"
+formula = "disease ~ age + sex + thalach"
+architecture = "mlp"
+loss = "cross_entropy"
+class_weight = "balanced"
+[model.options]
+architecture_options = { hidden = [4] }
+[strategy]
+name = "fedavg"
+rounds = 2
+lr = 0.1
+[evaluation]
+validate = "split"
+test = "age >= 52"
+alone = false
+"""
+
+
+def written(tmp_path, *changes):
+    text = FILE
+    for before, after in changes:
+        assert before in text
+        text = text.replace(before, after)
+    (tmp_path / "study.toml").write_text(text)
+    return tmp_path / "study.toml"
+
+
+def test_patients_are_set_aside_and_judged_on_alone(tmp_path, data_dir, monkeypatch):
+    study, sites = load_study(written(tmp_path)), pc.datasets.heart_disease()
+    plans = recorded(study, sites, tmp_path / "run", monkeypatch)
+    scope = scope_of(study, sites.codebook, sites.names)
+    covered(scope, plans)
+    found = json.loads((tmp_path / "run" / "metrics.json").read_bytes())
+    judged = found["evaluation"]
+    model = pc.load(tmp_path / "run")
+    columns = ["disease", "age", "sex", "thalach"]
+    complete = [sites.local(name)[columns].dropna() for name in sites.names]
+    old = sum(int((t.age >= 52).sum()) for t in complete)
+    assert judged["all"]["n"] == old and judged["how"] == "patients who were set aside"
+    assert model.result_.n == sum(map(len, complete)) - old
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "patients who were set aside" in page and "on the same patients" not in page
+    # The same by hand.
+    by_hand = pc.NeuralNetwork(
+        "mlp",
+        architecture_options={"hidden": [4]},
+        class_weight="balanced",
+        strategy=pc.FedAvg(rounds=2, lr=0.1),
+    ).fit(sites.cohort("not (age >= 52)", columns=columns), FORMULA)
+    assert by_hand.result_.weights.tobytes() == model.result_.weights.tobytes()
+    held = sites.cohort("age >= 52", columns=columns)
+    again = by_hand.evaluate(held, validate="none").measures["all"]["auroc"]["value"]
+    assert judged["all"]["auroc"]["value"] == again
+    # Nothing is trained on those who are set aside, nor is a third group asked about.
+    (train, *_) = [plan for plan in plans if plan.task == "neural.train"]
+    (score, *_) = [plan for plan in plans if plan.task == "evaluation.scores"]
+    assert scope.refuses(replace(train, cohort=score.cohort, _derived={}))
+    third = {**score.cohort, "where": "age >= 50"}
+    assert scope.refuses(replace(score, cohort=third, _derived={}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('name = "fedavg"', 'name = "fedaverage"'), "fedadam"),
+        (("rounds = 2", "round = 2"), "rounds"),
+        (("lr = 0.1", 'lr = "fast"'), "above 0"),
+        (("{ hidden = [4] }", '{}\nstrategy = {name = "fedavg"}'), "[strategy]"),
+        (("{ hidden = [4] }", '{}\nloss = "focal"'), "in [model]"),
+        (('kind = "neural"', 'kind = "forest"'), "neural"),
+        (('validate = "split"', 'validate = "none"'), "split"),
+        (('test = "age >= 52"', 'test = "age >="'), "over columns"),
+    ],
+)
+def test_what_a_study_file_of_a_network_may_not_say(tmp_path, change, words):
+    with pytest.raises(InputError) as found:
+        load_study(written(tmp_path, change))
+    assert words in str(found.value) and "nothing left" in found.value.kept
+
+
+def test_a_device_is_no_part_of_what_is_agreed():
+    plain = study_of()
+    on_a_card = study_of(engine={"device": "cuda"})
+    assert on_a_card.hash == plain.hash
+    paper = scope_of(plain, pc.datasets.heart_disease().codebook, ("a", "b", "c")).paper
+    assert replace(paper, study=on_a_card).hash == paper.hash
+    assert study_of(strategy={**STRATEGY, "rounds": 3}).hash != plain.hash
+    with pytest.raises(ValueError, match="POLYCLINIC_DEVICE"):
+        study_of(engine={"name": "dask", "device": "cuda"})

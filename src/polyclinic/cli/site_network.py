@@ -35,13 +35,16 @@ def join(
     cores: Annotated[
         int, typer.Option("--cores", min=0, help="Of this machine that may compute; 0: all.")
     ] = 0,
+    device: Annotated[
+        str, typer.Option("--device", help="Of networks: auto, cpu, cuda, cuda:1, mps.")
+    ] = "",
 ) -> None:
     """Join a hub: keys are made here, and only a request for a certificate is sent."""
     from polyclinic.governance import signing
     from polyclinic.site import join as joining
 
     had_key = home is not None and (home / "keys").is_dir()
-    done = joining.join(invite, data, schema, home, table, cores)
+    done = joining.join(invite, data, schema, home, table, cores, device)
     joined, folder = done.joined, done.home.folder
     made = "this folder's own, kept as it was" if had_key else "made here"
     _said("keys", f"{made}; the private key never leaves this folder (mode 0700)")

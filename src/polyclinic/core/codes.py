@@ -37,6 +37,12 @@ RULES = {
     "BAD_ITEM": "every row has an image of the codebook's shape, or an empty cell; the hospital's "
     "own check counts those that have not",
     "LOSS_EXPLODED": "only finite numbers leave a hospital: its loss or its weights ran away",
+    "UNKNOWN_ARCHITECTURE": "a hospital runs installed architectures only, of the version that the "
+    "study names; no code travels",
+    "NO_TORCH": "a network is built with PyTorch, and some with MONAI or Keras, which a hospital "
+    "installs by itself",
+    "NO_DEVICE": "a network computes on the device that a hospital's own settings name, or not at "
+    "all",
     "OUT_OF_MEMORY": "a batch of rows and what a network makes of it are held in memory at once",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
     "needs three with enough patients",
@@ -132,6 +138,14 @@ NEXT = {
     "(FedAvg, FedProx, Scaffold, FedAdam), as FedBuff asks each by itself; else: ask them to allow "
     "updates_alone in their policy, or ask with differential privacy",
     "LOSS_EXPLODED": "lower the learning rate, or scale the columns",
+    "BAD_ITEM": "at the hospital: polyclinic check DATA --schema CODEBOOK counts them; correct the "
+    'files, empty their cells, or bring every image to the shape: fit = "resize" in the codebook',
+    "UNKNOWN_ARCHITECTURE": "at the hospital: install the package that has the architecture, in "
+    "the same version as elsewhere, and start the site again",
+    "NO_TORCH": 'at the hospital: pip install "polyclinic[torch]" (of densenet121 '
+    '"polyclinic[monai]")',
+    "NO_DEVICE": "at the hospital: mend the card's driver, or name another device in data.toml or "
+    'POLYCLINIC_DEVICE ("auto")',
     "OUT_OF_MEMORY": "use smaller batches, smaller images, or a smaller network",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
     "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "

@@ -51,6 +51,7 @@ class Partition:
     population   the site's patients in all; 0: those of these rows
     media    images or series by name of the column that holds their positions
     cache    pure function of (plan, rows); may vanish at any time
+    device   where networks compute over these rows, see `polyclinic.core.device`
     """
 
     columns: Mapping[str, NDArray[np.float64]]
@@ -62,6 +63,7 @@ class Partition:
     population: int = 0
     media: Mapping[str, Media] = field(default_factory=dict, compare=False)
     cache: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    device: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.key is not None and np.any(self.key[1:] < self.key[:-1]):
@@ -110,6 +112,7 @@ class Partition:
             self.outside,
             self.population,
             self.media,
+            device=self.device,
         )
 
     def split(self, parts: int) -> list[Partition]:

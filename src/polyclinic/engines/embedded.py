@@ -8,10 +8,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from polyclinic.core import codec
+from polyclinic.core.device import checked
 from polyclinic.core.federation import ClearSums, Cohort, Domain, Federation, Summing
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
@@ -46,11 +47,24 @@ class Embedded:
     arrivals : of a strategy in which no site waits for another: seconds of a local step by site, or
         as a function of site and version, for simulated time over arrays in one trust domain; or
         the `events_` of an earlier fit, which is replayed. None: answers count as they come.
+    device : on which networks compute: "auto" (a graphics card where there is one), "cpu", "cuda",
+        "cuda:1", "mps"; or by name of site, as hospitals have different ones. "": as the
+        environment's POLYCLINIC_DEVICE says, else "auto". It is in no plan.
+
+    Raises
+    ------
+    InputError : WRONG_VALUE for another device.
     """
 
     partitions: int = 1
     threads: int | None = None
     arrivals: Any = field(default=None, compare=False)
+    device: str | Mapping[str, str] = field(default="", compare=False)
+
+    def __post_init__(self) -> None:
+        named = self.device if isinstance(self.device, Mapping) else {"": self.device}
+        for site, name in named.items():
+            checked(name, f"device of {site}" if site else "device")
 
     @property
     def name(self) -> str:
@@ -60,7 +74,13 @@ class Embedded:
     def workers(self, rows: Partition | Selected) -> Held:
         """Workers over rows in memory, or over rows that are read now."""
         whole = rows.gather() if isinstance(rows, Selected) else rows
-        return ThreadWorkers(whole, self.partitions, self.threads)
+        return ThreadWorkers(self.placed(whole), self.partitions, self.threads)
+
+    def placed(self, rows: Partition) -> Partition:
+        """The rows with the device on which networks compute over them."""
+        named = self.device
+        device = named if isinstance(named, str) else named.get(rows.site, "")
+        return replace(rows, device=device)
 
     def domain(self, rows: Partition | Selected) -> Domain:
         """One trust domain over `rows`."""

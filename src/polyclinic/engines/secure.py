@@ -7,7 +7,7 @@ every site, which recomputes it before it leans on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from polyclinic.core import codec
@@ -71,7 +71,7 @@ class SecureSums:
         """Whether a site breaks a rule by itself for which the others can make up."""
         codes = refusals_of(plan, sites, ask, secure=True)
         if codes and (noise_of(plan) is not None or not set(codes.values()) <= disclosure.SHARED):
-            raise refused_by(codes, plan)
+            raise refused_by(causes(codes, disclosure.SHARED), plan)
         return bool(codes)
 
     def _share(self, plan: Plan, sites: Sequence[str], ask: Ask) -> tuple[Mapping[str, Any], int]:
@@ -106,6 +106,11 @@ def refusals_of(plan: Plan, sites: Sequence[str], ask: Ask, secure: bool) -> dic
     """The codes of the sites that would not answer, alone or in a total; nothing else leaves."""
     message = codec.encode({"kind": MAY, "secure": secure, "plan": plan.to_data()})
     return codes_of(ask(dict.fromkeys(sites, message)))
+
+
+def causes(codes: Mapping[str, str], together: Collection[str]) -> Mapping[str, str]:
+    """The refusals to mend: those that a total with the others would not have mended, if any."""
+    return {site: code for site, code in codes.items() if code not in together} or codes
 
 
 def _values(plan: Plan) -> dict[str, Any]:
@@ -145,7 +150,7 @@ class AutoSums:
         if not self.secure and len(sites) >= MIN_SECURE:
             codes = refusals_of(plan, sites, ask, secure=False)
             if codes and not set(codes.values()) <= disclosure.ALONE:
-                raise refused_by(codes, plan)
+                raise refused_by(causes(codes, disclosure.ALONE), plan)
             broken = {site: code for site, code in codes.items() if code != "SEEN_TOGETHER"}
             self.refusals = broken or codes
         summing: Summing = self._secure if self.secure else self._clear

@@ -125,7 +125,10 @@ class Paper:
 
     def _content(self) -> dict[str, Any]:
         return {
-            "study": self.study.model_dump(by_alias=True, mode="json"),
+            # Where the coordinator computes is nobody else's matter.
+            "study": self.study.model_dump(
+                by_alias=True, mode="json", exclude={"engine": {"device"}}
+            ),
             "codebook": self.codebook.to_dict(),  # keeps the order of columns and levels
             "sites": {site: key.hex() for site, key in sorted(self.sites.items())},
             "hub": self.hub,

@@ -175,11 +175,19 @@ class Scope:
 
     def _in_study(self, plan: Plan) -> None:
         require(plan.task in self.tasks, f"{plan.task} is no step of it")
-        require(codec.digest(plan.cohort) == codec.digest(self.cohort.to_data()), "other patients")
+        require(codec.digest(plan.cohort) in self._patients(plan), "other patients")
         if plan.combine == "collect":
             require(plan.task in self.collected, f"{plan.task} by name is no step of it")
         require(plan.compress in ("", self.model.rounding(plan)), "rounded in another way")
         self.tasks[plan.task](plan)
+
+    def _patients(self, plan: Plan) -> list[str]:
+        """The cohorts that a step may be about; those who are set aside are judged on only."""
+        cohorts = [self.cohort]
+        judges = plan.task.startswith("evaluation.") or plan.task in self.model.held_out
+        if judges and self.agreed.judged is not None:
+            cohorts.append(self.agreed.judged)
+        return [codec.digest(cohort.to_data()) for cohort in cohorts]
 
     def _coded(self, name: str) -> dict[str, Any]:
         return {"name": name, "levels": len(self.paper.codebook.level_names(name))}

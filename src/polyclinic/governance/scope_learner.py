@@ -45,7 +45,7 @@ class LearnerScope:
                 self.kind,
                 self.agreed.design,
                 paper.codebook,
-                study.model.options,
+                study.options,
                 sites=tuple(paper.sites),
                 seed=study.seed,
                 least=least,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,11 +34,17 @@ class Agreed:
 
     @cached_property
     def cohort(self) -> Cohort:
-        """The patients of a study."""
+        """The patients that a study's model is fitted on."""
         study, section = self.study, self.study.cohort
         formula, codebook = study.model.formula, self.paper.codebook
         missing = rules_of(section.missing, complete_columns(formula, codebook))
-        return Cohort(section.where, formula_columns(formula, codebook), missing)
+        return Cohort(study.fitted_on, formula_columns(formula, codebook), missing)
+
+    @cached_property
+    def judged(self) -> Cohort | None:
+        """The patients who are set aside, and judged on alone; None: nobody is."""
+        where = self.study.judged_on
+        return None if where is None else replace(self.cohort, where=where)
 
     @cached_property
     def filled(self) -> tuple[str, ...]:

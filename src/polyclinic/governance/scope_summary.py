@@ -46,7 +46,7 @@ def summary(scope: Scope) -> dict[str, Any]:
             "open": True,
             "steps": _steps_of_session(study),
         }
-    where = parse(study.cohort.where).columns if study.cohort.where else ()
+    where = parse(study.fitted_on).columns if study.fitted_on else ()
     noise = study.privacy.noise
     return {
         "reads": stored((*scope.columns, *where), scope.paper.codebook),

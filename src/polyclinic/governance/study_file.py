@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
@@ -16,23 +13,24 @@ from pydantic import (
 )
 
 from polyclinic.core import codec
+from polyclinic.core.device import PATTERN, VARIABLE
 from polyclinic.core.errors import InputError
+from polyclinic.data.expression import parse
 from polyclinic.data.toml import load_toml, validate
+from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
 from polyclinic.models.learner import kinds
+from polyclinic.models.neural.strategy import Strategy
 from polyclinic.privacy.dp import DifferentialPrivacy
 
 REGRESSIONS = ("logistic", "linear", "poisson", "gamma")
-RESTART = "restart_without"
-FEWEST = 2  # hospitals of a study over a hub that goes on without others
+NETWORK = "neural"
+OF_NETWORKS = ("architecture", "loss", "class_weight")  # settings of a network in [model]
+TEST = "part == 'test'"  # who is set aside where a study does not say
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class About(_Section):
+class About(Section):
     """[study]: what officers read and sign."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
@@ -40,7 +38,7 @@ class About(_Section):
     purpose: str = ""
 
 
-class Data(_Section):
+class Data(Section):
     """[data]: codebook and files of the hospitals, a hub that they joined, or a named data set."""
 
     schema_: Annotated[str | None, Field(alias="schema")] = None
@@ -59,7 +57,7 @@ class Data(_Section):
         return self
 
 
-class CohortSection(_Section):
+class CohortSection(Section):
     """[cohort]: fixed once; every number of the study is about the same patients."""
 
     where: str | None = None
@@ -67,16 +65,19 @@ class CohortSection(_Section):
     empty_site: Literal["error", "leave_out"] = "error"
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     """[model]
 
     kind     of a regression, or of a learner
-    options  of a learner, by name; a regression has keys of its own here
+    options  of a learner, by name; a regression has keys of its own here, and of a network
+             `architecture`, `loss` and `class_weight` stand here as well
     """
 
     kind: str
     formula: str
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field({})
+    architecture: str | None = None
+    loss: str | None = None
     l2: Annotated[float, Field(ge=0)] = 0.0
     l1: Annotated[float, Field(ge=0)] = 0.0
     class_weight: Literal["balanced"] | dict[str, float] | None = None
@@ -92,6 +93,11 @@ class ModelSection(_Section):
     @model_validator(mode="after")
     def _of_its_kind(self) -> ModelSection:
         own = [name for name in ("l2", "l1", "class_weight", "site_effects") if getattr(self, name)]
+        if self.kind == NETWORK:
+            own = [name for name in own if name not in OF_NETWORKS]
+            self._of_a_network()
+        elif of_networks := [name for name in OF_NETWORKS[:2] if getattr(self, name) is not None]:
+            raise ValueError(f"{', '.join(of_networks)}: of kind = {NETWORK!r} only")
         if self.kind in REGRESSIONS and self.options:
             raise ValueError(
                 "[model.options] is of learners; a regression has l2, l1, class_weight"
@@ -104,8 +110,15 @@ class ModelSection(_Section):
             )
         return self
 
+    def _of_a_network(self) -> None:
+        """Each setting of a network has one place."""
+        if twice := [name for name in OF_NETWORKS if name in self.options]:
+            raise ValueError(f"{', '.join(twice)}: of a network in [model], not [model.options]")
+        if "strategy" in self.options:
+            raise ValueError("the strategy of a network is the section [strategy]")
 
-class SolverSection(_Section):
+
+class SolverSection(Section):
     """[solver]
 
     compress  of gd and sgd: gradients leave hospitals rounded, and what is lost is sent later
@@ -134,7 +147,7 @@ class SolverSection(_Section):
         return {name: value for name, value in given.items() if value is not None}
 
 
-class PrivacySection(_Section):
+class PrivacySection(Section):
     """[privacy]"""
 
     secure_sums: Literal["auto"] | bool = "auto"
@@ -165,12 +178,13 @@ class PrivacySection(_Section):
         return delta
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """[engine]
 
     workers    of "dask": processes that are started for the run
     scheduler  of "dask": address of one that is there, instead
     memory     of "dask": what a worker holds of columns, "4 GB"
+    device     on which networks compute, see `polyclinic.core.device`; no part of what is agreed
     """
 
     name: Literal["embedded", "dask"] = "embedded"
@@ -179,134 +193,54 @@ class EngineSection(_Section):
     workers: Annotated[int | None, Field(ge=1)] = None
     scheduler: str | None = None
     memory: str | None = None
+    device: Annotated[str, Field(pattern=rf"^({PATTERN})?$")] = ""
 
     @model_validator(mode="after")
     def _of_its_engine(self) -> EngineSection:
         if self.name != "dask" and (self.workers or self.scheduler or self.memory):
             raise ValueError('workers, scheduler and memory are of name = "dask"')
+        if self.name == "dask" and self.device:
+            raise ValueError(f"the device of a worker is that of its environment: {VARIABLE}")
         if self.workers and self.scheduler:
             raise ValueError("a scheduler has its workers: leave one of the two out")
         return self
 
 
-class FederationSection(_Section):
-    """[federation]: hospitals of a hub.
+class EvaluationSection(Section):
+    """[evaluation]
 
-    sites          that take part; none: all that have joined
-    round_timeout  how long a hospital may take for an answer: a number with s, min or h
-    when_lost      of a hospital that does not answer: the run waits for it, or ends, or goes on
-                   without it where nothing was computed yet and `required` allows it
-    required       with "restart_without": the hospitals that must take part, or how many at least
+    test  with "split": the condition of the patients who are set aside, and judged on alone
     """
 
-    sites: list[str] = []
-    round_timeout: Annotated[str, Field(pattern=r"^[1-9][0-9]{0,5} ?(s|min|h)$")] = "10 min"
-    when_lost: Literal["wait", "abort", "restart_without"] = "wait"
-    required: Annotated[Literal["all"] | list[str] | int, Field(validate_default=True)] = "all"
-
-    @field_validator("required", mode="before")
-    @classmethod
-    def _who(cls, value: Any) -> Any:
-        if value == "all" or (type(value) is int and value >= FEWEST):
-            return value
-        if isinstance(value, list) and value and all(isinstance(name, str) for name in value):
-            return value
-        raise ValueError(f'"all", names of hospitals, or a number from {FEWEST} on')
-
-    @field_validator("required")
-    @classmethod
-    def _fits(
-        cls, required: Literal["all"] | list[str] | int, others: ValidationInfo
-    ) -> Literal["all"] | list[str] | int:
-        lost, sites = others.data.get("when_lost"), others.data.get("sites")
-        if lost is None or sites is None:
-            return required
-        if (lost == RESTART) != (required != "all"):
-            raise ValueError(
-                f'when_lost = "{RESTART}" and `required`, names of hospitals or a number of them, '
-                "belong together: give both, or neither"
-            )
-        if sites and (problem := _leaves_nobody_out(required, sites)):
-            raise ValueError(problem)
-        return required
-
-    @property
-    def may_restart(self) -> bool:
-        """Whether a run may go on without hospitals that are lost."""
-        return self.when_lost == RESTART
-
-    @property
-    def fewest(self) -> int:
-        """How many hospitals take part at least where some are lost."""
-        return self.required if isinstance(self.required, int) else max(FEWEST, len(self.named))
-
-    @property
-    def named(self) -> tuple[str, ...]:
-        """Hospitals without which a run does not go on."""
-        return tuple(dict.fromkeys(self.required)) if isinstance(self.required, list) else ()
-
-    def allows(self, rest: Iterable[str], sites: Iterable[str]) -> bool:
-        """Whether a run over `sites` may go on over `rest` alone."""
-        rest, sites = set(rest), set(sites)
-        enough = len(rest) >= self.fewest and rest >= set(self.named)
-        return self.may_restart and rest < sites and enough
-
-    @property
-    def required_words(self) -> str:
-        """Who takes part at least: "at least 3 hospitals", "at least cleveland and one other"."""
-        if not self.named:
-            return f"at least {self.fewest} hospitals"
-        other = "" if len(self.named) > 1 else " and one other"
-        return f"at least {' and '.join(self.named)}{other}"
-
-    def check_against(self, sites: Sequence[str]) -> None:
-        """Raises WRONG_VALUE where `required` does not fit the hospitals that take part."""
-        if self.may_restart and (problem := _leaves_nobody_out(self.required, sites)):
-            raise InputError(
-                '"federation.required" has a value that is not allowed',
-                code="WRONG_VALUE",
-                rule=problem,
-                next="correct the value",
-            )
-
-    @property
-    def seconds(self) -> float:
-        """`round_timeout` in seconds."""
-        number = self.round_timeout.rstrip("hmins ")
-        unit = self.round_timeout[len(number) :].strip()
-        return float(number) * {"s": 1, "min": 60, "h": 3600}[unit]
-
-
-def _leaves_nobody_out(required: Any, sites: Sequence[str]) -> str:
-    """What is wrong with `required` over these hospitals; "": nothing."""
-    if isinstance(required, list) and (unknown := sorted(set(required) - set(sites))):
-        return f"{', '.join(unknown)}: not among the hospitals of the study"
-    least = required if isinstance(required, int) else max(FEWEST, len(set(required)))
-    if isinstance(required, (int, list)) and least >= len(set(sites)):
-        return f"of {len(set(sites))} hospitals none could be left out: ask for fewer"
-    return ""
-
-
-class EvaluationSection(_Section):
-    """[evaluation]"""
-
-    validate_: Annotated[Literal["cross-validation", "none"], Field(alias="validate")] = (
+    validate_: Annotated[Literal["cross-validation", "split", "none"], Field(alias="validate")] = (
         "cross-validation"
     )
+    test: str = TEST
     folds: Annotated[int, Field(ge=2, le=50)] = 5
-    thresholds: list[Annotated[float, Field(gt=0, lt=1)]] = [0.5]
-    subgroups: list[str] = []
+    thresholds: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.5])
+    subgroups: list[str] = Field([])
     alone: bool = True
 
+    @model_validator(mode="after")
+    def _condition(self) -> EvaluationSection:
+        if self.test != TEST and self.validate_ != "split":
+            raise ValueError('test is of validate = "split"')
+        if self.validate_ == "split":
+            try:
+                parse(self.test)
+            except InputError as error:
+                raise ValueError(f"{error.what}; {error.rule}") from None
+        return self
 
-class OutputSection(_Section):
+
+class OutputSection(Section):
     """[output]"""
 
     folder: str = "runs"
-    report: list[Literal["html", "json"]] = ["html"]
+    report: list[Literal["html", "json"]] = Field(["html"])
 
 
-class Study(_Section):
+class Study(Section):
     """A whole study file."""
 
     format: Literal[1]
@@ -315,12 +249,26 @@ class Study(_Section):
     data: Data
     cohort: CohortSection = CohortSection()
     model: ModelSection
+    strategy: dict[str, Any] = Field({})
     solver: SolverSection = SolverSection()
     privacy: PrivacySection = PrivacySection()
     engine: EngineSection = EngineSection()
     federation: FederationSection = FederationSection()
     evaluation: Annotated[EvaluationSection, Field(validate_default=True)] = EvaluationSection()
     output: OutputSection = OutputSection()
+
+    @field_validator("strategy")
+    @classmethod
+    def _of_networks(cls, strategy: dict[str, Any], others: ValidationInfo) -> dict[str, Any]:
+        model = others.data.get("model")
+        if strategy and model is not None and model.kind != NETWORK:
+            raise ValueError(f"[strategy] is of networks, not of {model.kind}")
+        if strategy:
+            try:
+                Strategy.from_data(strategy)
+            except InputError as error:
+                raise ValueError(f"{error.what}; {error.rule}") from None
+        return strategy
 
     @field_validator("privacy")
     @classmethod
@@ -347,7 +295,8 @@ class Study(_Section):
         cls, evaluation: EvaluationSection, others: ValidationInfo
     ) -> EvaluationSection:
         privacy = others.data.get("privacy")
-        if privacy is not None and privacy.noise is not None and evaluation.validate_ != "none":
+        folds = evaluation.validate_ == "cross-validation"
+        if privacy is not None and privacy.noise is not None and folds:
             raise ValueError(
                 "every fold of a cross-validation would spend epsilon again: "
                 '[evaluation] validate = "none"'
@@ -355,10 +304,36 @@ class Study(_Section):
         return evaluation
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Settings of a learner, by name."""
+        found = dict(self.model.options)
+        if self.model.kind == NETWORK:
+            given = {name: getattr(self.model, name) for name in OF_NETWORKS}
+            found |= {name: value for name, value in given.items() if value is not None}
+            found |= {"strategy": dict(self.strategy)} if self.strategy else {}
+        return found
+
+    @property
+    def fitted_on(self) -> str | None:
+        """Condition of the patients that the model is fitted on; None: all."""
+        if self.evaluation.validate_ != "split":
+            return self.cohort.where
+        return _both(self.cohort.where, f"not ({self.evaluation.test})")
+
+    @property
+    def judged_on(self) -> str | None:
+        """Condition of the patients who are set aside; None: nobody is."""
+        if self.evaluation.validate_ != "split":
+            return None
+        return _both(self.cohort.where, f"({self.evaluation.test})")
+
+    @property
     def hash(self) -> str:
         """Of every setting except where the output goes."""
         content: dict[str, Any] = self.model_dump(by_alias=True, exclude={"output"})
         engine = content["engine"]
+        del engine["device"]
+        _forget_unused(content)
         for name in ("workers", "scheduler", "memory"):
             if engine[name] is None:  # as if the engine had no such key
                 del engine[name]
@@ -370,7 +345,22 @@ class Study(_Section):
         return f"{self.hash[:4]} {self.hash[4:8]}"
 
 
-class SessionSection(_Section):
+def _both(where: str | None, more: str) -> str:
+    return more if where is None else f"({where}) and {more}"
+
+
+def _forget_unused(content: dict[str, Any]) -> None:
+    """Drop keys that say nothing: a study without them is the one that it always was."""
+    for name in OF_NETWORKS[:2]:
+        if content["model"][name] is None:
+            del content["model"][name]
+    if not content["strategy"]:
+        del content["strategy"]
+    if content["evaluation"]["validate"] != "split":
+        del content["evaluation"]["test"]
+
+
+class SessionSection(Section):
     """[session]: questions of an analyst that are not written down before.
 
     columns     that may be read
@@ -389,7 +379,7 @@ class SessionSection(_Section):
         return algorithms
 
 
-class Session(_Section):
+class Session(Section):
     """What an analyst may ask of the hospitals of a hub, in any order."""
 
     format: Literal[1]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, NotRequired, TypedDict
 
 FORMAT = 1
+SET_ASIDE = "patients who were set aside"
 
 
 class StudyPart(TypedDict):
@@ -142,7 +143,7 @@ class Measures(TypedDict):
 
 
 class EvaluationPart(TypedDict):
-    """`how` is "cross-validation", "same patients" or "other hospitals"."""
+    """`how` is "cross-validation", "same patients", "other hospitals" or SET_ASIDE."""
 
     how: str
     folds: int

@@ -15,7 +15,7 @@ import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -109,6 +109,7 @@ class Agent:
         self.home = SiteHome.open(home)
         self.name, joined = self.home.name, Joined.load(home)
         self.table, self.cores = joined.read(self.name), joined.cores or None
+        self.device = joined.device
         self.inbox = Inbox(self.home)
         self.books = Books(
             self.home.identity,
@@ -325,7 +326,8 @@ class Agent:
                 self._held.move_to_end(key)
                 return self._held[key]
         chosen = None if cohort is None else Cohort.from_data(cohort)
-        workers = ThreadWorkers(rows_of(self.table, chosen), threads=self.cores)
+        rows = replace(rows_of(self.table, chosen), device=self.device)
+        workers = ThreadWorkers(rows, threads=self.cores)
         with self._guard:
             self._held[key] = workers
             while len(self._held) > MOST_COHORTS:

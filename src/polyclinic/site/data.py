@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from polyclinic.core.checkpoint import write_atomic
+from polyclinic.core.device import PATTERN
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.read import read_table
@@ -30,6 +31,7 @@ class _File(BaseModel):
     schema_file: str
     table: str = ""
     cores: Annotated[int, Field(ge=0)] = 0
+    device: Annotated[str, Field(pattern=rf"^({PATTERN})?$")] = ""
     hub: str
     host: str
     port: int
@@ -44,6 +46,7 @@ class Joined:
     data, schema   where the rows and the codebook are, as absolute paths
     table          of a database; "": its only one
     cores          of this machine that may compute; 0: all
+    device         on which networks compute, see `polyclinic.core.device`; "": "auto"
     hub, host, port   the hub's name, and where its FLARE server listens
     coordinator    public key of who asks
     pinned         public keys of other hospitals, from the first approval that named them
@@ -57,6 +60,7 @@ class Joined:
     coordinator: bytes
     table: str = ""
     cores: int = 0
+    device: str = ""
     pinned: Mapping[str, bytes] = field(default_factory=dict)
 
     @staticmethod
@@ -86,6 +90,7 @@ class Joined:
             unhex(found.coordinator),
             found.table,
             found.cores,
+            found.device,
             {site: unhex(key) for site, key in found.pinned.items()},
         )
 
@@ -98,6 +103,7 @@ class Joined:
             "schema_file": self.schema.name if self.schema.parent == here else str(self.schema),
             "table": self.table,
             "cores": self.cores,
+            "device": self.device,
             "hub": self.hub,
             "host": self.host,
             "port": self.port,

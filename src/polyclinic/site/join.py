@@ -30,6 +30,7 @@ from polyclinic.governance import policy_file
 from polyclinic.governance.home import SiteHome
 from polyclinic.governance.paper import PROTOCOL
 from polyclinic.governance.signing import unhex
+from polyclinic.models.neural.device import check as check_device
 from polyclinic.privacy.policy import Policy
 from polyclinic.site.data import Joined, write_private
 from polyclinic.site.service import kit_arguments
@@ -117,6 +118,7 @@ def join(
     home: Path | None = None,
     table: str = "",
     cores: int = 0,
+    device: str = "",
 ) -> Done:
     """Join the hub of `invite`. A join that fails leaves nothing half done and can be repeated.
 
@@ -127,12 +129,14 @@ def join(
     home : the site's folder; None: one named like the site, here. It is made where it is absent.
     table : of a duckdb file.
     cores : of this machine that may compute; 0: all.
+    device : on which networks compute, "auto", "cuda", "cpu"; "": as the environment says.
 
     Raises
     ------
-    InputError : of the invite, of the data; WRONG_SITE, SITE_EXISTS, INVITE_REFUSED,
+    InputError : of the invite, of the data; NO_DEVICE, WRONG_SITE, SITE_EXISTS, INVITE_REFUSED,
         VERSION_DIFFERS. Stopped : HUB_LOST.
     """
+    check_device(device)
     found = read_invite(invite)
     site = SiteHome(home if home is not None else Path(found.site))
     _check_home(site, found)
@@ -158,6 +162,7 @@ def join(
         coordinator,
         table,
         cores,
+        device,
         pinned,
     )
     joined.save(folder)

@@ -61,6 +61,9 @@ def _lines(home: SiteHome, inbox: Inbox, paper: Paper, joined: Joined) -> Iterat
         yield from _line("new keys", f"{'; '.join(new)}: compare them by telephone")
     patients = _patients(paper, scope, table)
     yield from _line("patients", _patients_text(paper, scope, table, patients))
+    if not isinstance(paper.study, Session) and (aside := scope.agreed.judged) is not None:
+        many = rows_of(table, aside).n_patients
+        yield from _line("set aside", f"{many:,} more, to judge the model on: {aside.where}")
     yield from _line("reads", " ".join(found["reads"]))
     yield from _line("computes", "; ".join(found["computes"]))
     yield from _would_leave(paper, found, patients)

@@ -99,10 +99,16 @@ def outcome_classes(formula: str, codebook: Codebook) -> int:
     return len(codebook.level_names(outcome)) if outcome else 0
 
 
-def on_other_sites(data: FormulaData, sites: Sites, engine: Embedded) -> FormulaData:
+def on_other_sites(
+    data: FormulaData,
+    sites: Sites,
+    engine: Embedded,
+    sums: Sums = "auto",
+    about: About = About(),
+) -> FormulaData:
     """The same design over other hospitals; the constants that fill gaps stay the model's."""
     sites.refuse_not_comparable(data.cohort.columns)
-    federation = sites.federation(engine, sites.fixed or data.cohort)
+    federation = sites.federation(engine, sites.fixed or data.cohort, sums=sums, about=about)
     return replace(data, federation=federation, cohort=sites.fixed or data.cohort, sites=sites)
 
 

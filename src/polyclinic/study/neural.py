@@ -269,7 +269,7 @@ class NeuralNetwork(Learner):
         if arrays.labels is None:
             return engine.domain(arrays.rows)
         workers = engine.workers(arrays.rows)
-        return Virtual(arrays.rows, arrays.labels, workers, single_threaded_blas)
+        return Virtual(engine.placed(arrays.rows), arrays.labels, workers, single_threaded_blas)
 
     def _array_sites(self, arrays: Arrays) -> tuple[str, ...]:
         """Every label has its turn."""
@@ -280,11 +280,11 @@ class NeuralNetwork(Learner):
         check_is_fitted(self)
         wanted = self.result_.spec.shapes.get(ITEMS)
         if wanted is None:
-            return super().partition(X)
+            return self._engine.placed(super().partition(X))
         found = items(X)
         if found.shape[1:] != wanted:
             raise wrong_shape("X", found.shape[1:], str(wanted))
-        return Partition({ITEMS: found})
+        return self._engine.placed(Partition({ITEMS: found}))
 
     @available_if(_probable)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Floats:

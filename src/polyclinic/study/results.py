@@ -15,7 +15,7 @@ from polyclinic.core.fit import Round, ask
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.family import MULTINOMIAL
 from polyclinic.report.gate import seen_alone
-from polyclinic.report.results import FORMAT, Results
+from polyclinic.report.results import FORMAT, SET_ASIDE, Results
 from polyclinic.study.describe import describe_column
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated
@@ -28,7 +28,7 @@ GUARANTEE = (
     "exact sums; each hospital's gate asks for at least {least} patients behind every number"
 )
 SECURE = "exact secure sums: only totals over all hospitals were seen"
-ELSEWHERE = "other hospitals"
+OTHERS = ("other hospitals", SET_ASIDE)  # other patients than the model's
 Fitted = Regression | Learner
 Counts = dict[
     str, tuple[int | None, int | None, int | None]
@@ -292,7 +292,7 @@ def _events(model: Learner, counts: Counts, evaluated: Evaluated | None) -> int 
     if counts and events is not None and rows == n:
         return events
     found = {} if evaluated is None else evaluated.measures["all"]
-    scored = "auroc" in found and evaluated is not None and evaluated.measures["how"] != ELSEWHERE
+    scored = "auroc" in found and evaluated is not None and evaluated.measures["how"] not in OTHERS
     return found["events"] if scored and found["n"] == n else None
 
 

@@ -23,13 +23,13 @@ from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
-from polyclinic.report.results import Results
+from polyclinic.report.results import SET_ASIDE, Results
 from polyclinic.report.travelled import travelled
 from polyclinic.study.describe import table_one_algorithm
 from polyclinic.study.door import read, scan
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
-from polyclinic.study.formula import FormulaData, from_formula, outcome_classes
+from polyclinic.study.formula import FormulaData, from_formula, on_other_sites, outcome_classes
 from polyclinic.study.learner import Learner
 from polyclinic.study.learners import learner_of
 from polyclinic.study.results import Fitted, assemble
@@ -97,7 +97,7 @@ def run(
 def engine_of(section: EngineSection) -> Iterator[Embedded]:
     """The engine of a study file, for as long as the study runs."""
     if section.name == "embedded":
-        yield Embedded(section.partitions, section.threads)
+        yield Embedded(section.partitions, section.threads, device=section.device)
         return
     with cluster(
         section.scheduler,
@@ -161,12 +161,17 @@ class _Steps:
         sites = sites.at_home(folder / "sites")
         columns = formula_columns(study.model.formula, sites.codebook)
         complete = complete_columns(study.model.formula, sites.codebook)
-        self.sites = sites.cohort(
-            study.cohort.where,
-            missing=rules_of(study.cohort.missing, complete),
-            columns=columns,
-            empty_site=study.cohort.empty_site,
-        )
+
+        def chosen(where: str | None) -> Sites:
+            return sites.cohort(
+                where,
+                missing=rules_of(study.cohort.missing, complete),
+                columns=columns,
+                empty_site=study.cohort.empty_site,
+            )
+
+        self.sites = chosen(study.fitted_on)
+        self.aside = chosen(study.judged_on) if study.judged_on else None
         self.rounds: list[Round] = []
 
     def store(self, name: str) -> Checkpoint:
@@ -240,7 +245,7 @@ class _Steps:
     def _learn(self) -> Learner:
         study, section = self.study, self.study.model
         classes = outcome_classes(section.formula, self.sites.codebook)
-        model = learner_of(section.kind, classes, section.options, study.seed)
+        model = learner_of(section.kind, classes, study.options, study.seed)
         data = self._data(gaps=model.kind_.gaps, exact=study.privacy.noise is None)
         model._privacy = study.privacy.noise
         with warnings.catch_warnings():
@@ -251,6 +256,13 @@ class _Steps:
         self.rounds += model.rounds_
         return model
 
+    @property
+    def _how(self) -> dict[str, Any]:
+        """How hospitals add up, and what they read of the study."""
+        study = self.study
+        about = About(study.study.name, study.study.purpose)
+        return {"sums": SUMS[study.privacy.secure_sums], "about": about}
+
     def _data(self, **more: Any) -> FormulaData:
         study = self.study
         data = from_formula(
@@ -258,8 +270,7 @@ class _Steps:
             study.model.formula,
             self.engine,
             store=self.store("means"),
-            sums=SUMS[study.privacy.secure_sums],
-            about=About(study.study.name, study.study.purpose),
+            **self._how,
             **more,
         )
         self.rounds += data.rounds
@@ -268,9 +279,12 @@ class _Steps:
     def _evaluate(self, model: Fitted) -> Evaluated:
         section = self.study.evaluation
         folds = section.folds if section.validate_ == "cross-validation" else 0
+        data = model.formula_data
+        if self.aside is not None:
+            data = on_other_sites(data, self.aside, self.engine, **self._how)
         evaluated = evaluate(
             model.judged(),
-            model.formula_data,
+            data,
             folds=folds,
             thresholds=section.thresholds,
             subgroups=section.subgroups,
@@ -280,6 +294,8 @@ class _Steps:
             store_for=self.store,
             callbacks=[self._step],
         )
+        if self.aside is not None:
+            evaluated.measures["how"] = SET_ASIDE
         self.rounds += evaluated.rounds
         return evaluated
 

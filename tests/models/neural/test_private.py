@@ -252,7 +252,7 @@ def test_batch_normalization_is_refused():
             return self.last(self.norm(items["table"]))
 
     register_architectures([Architecture("normed-for-tests", lambda spec: Normed())])
-    with pytest.raises(InputError, match="batch normalization"):
+    with pytest.raises(InputError, match="batch normalisation"):
         with_privacy(replace(spec(), architecture="normed-for-tests"), None, 1.0, 1e-5)
 
 
@@ -293,3 +293,73 @@ def test_a_spent_budget_ends_it():
     with pytest.raises(Refused) as error:
         network.fit(where, "y ~ a + b", privacy=pc.DifferentialPrivacy(4.0, 1e-5))
     assert error.value.code == "BUDGET_SPENT"
+
+
+def scans(folder):
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    for i in range(36):
+        at = folder / ("north", "south", "west")[i % 3] / ("normal", "ill")[i // 3 % 2]
+        at.mkdir(parents=True, exist_ok=True)
+        grey = draw.integers(0, 80, (12, 12)) + 100 * (i // 3 % 2)
+        Image.fromarray(grey.astype(np.uint8)).save(at / f"{i}.png")
+    return pc.images(folder, shape=(1, 12, 12))
+
+
+class Grouped(torch.nn.Module):
+    """A residual block as those of resnet18, of few channels."""
+
+    def __init__(self, norm):
+        super().__init__()
+        from polyclinic.models.neural.zoo.images import normed
+
+        self.first = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, 2, 1), normed(norm, 4))
+        self.second = torch.nn.Sequential(torch.nn.Conv2d(4, 4, 3, 1, 1), normed(norm, 4))
+        self.last = torch.nn.Linear(4, 1)
+
+    def forward(self, inputs):
+        x = self.first(inputs["image"]).relu()
+        return self.last((x + self.second(x)).relu().mean((2, 3)))
+
+
+@pytest.fixture
+def blocks(monkeypatch):
+    from polyclinic.models.neural import architectures
+    from polyclinic.models.neural.zoo.images import _NORM
+
+    architectures.names()
+    one = architectures.Architecture(
+        "block", lambda spec: Grouped(spec.options["norm"]), options=_NORM, reads=("image",)
+    )
+    monkeypatch.setitem(architectures._installed, "block", one)
+
+
+def test_images_with_group_normalisation_are_trained_with_noise(tmp_path, blocks):
+    sites, private = scans(tmp_path), pc.DifferentialPrivacy(8.0, 1e-5)
+    asked = {
+        "noise": {"clip": 1.0, "rate": 0.5},
+        "strategy": pc.FedAvg(rounds=4, local_steps=3, lr=0.5),
+    }
+    model = pc.NeuralNetwork("block", architecture_options={"norm": "group"}, **asked)
+    model.fit(sites, "label ~ image", privacy=private)
+    scores = model.evaluate(sites).measures["all"]
+    assert scores["auroc"]["value"] > 0.7, scores["auroc"]
+    for ledger in sites.ledgers().values():
+        spent, budget, _ = ledger["budget"]
+        assert 8.0 <= spent <= budget and "round of training with noise" in ledger["patients"]
+    with pytest.raises(pc.Refused) as found:  # a second fit does not fit into the budget
+        model.set_params(random_state=1).fit(sites, "label ~ image", privacy=private)
+    assert found.value.code == "BUDGET_SPENT"
+
+
+@pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+def test_batch_normalisation_is_refused_with_the_option_to_take(tmp_path, name):
+    if name == "densenet121":
+        pytest.importorskip("monai")
+    sites, private = scans(tmp_path), pc.DifferentialPrivacy(8.0, 1e-5)
+    sites = pc.images(tmp_path, shape=(1, 32, 32), fit="resize") if name != "resnet18" else sites
+    with pytest.raises(pc.InputError) as found:
+        pc.NeuralNetwork(name).fit(sites, "label ~ image", privacy=private)
+    assert found.value.code == "NO_PRIVATE_VERSION"
+    assert '{"norm": "group"}' in found.value.what

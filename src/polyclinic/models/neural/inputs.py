@@ -35,6 +35,7 @@ class Inputs:
     weight   (n_rows,) float32
     keys     of the rows' patients, (n_rows,)
     augment  what is done to images while they are trained on
+    device   name of that on which a network computes over them; they stay where they are
     """
 
     table: NDArray[np.float32] | None
@@ -45,6 +46,7 @@ class Inputs:
     keys: NDArray[np.int64]
     masks: tuple[Media, NDArray[np.int64]] | None = None
     augment: Augment | None = None
+    device: str = ""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -125,7 +127,8 @@ def inputs_of(
     weight = partition.columns[design.weight] if outcome and design.weight else np.ones(n)
     target, masks = _outcome(spec, partition) if outcome else (None, None)
     rows_weight = weight.astype(np.float32)
-    return Inputs(table, media, arrays, target, rows_weight, partition.keys, masks)
+    keys, device = partition.keys, partition.device
+    return Inputs(table, media, arrays, target, rows_weight, keys, masks, device=device)
 
 
 def _outcome(

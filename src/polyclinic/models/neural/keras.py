@@ -75,7 +75,8 @@ def as_module(model: Any) -> Any:
 
         def forward(self, inputs: dict[str, Any]) -> Any:
             (only,) = inputs.values()
-            found = self.model(only, training=self.training)
+            with keras().device(str(only.device)):  # else it takes a card where there is one
+                found = self.model(only, training=self.training)
             return found if found.dim() > 1 else found[:, None]
 
         def parameters(self, recurse: bool = True) -> Any:

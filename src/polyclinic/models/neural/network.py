@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -13,29 +13,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec
+from polyclinic.core.device import CPU
 from polyclinic.core.errors import Refused
 from polyclinic.models.neural.architectures import architecture_of, options_of, torch
+from polyclinic.models.neural.device import Device, device_of, draws, forget, repeatable
 from polyclinic.models.neural.inputs import Inputs
 from polyclinic.models.neural.losses import LOSSES
 from polyclinic.models.neural.spec import NeuralSpec
 
 Floats = NDArray[np.float32]
 EVALUATED = 512  # rows that are scored at once
-_last = threading.local()  # the spec that was asked for, and its network
+SHORT = ("memory", "ALLOC_FAILED")  # what torch, cuBLAS and cuDNN say without any
+_last = threading.local()  # the spec and device that were asked for, and their network
 _lock = threading.RLock()  # torch's random numbers and its mode are the process's
 
 
 class Network:
-    """A network of a spec, with first weights drawn from the spec's seed.
+    """A network of a spec, with first weights drawn from the spec's seed, on a device.
 
     draws  whether training it draws random numbers, as dropout does; None: not known
     """
 
-    def __init__(self, spec: NeuralSpec) -> None:
+    def __init__(self, spec: NeuralSpec, device: str = CPU) -> None:
         one = architecture_of(spec.architecture, spec.version)
         whole = replace(spec, options=options_of(one, spec.options))
-        with seeded(spec.seed):
+        with seeded(spec.seed):  # drawn by the processor, so that they are the same everywhere
             self.module = one.build(whole)
+        self.device = device_of(device)
+        with enough_memory():
+            self.module.to(self.device)
         self.spec, self.loss = spec, LOSSES[spec.loss]
         self.draws: bool | None = None
 
@@ -65,13 +71,17 @@ class Network:
 
     @contextmanager
     def training(self, seed: int) -> Iterator[None]:
-        """Training mode, and `seeded`, where it is not known to draw nothing."""
+        """Training mode, and `seeded`, where it is not known to draw nothing, and on a card."""
         self.module.train()
-        with nullcontext() if self.draws is False else seeded(seed):
+        plain = self.draws is False and self.device.type == CPU
+        with nullcontext() if plain else seeded(seed, self.device):
             yield
 
     def drawing(self, inputs: Inputs, rows: NDArray[np.int64]) -> bool:
-        """Whether training it draws random numbers: tried once, on two of `rows`."""
+        """Whether training it draws random numbers: tried once, on two of `rows`. On a card it is
+        taken to do so, as its settings are the process's too."""
+        if self.device.type != CPU:
+            return True
         if self.draws is None:
             generator = torch().default_generator
             with self.training(0), torch().no_grad(), enough_memory():
@@ -82,10 +92,11 @@ class Network:
 
     def rows(self, inputs: Inputs, rows: NDArray[np.int64]) -> tuple[Any, Any]:
         """Outputs (n, outputs) and losses (n,) of rows, with their gradient's graph."""
-        batch = inputs.batch(rows)
+        batch = self._batch(inputs, rows)
         with _steady(self.module, len(rows)):
             outputs = self.module(batch)
-        return outputs, self.loss.rows(outputs, inputs.targets(rows), self.spec.loss_options)
+        target = inputs.targets(rows).to(self.device)
+        return outputs, self.loss.rows(outputs, target, self.spec.loss_options)
 
     def outputs(
         self, inputs: Inputs, chosen: NDArray[np.int64] | None = None
@@ -93,10 +104,10 @@ class Network:
         """Outputs of all rows, or of those chosen, in evaluation mode, (n_rows, outputs)."""
         places = np.arange(len(inputs)) if chosen is None else chosen
         found = []
-        with _lock, evaluating(self.module), torch().no_grad(), enough_memory():
+        with self._scoring():
             for start in range(0, len(places), EVALUATED):
                 rows = places[start : start + EVALUATED]
-                found.append(self.module(inputs.batch(rows)).double().numpy())
+                found.append(array(self.module(self._batch(inputs, rows))))
         return (
             np.concatenate(found)
             if found
@@ -106,25 +117,45 @@ class Network:
     def losses(self, inputs: Inputs, rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Loss of each of `rows` in evaluation mode, (n,)."""
         found, size = [], max(len(rows), 1) if self.loss.together else EVALUATED
-        with _lock, evaluating(self.module), torch().no_grad(), enough_memory():
+        with self._scoring():
             for start in range(0, len(rows), size):
                 _, losses = self.rows(inputs, rows[start : start + size])
-                found.append(losses.double().numpy())
+                found.append(array(losses))
         return np.concatenate(found) if found else np.zeros(0)
 
+    def tensor(self, values: NDArray[Any]) -> Any:
+        """An array as a tensor on the network's device."""
+        return torch().from_numpy(values).to(self.device)
 
-def network_of(spec: NeuralSpec) -> Network:
-    """A network of this form; its numbers are whatever they were, so load them first."""
-    last: tuple[NeuralSpec, Network] | None = getattr(_last, "made", None)
-    if last is None or last[0] is not spec:
+    def _batch(self, inputs: Inputs, rows: NDArray[np.int64]) -> dict[str, Any]:
+        return {name: one.to(self.device) for name, one in inputs.batch(rows).items()}
+
+    @contextmanager
+    def _scoring(self) -> Iterator[None]:
+        alone = _lock, evaluating(self.module), torch().no_grad()
+        with ExitStack() as stack:
+            for one in (*alone, enough_memory(), repeatable(self.device)):
+                stack.enter_context(one)
+            yield
+
+
+def network_of(spec: NeuralSpec, device: str = CPU) -> Network:
+    """A network of this form; its numbers are whatever they were, so load them first.
+
+    device  where it computes, "" as the process's environment says; see `device.device_of`
+    """
+    last: tuple[NeuralSpec, str, Network] | None = getattr(_last, "made", None)
+    if last is None or last[0] is not spec or last[1] != device:
         fixed = {**spec.to_data(), "rows": {}, "sites": []}
-        last = _last.made = spec, _made(codec.encode(fixed), threading.get_ident())
-    return last[1]
+        there = str(device_of(device))
+        made = _made(codec.encode(fixed), there, threading.get_ident())
+        last = _last.made = spec, device, made
+    return last[2]
 
 
 @lru_cache(maxsize=8)
-def _made(spec: bytes, thread: int) -> Network:
-    return Network(NeuralSpec.from_data(codec.decode(spec)))
+def _made(spec: bytes, device: str, thread: int) -> Network:
+    return Network(NeuralSpec.from_data(codec.decode(spec)), device)
 
 
 def sizes(spec: NeuralSpec) -> tuple[int, int]:
@@ -134,16 +165,20 @@ def sizes(spec: NeuralSpec) -> tuple[int, int]:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """torch's random numbers from `seed`, and as they were afterwards; one user at a time."""
-    generator = torch().default_generator
-    with _lock:
-        before = generator.get_state()
-        generator.manual_seed(seed % 2**63)
-        try:
-            yield
-        finally:
-            generator.set_state(before)
+def seeded(seed: int, device: Device | None = None) -> Iterator[None]:
+    """torch's random numbers from `seed`, and as they were afterwards; one user at a time.
+
+    device  that computes meanwhile; None: the processor
+    """
+    device = torch().device(CPU) if device is None else device
+    with _lock, draws(device, seed), repeatable(device):
+        yield
+
+
+def array(tensor: Any) -> NDArray[np.float64]:
+    """A tensor of any device in double precision, which not every device has."""
+    found: NDArray[np.float64] = tensor.detach().cpu().double().numpy()
+    return found
 
 
 @contextmanager
@@ -179,8 +214,9 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
+        if not isinstance(error, MemoryError) and not any(word in str(error) for word in SHORT):
             raise
+        forget()
         raise Refused(
             "the memory here is too small for a batch of this network",
             code="OUT_OF_MEMORY",
@@ -192,7 +228,8 @@ def enough_memory() -> Iterator[None]:
 def _flat(tensors: list[Any]) -> Floats:
     if not tensors:
         return np.zeros(0, dtype=np.float32)
-    found: Floats = torch().cat([t.detach().reshape(-1) for t in tensors]).float().numpy()
+    whole = torch().cat([t.detach().reshape(-1) for t in tensors])
+    found: Floats = whole.float().cpu().numpy()
     return found
 
 

@@ -40,7 +40,8 @@ class NeuralPredictor:
     def outputs(self, partition: Partition) -> Floats:
         """Logits or numbers, (n_rows, outputs)."""
         rows = inputs_of(self.spec, self.scaling, partition, outcome=False)
-        return network_of(self.spec).load(self.weights, self.beside).outputs(rows)
+        network = network_of(self.spec, partition.device)
+        return network.load(self.weights, self.beside).outputs(rows)
 
     def predict(self, partition: Partition) -> Floats:
         return LOSSES[self.spec.loss].predict(self.outputs(partition))
@@ -77,7 +78,7 @@ class NeuralPredictor:
     def overlaps(self, partition: Partition) -> Floats:
         """Of masks, see `polyclinic.models.predictor.Segments`."""
         rows = inputs_of(self.spec, self.scaling, partition)
-        network = network_of(self.spec).load(self.weights, self.beside)
+        network = network_of(self.spec, partition.device).load(self.weights, self.beside)
         found = np.zeros((len(rows), self.output[0], 4))
         for at in np.array_split(np.arange(len(rows)), max(len(rows) // EVALUATED, 1)):
             inside = LOSSES[self.spec.loss].predict(network.outputs(rows, at)) > INSIDE

@@ -33,7 +33,7 @@ from polyclinic.core import ring
 from polyclinic.core.errors import InputError, Refused
 from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.inputs import Inputs
-from polyclinic.models.neural.network import Network, network_of, seeded
+from polyclinic.models.neural.network import Network, array, enough_memory, network_of, seeded
 from polyclinic.models.neural.spec import NeuralSpec
 from polyclinic.models.neural.train import Question, optimizer_of, row_weights, train
 from polyclinic.privacy import accounting
@@ -48,6 +48,10 @@ UNITS = ("patient", "hospital")
 COUNT_SHARE = 0.05  # of epsilon and delta, for the noisy count of patients
 AT_ONCE = 1 << 22  # numbers of patients' gradients that are held at once
 PRIVATE = ("fedavg", "fedsgd", "fedbuff")
+BATCH_NORM = (
+    "batch normalisation mixes the rows of a batch; architectures with the option norm take "
+    '{"norm": "group"}'
+)
 
 
 def steps_of(spec: NeuralSpec) -> int:
@@ -100,9 +104,7 @@ def check_private(spec: NeuralSpec) -> None:
             or spec.strategy.by_turns
             or spec.strategy.fine_tune > 0
         ),
-        "batch normalization: it mixes the rows of a batch; take group normalization": _mixes(
-            network_of(spec)
-        ),
+        BATCH_NORM: _mixes(network_of(spec)),
     }
     for what, found in reasons.items():
         if found:
@@ -128,7 +130,7 @@ def patients_round(
     noise: Noise,
 ) -> Floats:
     """By how much noisy steps moved the weights, (n_weights,). `persons`: of all rows."""
-    network = network_of(spec)
+    network = network_of(spec, inputs.device)
     network.load(asked.weights, asked.beside)
     weight = row_weights(spec, inputs, asked.class_weight)
     groups = _by_patient(rows, persons)
@@ -137,7 +139,8 @@ def patients_round(
     gradients = spec.strategy.gradients
     optimizer = None if gradients else optimizer_of(spec, network.parameters, asked.lr)
     moved = np.zeros(len(asked.weights))
-    with seeded(secrets.randbelow(2**62)):  # of dropout: nobody knows it
+    unknown = secrets.randbelow(2**62)  # of dropout
+    with seeded(unknown, network.device), enough_memory():
         network.module.train()
         for _ in range(noise.times):
             drawn = [groups[i] for i in np.flatnonzero(poisson(len(groups), noise.rate))]
@@ -160,7 +163,7 @@ def hospital_round(spec: NeuralSpec, inputs: Inputs, rows: Ints, asked: Question
     if not len(rows):
         return nothing
     try:
-        change = train(spec, network_of(spec), inputs, rows, asked, {}).change
+        change = train(spec, network_of(spec, inputs.device), inputs, rows, asked, {}).change
     except Refused:  # whether training runs away can be one patient's doing
         return nothing
     return shortened(change, float(spec.privacy["clip"]))
@@ -220,12 +223,11 @@ def _clipped_sum(
 
 def _gradient(network: Network, inputs: Inputs, own: Ints, weight: NDArray[np.float32]) -> Floats:
     """The mean gradient of one patient's rows; nothing where it is not finite."""
-    library = torch()
     _, losses = network.rows(inputs, own)
-    loss = (losses * library.from_numpy(weight[own])).sum() / len(own)
-    parts = library.autograd.grad(loss, network.parameters, allow_unused=True)
+    loss = (losses * network.tensor(weight[own])).sum() / len(own)
+    parts = torch().autograd.grad(loss, network.parameters, allow_unused=True)
     found = [
-        np.zeros(p.numel()) if g is None else g.double().numpy().ravel()
+        np.zeros(p.numel()) if g is None else array(g).ravel()
         for p, g in zip(network.parameters, parts, strict=True)
     ]
     whole = np.concatenate(found)
@@ -233,10 +235,10 @@ def _gradient(network: Network, inputs: Inputs, own: Ints, weight: NDArray[np.fl
 
 
 def _set_gradients(network: Network, values: Floats) -> None:
-    library, at = torch(), 0
+    at = 0
     for parameter in network.parameters:
         part = values[at : at + parameter.numel()].astype(np.float32)
-        parameter.grad = library.from_numpy(part).reshape(parameter.shape)
+        parameter.grad = network.tensor(part).reshape(parameter.shape)
         at += parameter.numel()
 
 

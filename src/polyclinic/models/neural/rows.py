@@ -89,7 +89,7 @@ def inputs(plan: Plan, partition: Partition) -> Inputs:
     fixed = {"design": spec.design.to_data(), "scaling": scaling.to_data()}
     name = plan.once("neural inputs", lambda: f"inputs {codec.digest(fixed)}")
     found: Inputs = partition.cached(name, lambda: inputs_of(spec, scaling, partition))
-    return found
+    return replace(found, device=partition.device)
 
 
 def split(plan: Plan, partition: Partition) -> tuple[Ints, Ints]:

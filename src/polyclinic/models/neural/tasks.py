@@ -30,6 +30,7 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
+from polyclinic.models.neural import device
 from polyclinic.models.neural.batches import repeats
 from polyclinic.models.neural.fixed import whole
 from polyclinic.models.neural.inputs import Inputs
@@ -144,7 +145,7 @@ def trained(
 ) -> tuple[dict[str, Any], Memory]:
     """One round of a site with the rows `own`: its leaves, and what it keeps. The loss of `watched`
     is that of the network before."""
-    network, watching = network_of(spec), np.zeros(2)
+    network, watching = network_of(spec, rows.device), np.zeros(2)
     if len(watched) and asked.round < spec.strategy.rounds:
         masks = personal(spec.strategy, network)
         network.load(*kept_by(masks, asked.weights, asked.beside, memory))
@@ -205,6 +206,7 @@ class CountTask(Unaided):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         noise_required(plan)
+        device.check(partition.device)
         patients = partition.patients(used(plan, partition))
         return Contribution({"patients": float(patients)}, Evidence(patients))
 
@@ -240,4 +242,11 @@ def _private(plan: Plan, partition: Partition) -> Contribution:
     return Contribution({"change": change}, Evidence(partition.patients(used(plan, partition))))
 
 
-tasks = [MomentsTask("neural.moments", plain), TrainTask(), CountTask()]
+@dataclass(frozen=True)
+class _Moments(MomentsTask):
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        device.check(partition.device)  # a site that cannot train says so before anything leaves
+        return super().local(plan, partition)
+
+
+tasks = [_Moments("neural.moments", plain), TrainTask(), CountTask()]

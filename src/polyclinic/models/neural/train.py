@@ -21,12 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import Refused
-from polyclinic.models.neural.architectures import torch
 from polyclinic.models.neural.augment import Augment
 from polyclinic.models.neural.batches import batches
 from polyclinic.models.neural.descent import Descent
 from polyclinic.models.neural.inputs import Inputs
-from polyclinic.models.neural.network import EVALUATED, Network, enough_memory
+from polyclinic.models.neural.network import EVALUATED, Network, array, enough_memory
 from polyclinic.models.neural.personal import own, personal, whole
 from polyclinic.models.neural.spec import NeuralSpec
 
@@ -97,13 +96,12 @@ class _Site:
         seconds  after which no further step begins; None: no limit
         """
         end = math.inf if seconds is None else time.monotonic() + seconds
-        library = torch()
         optimizer = optimizer_of(self.spec, self.network.parameters, self.asked.lr)
         total, seen, steps = 0.0, 0.0, 0
         for rows in chosen:
             optimizer.zero_grad()
             _, losses = self.network.rows(self.inputs, rows)
-            own = library.from_numpy(self.weight[rows])
+            own = self.network.tensor(self.weight[rows])
             ((losses * own).sum() / own.sum().clamp_min(1e-12)).backward()
             if adjust is not None:
                 adjust()
@@ -237,7 +235,7 @@ def _control(asked: Question, memory: Memory) -> NDArray[np.float64]:
 
 def _shaped(network: Network, flat: Floats) -> list[Any]:
     """A vector as long as the weights, cut into tensors of the parameters' shapes."""
-    parts = torch().from_numpy(np.array(flat, dtype=np.float32))
+    parts = network.tensor(np.array(flat, dtype=np.float32))
     sizes = [p.numel() for p in network.parameters]
     return [
         part.reshape(p.shape)
@@ -264,17 +262,17 @@ def _gradient(
     """The change of a gradient step of size 1 of the mean loss over all rows."""
     # Rows whose losses depend on each other stay together.
     usual = max(len(rows), 1) if network.loss.together else EVALUATED
-    library, size = torch(), spec.strategy.batch_size or usual
+    size = spec.strategy.batch_size or usual
     before = network.beside().astype(np.float64)
     network.module.zero_grad(set_to_none=True)
     whole, total = float(weight[rows].sum()), 0.0
     for start in range(0, len(rows), size):
         chosen = rows[start : start + size]
         _, losses = network.rows(inputs, chosen)
-        part = (losses * library.from_numpy(weight[chosen])).sum()
+        part = (losses * network.tensor(weight[chosen])).sum()
         (part / max(whole, 1e-12)).backward()
         total += float(part.detach())
-    parts = [np.zeros(p.numel()) if p.grad is None else p.grad.double().numpy().ravel()
+    parts = [np.zeros(p.numel()) if p.grad is None else array(p.grad).ravel()
              for p in network.parameters]  # fmt: skip
     change = -np.concatenate(parts) if parts else np.zeros(0)
     return _sound(Answer(change, network.beside() - before, total, whole, 1))
