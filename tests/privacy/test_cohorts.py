@@ -193,6 +193,19 @@ def test_the_inverse_stays_an_inverse_over_many_blocks():
     assert atoms.add(pack(rows[7])) is atoms
 
 
+def test_data_sets_with_one_start_share_what_was_found_of_the_same_cohorts():
+    start, k = Atoms.none(32), 5
+    one, two = pack(having(2000, slice(0, 1000))), pack(having(2000, slice(0, 998)))
+    first = start.add(one)
+    assert start.add(one.copy()) is first
+    other = start.add(two)
+    assert other is not first and other.rows[0] is two
+    assert not first.exposed(k) and first.add(two).exposed(k)
+    assert not first.exposed(k) and first.exposed(1200)
+    again = start.add(one)
+    assert np.array_equal(again.atom, first.atom) and np.array_equal(again.totals, first.totals)
+
+
 def test_products_modulo_the_prime_are_exact():
     rng = np.random.default_rng(4)
     for _ in range(20):

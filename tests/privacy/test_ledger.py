@@ -200,6 +200,11 @@ def test_more_cohorts_than_the_audit_can_take_are_refused(ledger, monkeypatch):
     refusal("TOO_MANY_COHORTS", ledger.check_cohort, "va", having(100, slice(60, 90)), 5, 10**9)
 
 
+def test_a_question_of_which_nothing_has_left_fixes_no_patients(ledger):
+    for n in (100, 120):
+        ledger.check_cohort("new", np.ones(n, dtype=bool), 5, 50)
+
+
 @pytest.mark.parametrize("n", [99, 101, 1000])
 def test_a_data_set_keeps_its_patients(ledger, n):
     commit(ledger, "a", cohort_mask=np.ones(100, dtype=bool))

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import os
 import secrets
-from dataclasses import dataclass
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +87,15 @@ class Atoms:
     totals: Ints
     pivots: Ints
     inverse: Ints
+    _known: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def none(n_words: int) -> Atoms:
-        """No cohort yet: all patients are one atom."""
+        """No cohort yet: all patients are one atom.
+
+        Data sets of the same patients may start from the same: what one has found out of its
+        cohorts another one with the same cohorts need not find out again.
+        """
         blocks = max(1, -(-n_words * 64 // _BLOCK))
         n = blocks * _BLOCK
         prime = _random_prime()
@@ -106,6 +113,17 @@ class Atoms:
 
     def add(self, words: Bits) -> Atoms:
         """With one more cohort. One that follows from the others changes nothing."""
+        before, kept = self._known.get("added", (None, None))
+        last = kept() if kept is not None else None
+        if last is not None and np.array_equal(before, words):
+            found: Atoms = last
+            return found
+        found = self._with(words)
+        if found is not self:
+            self._known["added"] = words, weakref.ref(found)
+        return found
+
+    def _with(self, words: Bits) -> Atoms:
         p, inside = self.prime, unpack(words, self.atom.size)
         sketches = np.where(inside, self.weights, 0).reshape(2, -1, _BLOCK).sum(axis=2) % p
         sketch = sketches[0]
@@ -138,6 +156,12 @@ class Atoms:
         it. An atom is exposed when each null vector is 0 there, and two are when each null vector
         has the same ratio there; one of the two then lies in the basis.
         """
+        if k not in self._known:
+            self._known[k] = self._exposed(k)
+        found: frozenset[tuple[int, ...]] = self._known[k]
+        return found
+
+    def _exposed(self, k: int) -> frozenset[tuple[int, ...]]:
         size = np.bincount(self.atom)
         small = np.flatnonzero(size < k)
         first, second = self._null_vector(0)[small], self._null_vector(1)[small]

@@ -101,6 +101,7 @@ class Ledger:
         self.path = None if path is None else Path(path).absolute()
         self._lock = threading.RLock()
         self._seen: dict[str, _Seen] = {}
+        self._none: dict[int, cohorts.Atoms] = {}  # by words, where data sets start
         with self._guard():
             if self.path is None:
                 self._db = connect(":memory:")
@@ -351,6 +352,8 @@ class Ledger:
     def _catch_up(self, dataset: str, n_patients: int) -> _Seen:
         """The committed cohorts; those that other processes added are read now."""
         seen = self._seen.get(dataset)
+        if seen is not None and not seen.last and seen.n_patients != n_patients:
+            seen = None  # nothing of it has left
         found = self._db.execute(
             "SELECT id, n_patients, bits FROM cohorts WHERE dataset = ? AND id > ? ORDER BY id",
             (dataset, seen.last if seen else 0),
@@ -365,12 +368,14 @@ class Ledger:
             )
         if seen is None:
             words = np.zeros((0, n_words), dtype=np.uint64)
-            seen = _Seen(n_patients, words, cohorts.Atoms.none(n_words))
+            if n_words not in self._none:
+                self._none = {n_words: cohorts.Atoms.none(n_words)}
+            seen = _Seen(n_patients, words, self._none[n_words])
         if found:
             new = [np.frombuffer(self._unseal(bits), dtype="<u8") for _, _, bits in found]
             seen.bits = np.vstack([seen.bits, *new])
             seen.last = found[-1][0]
-            self._seen[dataset] = seen
+        self._seen[dataset] = seen
         return seen
 
     def _check_budget(self, dataset: str, spend: Mapping[str, Any], budget: Budget | None) -> None:

@@ -40,6 +40,8 @@ from polyclinic.models.glm.support import (
 )
 
 Floats = NDArray[np.float64]
+Array = NDArray[Any]
+NEAR = 1024
 Own = Mapping[str, NDArray[Any]]
 LOSS, RESIDUAL = "(loss)", "(residual of)"  # no term has a name that begins like these
 OUTCOME, WEIGHT = "(outcome)", "(weight of the outcome)"
@@ -163,9 +165,9 @@ def _members(
     design: Design, partition: Partition, inside: NDArray[np.bool_], used: NDArray[np.bool_]
 ) -> tuple[Members, ...]:
     """Of a column with gaps that are filled, the patients who have it; of the others all."""
-    person = partition.persons[inside][used]
+    person = _where(_where(partition.persons, inside), used)
     columns = tuple(c for c in design.columns if c not in design.fills) or ("",)
-    found = [Members(columns, np.unique(person))]
+    found = [Members(columns, person if np.all(np.diff(person) > 0) else np.unique(person))]
     for column in design.columns:
         if column in design.fills:
             known = ~np.isnan(partition.columns[column][inside][used])
@@ -230,8 +232,7 @@ def _columns(
     loss, first, second = rates[:, used] if asked.flagged else rates[:, used, 0]
     found = {}
     if asked.order >= 1:
-        for j, name in enumerate(design.names):
-            x = np.ldexp(np.abs(rows.x[used, j]), -design.exponents[j])
+        for name, x in zip(design.names, _magnitudes(design, _where(rows.x, used)), strict=True):
             x = x[:, None] if asked.flagged else x
             found[name] = Shares.of((x * x if asked.order == 2 else x) * second, kept)
             if asked.residuals:
@@ -244,6 +245,21 @@ def _columns(
     elif asked.residuals:
         found[LOSS] = Shares.of(loss, kept)
     return {name: found[name] for name in judged(design, asked)}
+
+
+def _where(values: Array, used: NDArray[np.bool_]) -> Array:
+    """`values[used]`, without a copy where that is all of them."""
+    return values if used.all() else values[used]
+
+
+def _magnitudes(design: Design, x: Floats) -> Floats:
+    """Sizes of the terms, (n_terms, n_rows): a term's lie side by side."""
+    found = np.empty(x.shape[::-1])
+    scale = np.ldexp(1.0, -design.exponents)
+    for start in range(0, len(x), NEAR):  # rows that stay in the cache while they are turned
+        at = slice(start, start + NEAR)
+        np.abs(x[at].T * scale[:, None], out=found[:, at])
+    return found
 
 
 def _leverage(
@@ -264,19 +280,21 @@ def _leverage(
     size = rows.x.shape[1] + lead
     shift = plan.values.get("shift")
     shift = 0.0 if shift is None else np.ldexp(shift, design.exponents)
-    x = np.ldexp(rows.x[used] - shift, -design.exponents)
-    if lead:
-        x = np.hstack([np.ones((len(x), 1)), x])
+    x = np.empty((np.count_nonzero(used), size))
+    x[:, :lead] = 1.0
+    np.subtract(_where(rows.x, used), shift, out=x[:, lead:])
+    x[:, lead:] *= np.ldexp(1.0, -design.exponents)
+    weight = _where(weight, used)
     if "hessian" in own and plan.values["family"] != MULTINOMIAL:
         hessian = unpack(own["hessian"][0], plan.values["theta"].shape[1])[:size, :size]
     elif "counts" in own and int(own["n"]) in (len(rows.y), len(x)):
-        hessian = x.T @ (x * weight[used, None])
+        hessian = x.T @ (x * weight[:, None])
     else:
         return 0.0
     scale = np.sqrt(np.maximum(np.diag(hessian), 1e-300))
     inverse = np.linalg.pinv(hessian / np.outer(scale, scale), rcond=1e-12, hermitian=True)
-    x = x / scale
-    h = np.einsum("ij,ij->i", x @ inverse, x) * weight[used]
+    x /= scale
+    h = np.einsum("ij,ij->i", x @ inverse, x) * weight
     if kept is not None and len(h):
         h = np.add.reduceat(h, np.flatnonzero(np.diff(kept, prepend=-1)))
     return float(min(h.max(initial=0.0), 1.0))
@@ -292,7 +310,7 @@ def _data(
     kept: NDArray[np.int64] | None,
 ) -> Data:
     factors = [f for term in design.terms for f in term.factors if f.kind != "site"]
-    columns = {f.column: partition.columns[f.column][inside][used] for f in factors}
+    columns = {f.column: _where(_where(partition.columns[f.column], inside), used) for f in factors}
     return Data(columns, design.fills, rows.y[used], _classes(plan), kept)
 
 
