@@ -41,7 +41,7 @@ class Near(AllAtOnce):
 
     def __init__(self, folder: Any, workers: int = 2, memory: int = 1 << 30) -> None:
         super().__init__("least_load")
-        self.name, self.spool = "near", str(folder)
+        self.name, self.spool = "near", (str(folder),)
         self.holders = {f"w{i}": Holder(memory, fetch=self.fetch) for i in range(workers)}
         self.memory = dict.fromkeys(self.holders, memory)
         self.lost: set[str] = set()

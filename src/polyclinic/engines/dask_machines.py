@@ -26,6 +26,7 @@ from polyclinic.engines.dask_local import LocalWorkers
 from polyclinic.engines.dask_worker import HANDLER, Holds, holds, installed, sent
 from polyclinic.engines.machines import Arrived, Tree
 from polyclinic.engines.speeds import Speeds
+from polyclinic.engines.spool import SHARED
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
@@ -51,7 +52,8 @@ class DaskMachines:
         patience: float,
         dashboard: str | None,
     ) -> None:
-        self.policy, self.speculate, self.spool = policy, speculate, spool
+        self.policy, self.speculate = policy, speculate
+        self.spool: tuple[str, ...] = () if spool is None else (spool,)
         self.speeds, self.memory = Speeds(), dict[str, int]()
         self.tree: Tree | None = Tree()
         self.activity = Activity()
@@ -60,14 +62,18 @@ class DaskMachines:
         self._shown = dashboard is not None or address is not None
         self._local: LocalWorkers | None = None
         self._client: Any = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
         limit = int(parse_bytes(memory)) if memory else 0
         try:
             security = _security(security)
             if address is None:
                 self._local = LocalWorkers(workers, threads, dashboard)
-                self._folder = tempfile.TemporaryDirectory(prefix="polyclinic-rows-")
-                self.spool = self._folder.name
+                self._folders = [
+                    tempfile.TemporaryDirectory(prefix="polyclinic-rows-", dir=below)
+                    for below in (SHARED, None)
+                    if below is None or os.access(below, os.W_OK)
+                ]
+                self.spool = tuple(folder.name for folder in self._folders)
                 address, security = self._local.address, self._local.security
                 limit = limit or psutil.virtual_memory().total // (2 * workers)
             self._client = Client(address, security=security, set_as_default=False, timeout=ANSWER)
@@ -100,8 +106,8 @@ class DaskMachines:
             client.close(timeout=5)
         if local is not None:
             local.close()
-        if self._folder is not None:
-            self._folder.cleanup()
+        for folder in self._folders:
+            folder.cleanup()
 
     async def _end(self) -> None:
         """Nobody waits any more for what is on its way."""

@@ -52,7 +52,7 @@ class Machines(Protocol):
     speculate  whether partitions of a straggler are also computed by others
     speeds     of each worker, as measured
     memory     bytes of columns that each worker holds; who is not in it holds what it gets
-    spool      folder that all workers see, for rows in memory; None: there is none
+    spool      folders that all workers see, for rows in memory, quick ones first; (): there is none
     tree       when sums are added by workers in groups; None: never
     activity   what is going on, for who watches
     """
@@ -61,7 +61,7 @@ class Machines(Protocol):
     speculate: bool
     speeds: Speeds
     memory: dict[str, int]
-    spool: str | None
+    spool: tuple[str, ...]
     tree: Tree | None
     activity: Activity
 

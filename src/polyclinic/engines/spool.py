@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 from polyclinic.core.errors import InputError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
+
+SHARED = "/dev/shm"  # files in memory, where the system has them
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ class Spooled:
         return Spooled(data["folder"], tuple(data["columns"]), data["about"])
 
 
-def spool(rows: Partition, below: str | Path) -> Spooled:
-    """Write rows into a new folder, which this account alone reads."""
+def spool(rows: Partition, places: Sequence[str]) -> Spooled:
+    """Write rows into a new folder, which this account alone reads, in the first place with room,
+    else in the last."""
     if rows.media:
         raise InputError(
             "images and series stay in this process",
@@ -75,7 +79,9 @@ def spool(rows: Partition, below: str | Path) -> Spooled:
             rule="workers of a cluster compute on columns of numbers",
             next="leave engine= out",
         )
-    folder = Path(tempfile.mkdtemp(prefix="rows-", dir=below))
+    size = sum(np.asarray(values).nbytes for values in rows.columns.values())
+    room = [place for place in places if size <= _room(place)] or places[-1:]
+    folder = Path(tempfile.mkdtemp(prefix="rows-", dir=room[0]))
     for number, values in enumerate(rows.columns.values()):
         np.save(folder / f"column-{number}.npy", np.asarray(values), allow_pickle=False)
     for name, ordinals in (("key", rows.key), ("person", rows.person)):
@@ -90,3 +96,13 @@ def spool(rows: Partition, below: str | Path) -> Spooled:
         "population": rows.population,
     }
     return Spooled(str(folder), tuple(rows.columns), about)
+
+
+def _room(place: str) -> int:
+    """Bytes of rows that a folder has room for; in memory others need room, too."""
+    import psutil
+
+    free = shutil.disk_usage(place).free // 2
+    if not Path(place).is_relative_to(SHARED):
+        return free
+    return min(free, psutil.virtual_memory().available // 4)

@@ -164,15 +164,14 @@ class SpreadWorkers:
         return [found[i] for i in range(len(found))]
 
     def _spooled(self, rows: Partition) -> tuple[Partition, dict[str, Any], About]:
-        folder = self.machines.spool
-        if folder is None:
+        if not self.machines.spool:
             raise InputError(
                 "rows in memory cannot be read by workers on other machines",
                 code="WRONG_VALUE",
                 rule="each worker reads its rows itself: they never pass through a scheduler",
                 next="polyclinic.scan(files, schema=...), or spool= a folder that all workers see",
             )
-        spooled = spool(rows, folder)
+        spooled = spool(rows, self.machines.spool)
         weakref.finalize(self, shutil.rmtree, spooled.folder, ignore_errors=True)
         about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
         return rows, spooled.to_data(), about

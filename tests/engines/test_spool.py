@@ -1,0 +1,29 @@
+"""Rows in memory as files: where they are written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from polyclinic.core.partition import Partition
+from polyclinic.engines import spool
+
+
+@pytest.mark.parametrize(("room", "place"), [(800, "quick"), (799, "large")])
+def test_rows_are_written_where_there_is_room(room, place, tmp_path, monkeypatch):
+    places = [str(tmp_path / "quick"), str(tmp_path / "large")]
+    for one in places:
+        Path(one).mkdir()
+    monkeypatch.setattr(spool, "_room", lambda at: room if at == places[0] else 0)
+    found = spool.spool(Partition({"x": np.arange(100.0)}, site="a"), places)
+    assert Path(found.folder).parent == tmp_path / place
+    assert found.load(10, 12, ["x"]).columns["x"].tolist() == [10.0, 11.0]
+
+
+def test_files_in_memory_leave_room_for_others(tmp_path, monkeypatch):
+    import psutil
+
+    monkeypatch.setattr(spool, "SHARED", str(tmp_path))
+    assert 0 < spool._room(str(tmp_path)) <= psutil.virtual_memory().total // 4
