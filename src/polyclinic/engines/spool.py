@@ -102,7 +102,7 @@ def _room(place: str) -> int:
     """Bytes of rows that a folder has room for; in memory others need room, too."""
     import psutil
 
-    free = shutil.disk_usage(place).free // 2
+    free = int(shutil.disk_usage(place).free) // 2
     if not Path(place).is_relative_to(SHARED):
         return free
-    return min(free, psutil.virtual_memory().available // 4)
+    return min(free, int(psutil.virtual_memory().available) // 4)
