@@ -42,7 +42,7 @@ def spark(
 
     Raises
     ------
-    InputError : MISSING_EXTRA, WRONG_VALUE, OTHER_VERSION. Stopped : CLUSTER_LOST.
+    InputError : MISSING_EXTRA, NO_JAVA, WRONG_VALUE, OTHER_VERSION. Stopped : CLUSTER_LOST.
     """
     if policy not in POLICIES or min(workers or 1, threads or 1, partitions) < 1:
         raise InputError(
@@ -81,9 +81,9 @@ def _check_session(session: Any) -> None:
         if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
             raise InputError(
                 "there is no Java",
-                code="MISSING_EXTRA",
+                code="NO_JAVA",
                 rule="Spark runs on Java 17 or newer",
-                next="install it, for example the package openjdk-17-jre-headless",
+                next="install it (Debian: default-jre-headless), or set JAVA_HOME",
             )
         return
     if not isinstance(session, SparkSession) or not hasattr(session, "_sc"):

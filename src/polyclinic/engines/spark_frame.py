@@ -45,7 +45,7 @@ def written(
 
     Raises
     ------
-    InputError : WRONG_VALUE. PolyclinicError : CANNOT_WRITE.
+    InputError : WRONG_VALUE. PolyclinicError : SPARK_FAILED.
     """
     from pyspark.errors import PySparkException
     from pyspark.sql import functions
@@ -63,7 +63,7 @@ def written(
         remove()
         raise PolyclinicError(
             f"{where} could not be written ({type(error).__name__})",
-            code="CANNOT_WRITE",
+            code="SPARK_FAILED",
             rule="Spark's executors write the rows into a folder that they all see",
             next="look into Spark's own log; name another folder: folder=",
         ) from None

@@ -1,9 +1,9 @@
 """Spark's executors as the machines of a cluster: who is there, and how a message gets to them.
 
 A slot stands for an executor. In each round one job runs: a task for each slot takes the plan to
-it, and brings the sum over its partitions back. Where a slot has run once, a block of a byte or
-so is kept, by which Spark sends its next task to the same executor, whose Python process has the rows.
-If the executor is lost, Spark runs the task on another one, which reads the rows anew.
+it, and brings the sum over its partitions back. Where a slot has run once, a block of a byte or so
+is kept, by which Spark sends its next task to the same executor, whose Python process has the
+rows. If the executor is lost, Spark runs the task on another one, which reads the rows anew.
 """
 
 from __future__ import annotations
@@ -91,10 +91,10 @@ class SparkMachines:
         found = set(self._done(lambda: rdd.mapPartitions(installed).collect()))
         if found != {__version__}:
             raise InputError(
-                f"Polyclinic at Spark's executors: {', '.join(sorted(found))}",
+                f"Polyclinic in the Python of Spark's executors: {', '.join(sorted(found))}",
                 code="OTHER_VERSION",
-                rule=f"executors run what is asked here: Polyclinic {__version__}",
-                next="install the same version in the Python that PYSPARK_PYTHON names at them",
+                rule=f"workers run what is asked here: Polyclinic {__version__}",
+                next="install the same version on the workers",
             )
 
     def _executors(self) -> int:

@@ -10,6 +10,7 @@ import os
 import resource
 from collections.abc import Iterable, Iterator
 
+import psutil
 from threadpoolctl import threadpool_limits
 
 from polyclinic.core.task import load_installed
@@ -49,5 +50,5 @@ def _half() -> int:
     """Half of `spark.executor.pyspark.memory`, which Spark sets as the process's limit, or of the
     machine's."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    machine = int(psutil.virtual_memory().total)
     return (machine if limit == resource.RLIM_INFINITY else min(limit, machine)) // 2

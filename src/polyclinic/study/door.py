@@ -126,7 +126,7 @@ def from_spark(
     Raises
     ------
     InputError : MISSING_EXTRA, WRONG_VALUE, NO_COLUMN, NO_FILE where there is no row.
-    PolyclinicError : CANNOT_WRITE.
+    PolyclinicError : SPARK_FAILED.
     """
     codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
     check_frame(frame)
