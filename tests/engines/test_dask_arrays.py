@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import log_loss
 
 import polyclinic as pc
 from tests.engines.near import BOOK, near, visits, write
@@ -47,6 +48,18 @@ def test_xgboost_on_dask_grows_the_trees_that_it_grows_here(cluster, files):
     here = xgboost.train(PARAMS, pooled, num_boost_round=10)
     np.testing.assert_allclose(there.predict(pooled), here.predict(pooled), atol=1e-6)
     assert len({worker for key in found.client.who_has().values() for worker in key}) == 2
+
+
+def test_lightgbm_on_dask_learns_as_well_as_here(cluster, files):
+    lightgbm = pytest.importorskip("lightgbm")
+    found = pc.scan(files, BOOK).matrix(FORMULA, engine=cluster)
+    settings = {"n_estimators": 20, "num_leaves": 7, "n_jobs": 1, "verbose": -1}
+    on_dask = lightgbm.DaskLGBMClassifier(client=found.client, **settings)
+    there = on_dask.fit(found.X, found.y).booster_
+    x, y = by_hand(visits())
+    here = lightgbm.LGBMClassifier(**settings).fit(x, y).booster_
+    losses = [log_loss(y, one.predict(x)) for one in (there, here)]
+    assert losses[0] < 1.03 * losses[1] < 0.9 * log_loss(y, np.full(len(y), y.mean()))
 
 
 def test_gaps_may_stay_and_weights_come_along(cluster, files):

@@ -107,6 +107,19 @@ def test_an_executor_that_is_killed_changes_no_byte(spark, files):
     assert killed
 
 
+def test_rows_are_let_go_at_the_end(session, files):
+    def held(_):
+        from polyclinic.engines import spark_worker
+
+        return len(spark_worker._held)
+
+    with pc.spark(session, partitions=2) as engine:
+        fitted(pc.scan(files, BOOK), engine)
+        slots = engine.machines._slots
+        assert slots.map(held).collect() == [1, 1]
+    assert slots.map(held).collect() == [0, 0]
+
+
 def test_a_frame_of_spark_is_a_hospital(session, spark, tmp_path):
     rows = visits()
     mixed = rows.sample(frac=1, random_state=0)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
-from dask import array, delayed
+from dask import annotate, array, delayed
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
@@ -59,27 +58,26 @@ def dask_matrix(cluster: Cluster, rows: Selected, design: Design) -> DaskMatrix:
     spans = {i: (part[0], part[-1]) for i, part in enumerate(edges)}
     sizes = {i: stop - first for i, (first, stop) in spans.items() if stop > first}
     owners, client = assign(sizes, machines.live()), machines.client
-    shared = {"source": source, "design": design.to_data()}
-    parts = [
-        client.submit(part_of, shared, *spans[i], workers=[owners[i]], allow_other_workers=True)
-        for i in sizes
-    ]
+    shared = delayed({"source": source, "design": design.to_data()}, traverse=False)
+    parts = {}
+    for i in sizes:
+        with annotate(workers=[owners[i]], allow_other_workers=True):
+            parts[i] = delayed(part_of, pure=False)(shared, *spans[i])
 
     def column(number: int, *width: int) -> Any:
-        picks = [client.submit(itemgetter(number), one) for one in parts]
-        blocks = [
-            array.from_delayed(delayed(pick), (n, *width), np.float64)
-            for pick, n in zip(picks, sizes.values(), strict=True)
-        ]
+        blocks = []
+        for i, part in parts.items():
+            with annotate(workers=[owners[i]], allow_other_workers=True):
+                shape = (sizes[i], *width)
+                blocks.append(array.from_delayed(part[number], shape, np.float64))
         return array.concatenate(blocks)
 
-    return DaskMatrix(
-        column(0, len(design.terms)),
-        column(1) if design.response else None,
-        column(2) if design.weight else None,
-        design.names,
-        client,
-    )
+    found = [column(0, len(design.terms)), column(1), column(2)]
+    wanted = [True, bool(design.response), design.weight is not None]
+    here = [one for one, is_asked in zip(found, wanted, strict=True) if is_asked]
+    kept = iter(client.persist(here, optimize_graph=False))
+    x, y, weight = (next(kept) if is_asked else None for is_asked in wanted)
+    return DaskMatrix(x, y, weight, design.names, client)
 
 
 def part_of(shared: Mapping[str, Any], first: int, stop: int) -> tuple[Any, Any, Any]:

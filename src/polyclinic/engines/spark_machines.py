@@ -13,8 +13,9 @@ import sys
 import tempfile
 import threading
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -25,7 +26,7 @@ from pyspark.sql import SparkSession
 from polyclinic import __version__
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
-from polyclinic.engines.spark_worker import answers
+from polyclinic.engines.spark_worker import answers, forgotten
 
 LOOK = 0.5  # seconds between two looks at the executors
 FAILED = (Py4JError, PySparkException, OSError)
@@ -114,16 +115,17 @@ class SparkMachines:
         return max(1, cores * executors // max(slots, executors))
 
     def close(self) -> None:
-        """Stop the session that was started here; one that was there before goes on."""
+        """Stop the session that was started here; one that was there before goes on, without the
+        rows."""
         session, self._session = self._session, None
         if session is not None:
-            try:
+            with suppress(*FAILED, Stopped):  # it may have ended by itself
                 if self._own:
                     session.stop()
-                elif hasattr(self, "_slots"):
-                    self._slots.unpersist()
-            except FAILED:
-                pass  # it has ended by itself
+                elif hasattr(self, "_slots") and self._up():
+                    slots = self._slots
+                    self._done(lambda: slots.mapPartitions(forgotten).collect())
+                    slots.unpersist()
         if self._folder is not None:
             self._folder.cleanup()
 
@@ -152,13 +154,13 @@ class SparkMachines:
     def _done(self, job: Callable[[], Any]) -> Any:
         """What a job finds. Raises Stopped where Spark gives it up, or nobody takes it up."""
         with self._watched():
-            self._context.addJobTag(self._tag)
             try:
+                self._context.addJobTag(self._tag)
                 return job()
             except FAILED as error:
                 raise _gone(f"has given a job up ({type(error).__name__})") from None
             finally:
-                if self._up():
+                with suppress(*FAILED):
                     self._context.removeJobTag(self._tag)
 
     @contextmanager
@@ -215,7 +217,9 @@ def started(master: str) -> SparkSession:
             builder = builder.config(name, value)
         os.environ["PYSPARK_PYTHON"] = before or sys.executable
     try:
-        return builder.getOrCreate()
+        with warnings.catch_warnings():  # of pandas 3, by which nothing goes here
+            warnings.filterwarnings("ignore", "PySpark does not yet fully", FutureWarning)
+            return builder.getOrCreate()
     except Exception as error:  # what Java says, in Java's words
         raise _gone(f"cannot be started at {master} ({type(error).__name__})") from None
     finally:

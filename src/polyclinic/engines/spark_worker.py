@@ -46,6 +46,12 @@ def _holder(memory: int, threads: int) -> Holder:
     return _held[memory, threads]
 
 
+def forgotten(slots: Iterable[int]) -> Iterator[int]:
+    """Let go what is held in this process."""
+    _held.clear()
+    return iter(slots)
+
+
 def _half() -> int:
     """Half of `spark.executor.pyspark.memory`, which Spark sets as the process's limit, or of the
     machine's."""
