@@ -179,14 +179,12 @@ class SparkMachines:
 
     def _watch(self, over: threading.Event) -> None:
         nobody = 0.0
-        while not over.wait(LOOK):
-            try:
+        with suppress(*FAILED):  # the job then fails by itself
+            while not over.wait(LOOK):
                 nobody = nobody + LOOK if self._executors() < 1 else 0.0
                 if nobody > self._patience:
-                    return self._context.cancelJobsWithTag(self._tag)
-            except FAILED:
-                return None
-        return None
+                    self._context.cancelJobsWithTag(self._tag)
+                    return
 
     def live(self) -> list[str]:
         """The slots, while there is a session. Raises Stopped (CLUSTER_LOST)."""
