@@ -42,20 +42,23 @@ def test_xgboost_on_dask_grows_the_trees_that_it_grows_here(cluster, files):
     assert found.names == ("age", "C(sex)[T.m]", "hba1c") and found.weight is None
     np.testing.assert_array_equal(found.client.compute(found.X, sync=True), x)
     np.testing.assert_array_equal(found.client.compute(found.y, sync=True), y)
-    rows = dask.DaskDMatrix(found.client, found.X, found.y, feature_names=list(found.names))
-    there = dask.train(found.client, PARAMS, rows, num_boost_round=10)["booster"]
-    pooled = xgboost.DMatrix(x, y, feature_names=list(found.names))
+    with found.client.as_current():
+        rows = dask.DaskDMatrix(found.client, found.X, found.y)
+        there = dask.train(found.client, PARAMS, rows, num_boost_round=10)["booster"]
+    pooled = xgboost.DMatrix(x, y)
     here = xgboost.train(PARAMS, pooled, num_boost_round=10)
     np.testing.assert_allclose(there.predict(pooled), here.predict(pooled), atol=1e-6)
     assert len({worker for key in found.client.who_has().values() for worker in key}) == 2
 
 
+@pytest.mark.filterwarnings("ignore:Parameter n_jobs will be ignored:UserWarning")
 def test_lightgbm_on_dask_learns_as_well_as_here(cluster, files):
     lightgbm = pytest.importorskip("lightgbm")
     found = pc.scan(files, BOOK).matrix(FORMULA, engine=cluster)
-    settings = {"n_estimators": 20, "num_leaves": 7, "n_jobs": 1, "verbose": -1}
+    settings = {"n_estimators": 20, "num_leaves": 7, "verbose": -1}
     on_dask = lightgbm.DaskLGBMClassifier(client=found.client, **settings)
-    there = on_dask.fit(found.X, found.y).booster_
+    with found.client.as_current():
+        there = on_dask.fit(found.X, found.y).booster_
     x, y = by_hand(visits())
     here = lightgbm.LGBMClassifier(**settings).fit(x, y).booster_
     losses = [log_loss(y, one.predict(x)) for one in (there, here)]

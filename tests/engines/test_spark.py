@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import os
 import shutil
 import subprocess
@@ -92,6 +91,19 @@ def test_a_part_that_cannot_be_read_is_named(spark, tmp_path):
     assert "v1.parquet, row group 0" in str(caught.value)
 
 
+def test_rows_are_let_go_at_the_end(session, files):
+    def held(_):
+        from polyclinic.engines import spark_worker
+
+        return len(spark_worker._held)
+
+    with pc.spark(session, partitions=2) as engine:
+        fitted(pc.scan(files, BOOK), engine)
+        slots = engine.machines._slots
+        assert slots.map(held).collect() == [1, 1]
+    assert slots.map(held).collect() == [0, 0]
+
+
 def test_an_executor_that_is_killed_changes_no_byte(spark, files):
     def kill(done):
         if done.number == 2:
@@ -105,19 +117,6 @@ def test_an_executor_that_is_killed_changes_no_byte(spark, files):
     expected = fitted(pc.scan(files, BOOK), pc.Embedded(3))
     assert fitted(pc.scan(files, BOOK), spark, callbacks=[kill]) == expected
     assert killed
-
-
-def test_rows_are_let_go_at_the_end(session, files):
-    def held(_):
-        from polyclinic.engines import spark_worker
-
-        return len(spark_worker._held)
-
-    with pc.spark(session, partitions=2) as engine:
-        fitted(pc.scan(files, BOOK), engine)
-        slots = engine.machines._slots
-        assert slots.map(held).collect() == [1, 1]
-    assert slots.map(held).collect() == [0, 0]
 
 
 def test_a_frame_of_spark_is_a_hospital(session, spark, tmp_path):
@@ -149,12 +148,24 @@ def test_a_frame_that_does_not_fit_is_said_before_a_job(session, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["few"]
 
 
+SCHEMA = """
+format = 1
+name = "visits"
+[patient]
+id = "patient"
+[columns]
+patient = { type = "text" }
+age = { type = "integer", range = [0, 120] }
+sex = { type = "category", levels = { f = "female", m = "male" } }
+hba1c = { type = "number", range = [0, 30] }
+readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
+"""
 STUDY = """
 format = 1
 [study]
 name = "visits"
 [data]
-schema = "visits.json"
+schema = "visits.toml"
 sites = { north = "visits/*.parquet" }
 [model]
 kind = "logistic"
@@ -169,7 +180,7 @@ report = []
 
 def test_a_study_runs_on_spark_and_its_result_is_that_of_one_process(tmp_path):
     write(visits(), tmp_path / "visits")
-    (tmp_path / "visits.json").write_text(json.dumps(BOOK.to_dict()))
+    (tmp_path / "visits.toml").write_text(SCHEMA)
     (tmp_path / "study.toml").write_text(STUDY)
     pc.run(tmp_path / "study.toml", tmp_path / "here")
     command = [sys.executable, "-m", "polyclinic.cli.main", "run", str(tmp_path / "study.toml")]

@@ -44,7 +44,8 @@ def spark(
     ------
     InputError : MISSING_EXTRA, NO_JAVA, WRONG_VALUE, OTHER_VERSION. Stopped : CLUSTER_LOST.
     """
-    if policy not in POLICIES or min(workers or 1, threads or 1, partitions) < 1:
+    counts = [one for one in (workers, threads, partitions) if one is not None]
+    if policy not in POLICIES or min(counts) < 1:
         raise InputError(
             f"policy {policy!r}, {workers} workers, {threads} threads, {partitions} partitions",
             code="WRONG_VALUE",

@@ -16,6 +16,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from py4j.protocol import Py4JError
@@ -23,7 +24,6 @@ from pyspark import SparkContext
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from polyclinic import __version__
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
 from polyclinic.engines.spark_worker import answers, forgotten
@@ -81,20 +81,18 @@ class SparkMachines:
 
         def installed(_: Any) -> Iterator[str]:  # is sent, as there may be no Polyclinic
             try:
-                import polyclinic
-
-                yield polyclinic.__version__
-            except ImportError:
+                yield version("polyclinic")
+            except PackageNotFoundError:
                 yield "none"
 
         count = max(2, self._context.defaultParallelism)
         rdd = self._context.parallelize(list(range(count)), count)
         found = set(self._done(lambda: rdd.mapPartitions(installed).collect()))
-        if found != {__version__}:
+        if found != {version("polyclinic")}:
             raise InputError(
                 f"Polyclinic in the Python of Spark's executors: {', '.join(sorted(found))}",
                 code="OTHER_VERSION",
-                rule=f"workers run what is asked here: Polyclinic {__version__}",
+                rule=f"workers run what is asked here: Polyclinic {version('polyclinic')}",
                 next="install the same version on the workers",
             )
 
