@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -146,50 +144,6 @@ def test_a_frame_that_does_not_fit_is_said_before_a_job(session, tmp_path):
         pc.from_spark(frame.limit(0), BOOK, folder=tmp_path)
     assert caught.value.code == "NO_FILE"
     assert sorted(one.name for one in tmp_path.iterdir()) == ["few"]
-
-
-SCHEMA = """
-format = 1
-name = "visits"
-[patient]
-id = "patient"
-[columns]
-patient = { type = "text" }
-age = { type = "integer", range = [0, 120] }
-sex = { type = "category", levels = { f = "female", m = "male" } }
-hba1c = { type = "number", range = [0, 30] }
-readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
-"""
-STUDY = """
-format = 1
-[study]
-name = "visits"
-[data]
-schema = "visits.toml"
-sites = { north = "visits/*.parquet" }
-[model]
-kind = "logistic"
-formula = "readmitted ~ age + C(sex)"
-[evaluation]
-validate = "none"
-alone = false
-[output]
-report = []
-"""
-
-
-def test_a_study_runs_on_spark_and_its_result_is_that_of_one_process(tmp_path):
-    write(visits(), tmp_path / "visits")
-    (tmp_path / "visits.toml").write_text(SCHEMA)
-    (tmp_path / "study.toml").write_text(STUDY)
-    pc.run(tmp_path / "study.toml", tmp_path / "here")
-    command = [sys.executable, "-m", "polyclinic.cli.main", "run", str(tmp_path / "study.toml")]
-    there = [*command, "--out", str(tmp_path / "there"), "--engine", "spark", "--workers", "2"]
-    done = subprocess.run(there, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "engine spark" in done.stderr + done.stdout
-    one, two = [(tmp_path / out / "coefficients.csv").read_bytes() for out in ("here", "there")]
-    assert one == two
 
 
 def test_what_cannot_be_is_said(session):
