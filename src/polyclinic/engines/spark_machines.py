@@ -26,6 +26,7 @@ from pyspark.sql import SparkSession
 
 from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
+from polyclinic.engines.machines import AllAtOnce
 from polyclinic.engines.spark_worker import answers, forgotten
 
 LOOK = 0.5  # seconds between two looks at the executors
@@ -39,7 +40,7 @@ HERE = {
 }
 
 
-class SparkMachines:
+class SparkMachines(AllAtOnce):
     """The executors of a session; see `polyclinic.spark` for the parameters."""
 
     name = "spark"
@@ -55,8 +56,8 @@ class SparkMachines:
         spool: str | None,
         patience: float,
     ) -> None:
-        self.policy, self.spool = policy, spool
-        self.speed: dict[str, float] = {}
+        super().__init__(policy)
+        self.spool = spool
         self._memory, self._patience, self._tag = memory, patience, f"polyclinic-{uuid.uuid4()}"
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._own = isinstance(session, str)
