@@ -12,7 +12,7 @@ from polyclinic.core.codes import NEXT, RULES
 
 ROOT = Path(__file__).resolve().parent.parent
 LIKE_A_CODE = re.compile(
-    r"(?!POLYCLINIC_|NO_COLOR)([A-Z]+(_[A-Z]+)+|RANGE|GUARD|NONFINITE|INTERRUPTED)"
+    r"(?!POLYCLINIC_|PYSPARK_|NO_COLOR)([A-Z]+(_[A-Z]+)+|RANGE|GUARD|NONFINITE|INTERRUPTED)"
 )
 HEAD = """\
 # Error codes

@@ -65,12 +65,14 @@ NAMES = [
     "cluster",
     "connect",
     "datasets",
+    "from_spark",
     "images",
     "load",
     "partition",
     "read",
     "run",
     "scan",
+    "spark",
     "split",
 ]
 

@@ -361,9 +361,15 @@ def test_a_command_line_says_where_to_compute(tmp_path):
     assert with_engine(study, None, 4, None).workers == 4
     found = with_engine(study, "dask", None, "tls://there:8786")
     assert (found.name, found.scheduler) == ("dask", "tls://there:8786")
+    assert with_engine(study, "spark", None, "yarn").scheduler == "yarn"
     for wrong in (("embedded", 2, None), ("dask", 2, "tls://there:8786"), ("flink", None, None)):
         with pytest.raises(pc.InputError):
             with_engine(study, *wrong)
-    path.write_text(STUDY + '[engine]\nname = "dask"\nworkers = 2\n')
-    assert with_engine(load_study(path), "embedded", None, None).workers is None
+    path.write_text(STUDY + '[engine]\nname = "dask"\nworkers = 2\nmemory = "4 GB"\n')
+    study = load_study(path)
+    found = with_engine(study, "embedded", None, None)
+    assert (found.workers, found.memory) == (None, None)
+    found = with_engine(study, "spark", None, None)
+    assert (found.name, found.workers, found.memory) == ("spark", None, "4 GB")
+    assert with_engine(study, None, None, "tls://there:8786").name == "dask"
     assert load_study(path).hash != before

@@ -82,13 +82,13 @@ def run(
     ] = None,
     log: Log = None,
     engine: Annotated[
-        str | None, typer.Option("--engine", help="Where to compute: embedded or dask.")
+        str | None, typer.Option("--engine", help="Where to compute: embedded, dask or spark.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Of dask: processes on this machine.")
+        int | None, typer.Option("--workers", help="Of dask: processes here; of spark: cores.")
     ] = None,
     scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Of dask: address of one that is there.")
+        str | None, typer.Option("--scheduler", help="One that is there; of spark: its master.")
     ] = None,
     json: Json = False,
 ) -> None:

@@ -145,6 +145,22 @@ def scan_files(where: str, codebook: Codebook, site: str) -> Scan:
     return found
 
 
+def columns_read(
+    names: Sequence[str], codebook: Codebook, site: str
+) -> tuple[tuple[str, ...], str | None]:
+    """The columns that a scan of files with columns `names` reads, and which of them is the patient
+    (None: a row is one).
+
+    Raises
+    ------
+    InputError : NO_COLUMN, WRONG_VALUE, as `scan_files`.
+    """
+    found = Scan(site, codebook, Lake("", (), tuple(names), (), ()))
+    found.check()
+    stored = found._stored
+    return tuple(dict.fromkeys(stored.values())), stored.get(codebook.patient.id)
+
+
 @dataclass(frozen=True)
 class _Chosen:
     """Selected rows of one part, with their patients among all and among the selected ones."""

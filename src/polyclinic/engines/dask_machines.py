@@ -115,6 +115,11 @@ class DaskMachines:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    @property
+    def client(self) -> Client:
+        """Through which the workers are reached."""
+        return self._client
+
     def worker_pids(self) -> dict[str, int]:
         """Process of each worker, by address."""
         found = self._client.run(os.getpid, workers=self.live(), on_error="ignore")

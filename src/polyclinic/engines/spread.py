@@ -89,6 +89,10 @@ class SpreadWorkers:
         replies = self._ask("exposure", plan, more={"total": own})
         return added(iter([wire.exposure_from_data(reply["exposure"]) for reply in replies]))
 
+    def located(self) -> tuple[dict[str, Any], list[list[int]]]:
+        """What a worker is told to find the rows, and the edges of each part's chunks."""
+        return self._source, self._edges
+
     def _ask(
         self,
         op: str,

@@ -181,13 +181,13 @@ class PrivacySection(Section):
 class EngineSection(Section):
     """[engine]
 
-    workers    of "dask": processes that are started for the run
-    scheduler  of "dask": address of one that is there, instead
-    memory     of "dask": what a worker holds of columns, "4 GB"
+    workers    of "dask": processes that are started for the run; of "spark": cores of this machine
+    scheduler  of one that is there, instead: its address ("dask"), or Spark's master
+    memory     what a worker of these holds of columns, "4 GB"
     device     on which networks compute, see `polyclinic.core.device`; no part of what is agreed
     """
 
-    name: Literal["embedded", "dask"] = "embedded"
+    name: Literal["embedded", "dask", "spark"] = "embedded"
     partitions: Annotated[int, Field(ge=1)] = 1
     threads: Annotated[int | None, Field(ge=1)] = None
     workers: Annotated[int | None, Field(ge=1)] = None
@@ -197,9 +197,9 @@ class EngineSection(Section):
 
     @model_validator(mode="after")
     def _of_its_engine(self) -> EngineSection:
-        if self.name != "dask" and (self.workers or self.scheduler or self.memory):
-            raise ValueError('workers, scheduler and memory are of name = "dask"')
-        if self.name == "dask" and self.device:
+        if self.name == "embedded" and (self.workers or self.scheduler or self.memory):
+            raise ValueError('workers, scheduler and memory are of name = "dask" or "spark"')
+        if self.name != "embedded" and self.device:
             raise ValueError(f"the device of a worker is that of its environment: {VARIABLE}")
         if self.workers and self.scheduler:
             raise ValueError("a scheduler has its workers: leave one of the two out")
@@ -395,12 +395,14 @@ def with_engine(
     """The study's [engine] with what a command line says instead. Raises InputError."""
     given = {"workers": workers, "scheduler": scheduler}
     if name is None and any(given.values()):
-        name = "dask"
+        name = "dask" if study.engine.name == "embedded" else study.engine.name
     if name is None:
         return study.engine
     own = study.engine.model_dump()
-    if any(given.values()) or name != "dask":
+    if any(given.values()) or name != own["name"]:
         own |= given
+    if name == "embedded":
+        own["memory"] = None
     return validate({**own, "name": name}, EngineSection, "[engine]")
 
 

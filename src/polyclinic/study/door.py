@@ -1,7 +1,8 @@
-"""`pc.read` and `pc.split`: from files and frames to `Sites`."""
+"""`pc.read`, `pc.scan`, `pc.from_spark` and `pc.split`: from files and frames to `Sites`."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,10 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.infer import infer_codebook
 from polyclinic.data.read import PARQUET, read_table, split_frame, table_from_frame
-from polyclinic.data.scan import Scan, scan_files
+from polyclinic.data.scan import Scan, columns_read, scan_files
 from polyclinic.data.table import Table
 from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.spark_frame import check_frame, written
 from polyclinic.privacy.policy import Policy
 from polyclinic.study.sites import Scanned, Sites
 
@@ -94,6 +96,48 @@ def scan(
     """
     codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
     found = scan_files(str(source), codebook, site)
+    return Scanned({site: found}, codebook, policy=policy, on={site: engine})
+
+
+def from_spark(
+    frame: Any,
+    schema: Codebook | str | Path,
+    *,
+    site: str = "hospital",
+    folder: str | Path | None = None,
+    engine: Embedded | None = None,
+    policy: Policy | None = None,
+) -> Scanned:
+    """One hospital whose rows are a Spark data frame: its executors write them, `scan` reads them.
+
+    Written are the codebook's columns, as Parquet in the order of the patients, into a new folder
+    that goes when nothing uses these data any more, at the latest with this process. A row passes
+    through this process only if the fit reads the files here.
+
+    Parameters
+    ----------
+    frame : a `pyspark.sql.DataFrame`.
+    schema : the codebook, or its path.
+    site : the hospital's name.
+    folder : where the new folder is made: one that the executors and whoever computes see, also
+        ``hdfs://``. None: among this account's temporary files; in local mode only.
+    engine, policy : as of `scan`.
+
+    Raises
+    ------
+    InputError : MISSING_EXTRA, WRONG_VALUE, NO_COLUMN, NO_FILE where there is no row.
+    PolyclinicError : SPARK_FAILED.
+    """
+    codebook = schema if isinstance(schema, Codebook) else Codebook.load(schema)
+    check_frame(frame)
+    columns, patient = columns_read(frame.columns, codebook, site)
+    where, remove = written(frame, columns, patient, folder)
+    try:
+        found = scan_files(where, codebook, site)
+    except BaseException:
+        remove()
+        raise
+    weakref.finalize(found.lake, remove)
     return Scanned({site: found}, codebook, policy=policy, on={site: engine})
 
 

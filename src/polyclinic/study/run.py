@@ -20,6 +20,7 @@ from polyclinic.data.formula import complete_columns, formula_columns
 from polyclinic.data.read import PARQUET
 from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
+from polyclinic.engines.spark import spark
 from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
@@ -99,13 +100,14 @@ def engine_of(section: EngineSection) -> Iterator[Embedded]:
     if section.name == "embedded":
         yield Embedded(section.partitions, section.threads, device=section.device)
         return
-    with cluster(
-        section.scheduler,
-        workers=section.workers or 2,
-        threads=section.threads or 1,
-        memory=section.memory,
-        partitions=section.partitions,
-    ) as found:
+    shared: dict[str, Any] = {"memory": section.memory, "partitions": section.partitions}
+    workers = section.workers or 2
+    if section.name == "spark":
+        made = spark(section.scheduler or f"local[{workers}]", threads=section.threads, **shared)
+    else:
+        threads = section.threads or 1
+        made = cluster(section.scheduler, workers=workers, threads=threads, **shared)
+    with made as found:
         yield found
 
 

@@ -7,7 +7,7 @@ import difflib
 import html
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
@@ -20,11 +20,15 @@ from polyclinic.data.cohort import Cohort, rows_of
 from polyclinic.data.scan import Scan, Selected
 from polyclinic.data.table import Table
 from polyclinic.engines.books import Books
+from polyclinic.engines.clusters import Cluster
 from polyclinic.engines.embedded import About, Embedded, Make, Sums
 from polyclinic.engines.workers import Held
 from polyclinic.privacy.budget import Budget
 from polyclinic.privacy.policy import Policy
 from polyclinic.study.describe import Described
+
+if TYPE_CHECKING:
+    from polyclinic.engines.dask_arrays import DaskMatrix
 
 
 class Sites(Described):
@@ -339,6 +343,36 @@ class Scanned(Sites):
     def on(self) -> Embedded | None:
         """The engine that computes for it wherever it takes part."""
         return next(iter(self._on.values()), None)
+
+    def matrix(self, formula: str, engine: Embedded | None = None) -> DaskMatrix:
+        """The rows as Dask arrays at the workers of a cluster, for libraries that train on Dask.
+
+        There is no gate before them: they are for the hospital itself, and what is computed from
+        them is no release of Polyclinic's. Without a cohort of its own the scan gives its rows that
+        are complete in the formula's columns; with ``missing="keep"`` gaps are NaN.
+
+        Parameters
+        ----------
+        formula : ``"outcome ~ terms"`` or ``"~ terms"``, with ``weights(column)`` if need be.
+        engine : a `polyclinic.cluster`; None: that of the scan.
+
+        Raises
+        ------
+        InputError : WRONG_VALUE, COLUMN_NOT_IN_COHORT, and as a formula of a fit; as a scan.
+        """
+        where = engine or self.on
+        if not isinstance(where, Cluster) or where.name != "dask":
+            raise InputError(
+                "there is no cluster of Dask to hold the arrays",
+                code="WRONG_VALUE",
+                rule="they lie at the workers of polyclinic.cluster",
+                next="engine=polyclinic.cluster(...)",
+            )
+        from polyclinic.engines.dask_arrays import dask_matrix
+        from polyclinic.study.formula import from_formula
+
+        data = from_formula(self, formula, where, gaps=True)
+        return dask_matrix(where, Selected(self.scan, data.cohort), data.design)
 
 
 def _patients(table: Table | Scan) -> str:

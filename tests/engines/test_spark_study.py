@@ -1,0 +1,59 @@
+"""A study on the command line, on a Spark session that it starts in local mode."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import polyclinic as pc
+from tests.engines.near import visits, write
+
+pytest.importorskip("pyspark")
+if shutil.which("java") is None:
+    pytest.skip("there is no Java", allow_module_level=True)
+
+SCHEMA = """
+format = 1
+name = "visits"
+[patient]
+id = "patient"
+[columns]
+patient = { type = "text" }
+age = { type = "integer", range = [0, 120] }
+sex = { type = "category", levels = { f = "female", m = "male" } }
+hba1c = { type = "number", range = [0, 30] }
+readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
+"""
+STUDY = """
+format = 1
+[study]
+name = "visits"
+[data]
+schema = "visits.toml"
+sites = { north = "visits/*.parquet" }
+[model]
+kind = "logistic"
+formula = "readmitted ~ age + C(sex)"
+[evaluation]
+validate = "none"
+alone = false
+[output]
+report = []
+"""
+
+
+def test_a_study_runs_on_spark_and_its_result_is_that_of_one_process(tmp_path):
+    write(visits(), tmp_path / "visits")
+    (tmp_path / "visits.toml").write_text(SCHEMA)
+    (tmp_path / "study.toml").write_text(STUDY)
+    pc.run(tmp_path / "study.toml", tmp_path / "here")
+    command = [sys.executable, "-m", "polyclinic.cli.main", "run", str(tmp_path / "study.toml")]
+    there = [*command, "--out", str(tmp_path / "there"), "--engine", "spark", "--workers", "2"]
+    done = subprocess.run(there, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "engine spark" in done.stderr + done.stdout
+    one, two = [(tmp_path / out / "coefficients.csv").read_bytes() for out in ("here", "there")]
+    assert one == two
