@@ -26,7 +26,7 @@ from polyclinic.engines.dask_local import LocalWorkers
 from polyclinic.engines.dask_worker import HANDLER, Holds, holds, installed, sent
 from polyclinic.engines.machines import Arrived, Tree
 from polyclinic.engines.speeds import Speeds
-from polyclinic.engines.spool import SHARED
+from polyclinic.engines.spool import local_places
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
@@ -68,11 +68,7 @@ class DaskMachines:
             security = _security(security)
             if address is None:
                 self._local = LocalWorkers(workers, threads, dashboard)
-                self._folders = [
-                    tempfile.TemporaryDirectory(prefix="polyclinic-rows-", dir=below)
-                    for below in (SHARED, None)
-                    if below is None or os.access(below, os.W_OK)
-                ]
+                self._folders = local_places()
                 self.spool = tuple(folder.name for folder in self._folders)
                 address, security = self._local.address, self._local.security
                 limit = limit or psutil.virtual_memory().total // (2 * workers)

@@ -28,6 +28,7 @@ from polyclinic.core.errors import InputError, Stopped
 from polyclinic.engines.assign import Policy
 from polyclinic.engines.machines import AllAtOnce
 from polyclinic.engines.spark_worker import answers, forgotten
+from polyclinic.engines.spool import local_places
 
 LOOK = 0.5  # seconds between two looks at the executors
 FAILED = (Py4JError, PySparkException, OSError)
@@ -57,17 +58,17 @@ class SparkMachines(AllAtOnce):
         patience: float,
     ) -> None:
         super().__init__(policy)
-        self.spool = spool
+        self.spool: tuple[str, ...] = () if spool is None else (spool,)
         self._memory, self._patience, self._tag = memory, patience, f"polyclinic-{uuid.uuid4()}"
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folders: list[tempfile.TemporaryDirectory[str]] = []
         self._own = isinstance(session, str)
         self._session = started(session) if self._own else session
         try:
             context: SparkContext = self._session.sparkContext
             self._context, self._local = context, context.master.startswith("local")
             if self._local and spool is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="polyclinic-rows-")
-                self.spool = self._folder.name
+                self._folders = local_places()
+                self.spool = tuple(folder.name for folder in self._folders)
             self._check()
             slots = workers or max(1, self._executors())
             self._threads = threads or self._cores(slots)
@@ -125,8 +126,8 @@ class SparkMachines(AllAtOnce):
                     slots = self._slots
                     self._done(lambda: slots.mapPartitions(forgotten).collect())
                     slots.unpersist()
-        if self._folder is not None:
-            self._folder.cleanup()
+        for folder in self._folders:
+            folder.cleanup()
 
     def worker_pids(self) -> dict[str, int]:
         """Python process in which each slot was when it was asked."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -96,6 +97,15 @@ def spool(rows: Partition, places: Sequence[str]) -> Spooled:
         "population": rows.population,
     }
     return Spooled(str(folder), tuple(rows.columns), about)
+
+
+def local_places() -> list[tempfile.TemporaryDirectory[str]]:
+    """New folders for rows that processes of this machine are to see, the quick one first."""
+    return [
+        tempfile.TemporaryDirectory(prefix="polyclinic-rows-", dir=below)
+        for below in (SHARED, None)
+        if below is None or os.access(below, os.W_OK)
+    ]
 
 
 def _room(place: str) -> int:
