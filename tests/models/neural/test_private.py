@@ -295,11 +295,11 @@ def test_a_spent_budget_ends_it():
     assert error.value.code == "BUDGET_SPENT"
 
 
-def scans(folder):
+def scans(folder, many=36):
     from PIL import Image
 
     draw = np.random.default_rng(0)
-    for i in range(36):
+    for i in range(many):
         at = folder / ("north", "south", "west")[i % 3] / ("normal", "ill")[i // 3 % 2]
         at.mkdir(parents=True, exist_ok=True)
         grey = draw.integers(0, 80, (12, 12)) + 100 * (i // 3 % 2)
@@ -336,10 +336,10 @@ def blocks(monkeypatch):
 
 
 def test_images_with_group_normalisation_are_trained_with_noise(tmp_path, blocks):
-    sites, private = scans(tmp_path), pc.DifferentialPrivacy(8.0, 1e-5)
+    sites, private = scans(tmp_path, 180), pc.DifferentialPrivacy(8.0, 1e-5)
     asked = {
         "noise": {"clip": 1.0, "rate": 0.5},
-        "strategy": pc.FedAvg(rounds=4, local_steps=3, lr=0.5),
+        "strategy": pc.FedAvg(rounds=6, local_steps=3, lr=0.3),
     }
     model = pc.NeuralNetwork("block", architecture_options={"norm": "group"}, **asked)
     model.fit(sites, "label ~ image", privacy=private)
