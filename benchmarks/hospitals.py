@@ -34,6 +34,9 @@ Ints = NDArray[np.int64]
 Settings = tuple[dict[str, Any], ...]
 NEAR = 0.01
 FOLDS, VALIDATION = 5, 0.2
+BATCH = 32
+# The coordinator's step along a gradient of `batch_size` rows of each site: torch.optim.Adam.
+ADAM = {"local_steps": 1, "lr": 1.0, "beta2": 0.999, "tau": 1e-8, "bias_correction": True}
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Proof:
     """A data set with its network and the settings that each way may take.
 
     split     a seed's rows
-    passes    over the training rows, at most; the same for all
+    passes    times as many rows as all hospitals have for training are read, by each way
     single    settings of `pc.FedAvg` where all rows are in one place: pooled, or one hospital's
     strategy, federated   class and settings of the training over hospitals
     """
@@ -133,7 +136,8 @@ class Proof:
     ) -> list[Trained]:
         """The network after each pass."""
         make = self.strategy if hospitals else pc.FedAvg
-        after = rounds_of(given, len(at), len(rows.hospitals), self.passes)
+        sites, read = len(rows.hospitals) if hospitals else 1, len(rows.of("train"))
+        after = [rounds_of(given, len(at), sites, k * read) for k in range(1, self.passes + 1)]
         store = Passes(after)
         network = pc.NeuralNetwork(
             self.architecture,
@@ -147,12 +151,12 @@ class Proof:
         return [replace(one, val=one.area(rows, "val")) for one in found]
 
 
-def rounds_of(given: Mapping[str, Any], rows: int, sites: int, passes: int) -> list[int]:
-    """The rounds after which `rows` of all sites were read 1, 2, ... `passes` times."""
-    one = 1.0
+def rounds_of(given: Mapping[str, Any], rows: int, sites: int, read: int) -> int:
+    """The rounds in which `sites` that have `rows` together read `read` of them."""
+    one = rows
     if "local_steps" in given:
-        one = rows / (sites * given["local_steps"] * given["batch_size"])
-    return [max(int(one * (k + 1)), 1) for k in range(passes)]
+        one = sites * given["local_steps"] * given["batch_size"]
+    return max(round(read / one), 1)
 
 
 def xrays(rows_each: int = 200, passes: int = 12) -> Proof:
@@ -174,20 +178,20 @@ def xrays(rows_each: int = 200, passes: int = 12) -> Proof:
     return Proof(title, split, "cnn", {"dropout": 0.3}, passes, given, pc.FedAvg, given)
 
 
-def stays(passes: int = 20, hidden: int = 32) -> Proof:
+def stays(passes: int = 12, hidden: int = 32) -> Proof:
     """PhysioNet 2012; seeds 0 to 4 are the fifths of a cross-validation, 5 to 9 of another one."""
     rows = _rows(pc.datasets.physionet_2012(series=True), "measured", "died")
 
     def split(seed: int) -> Rows:
         return replace(rows, part=folded(rows, seed))
 
-    adam = tuple({"batch_size": 32, "lr": lr, "optimizer": "adam"} for lr in (0.003, 0.01))
-    server = tuple(
-        {"batch_size": 32, "local_steps": 1, "lr": 1.0, "server_lr": lr} for lr in (0.01, 0.02)
-    )
+    each = BATCH // len(rows.hospitals)
+    sizes = (0.003, 0.01)
+    local = tuple({"batch_size": BATCH, "lr": lr, "optimizer": "adam"} for lr in sizes)
+    shared = tuple({"batch_size": each, "server_lr": lr, **ADAM} for lr in sizes)
     options = {"hidden": hidden, "dropout": 0.3}
     title = "PhysioNet 2012, four units"
-    return Proof(title, split, "gru", options, passes, adam, pc.FedAdam, server)
+    return Proof(title, split, "gru", options, passes, local, pc.FedAdam, shared)
 
 
 def folded(rows: Rows, seed: int) -> NDArray[Any]:
