@@ -14,8 +14,9 @@ differences, and whether federated training is within 0.01 of pooled training an
 hospital alone.
 
 Each hospital trains on 800 of its 924 to 975 published training images. With 200 of each (and
-`FedAvg`) one hospital alone was above pooled training, too: then there is nothing that training
-together could add. Passes and step sizes were chosen on the validation rows of seed 9.
+`FedAvg`) one hospital alone was above pooled training, too: images of the others added nothing on
+these test rows, wherever they lay. The training over hospitals was settled on the validation rows
+of seed 9; of stays these are test rows of other seeds.
 
     scripts/bench hospitals [--seeds 1 2 3] [--part xrays stays]
 """
