@@ -89,7 +89,8 @@ def FedAdam(rounds: int = 20, lr: float = 0.01, server_lr: float = 0.01, **more:
     lr : local step size.
     server_lr : step size of the coordinator.
     more : `beta1` (0.9), `beta2` (0.99), `tau` (0.001), and the options of `FedAvg`. Running means
-        start at 0 and are not corrected for it.
+        start at 0 and are not corrected for it, as in the paper; with `bias_correction` they are,
+        as in Kingma & Ba (2015).
     """
     return _made("fedadam", {"rounds": rounds, "lr": lr, "server_lr": server_lr}, more)
 
@@ -102,7 +103,7 @@ def FedYogi(rounds: int = 20, lr: float = 0.01, server_lr: float = 0.01, **more:
     rounds : communication rounds.
     lr : local step size.
     server_lr : step size of the coordinator.
-    more : as of `FedAdam`.
+    more : as of `FedAdam`, without `bias_correction`.
     """
     return _made("fedyogi", {"rounds": rounds, "lr": lr, "server_lr": server_lr}, more)
 
@@ -115,7 +116,7 @@ def FedAdagrad(rounds: int = 20, lr: float = 0.01, server_lr: float = 0.1, **mor
     rounds : communication rounds.
     lr : local step size.
     server_lr : step size of the coordinator.
-    more : as of `FedAdam`, without `beta2`.
+    more : as of `FedAdam`, without `beta2` and `bias_correction`.
     """
     return _made("fedadagrad", {"rounds": rounds, "lr": lr, "server_lr": server_lr}, more)
 

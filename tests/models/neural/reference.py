@@ -55,6 +55,9 @@ class Server:
             else:
                 self.square = self.square + d**2
             d = self.mean / (np.sqrt(self.square) + one.tau)
+            if one.bias_correction:
+                b1, b2 = 1 - one.beta1 ** (t + 1), 1 - one.beta2 ** (t + 1)
+                d = self.mean / b1 / (np.sqrt(self.square / b2) + one.tau)
         self.w = self.w + one.server_lr_at(t) * d
 
 

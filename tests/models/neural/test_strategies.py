@@ -28,6 +28,7 @@ STRATEGIES = [
     pc.Scaffold(**SMALL),
     pc.Scaffold(**SMALL, server_lr=0.5),
     pc.FedAdam(**SMALL, server_lr=0.05),
+    pc.FedAdam(**SMALL, server_lr=0.05, bias_correction=True),
     pc.FedYogi(**SMALL, server_lr=0.05, server_schedule="decay", server_decay=0.9),
     pc.FedAdagrad(**SMALL),
     pc.Ditto(**SMALL, pull=0.5),
@@ -80,6 +81,24 @@ def test_one_site_trains_as_torch_does(rows):
             optimizer.step()
     flat = torch.cat([p.detach().ravel() for p in network.parameters()]).numpy()
     np.testing.assert_allclose(model.result_.weights, flat, atol=1e-6)
+
+
+def test_shared_gradients_with_corrected_means_are_adam_of_torch(rows):
+    import torch
+
+    given = {"batch_size": 0, "local_steps": 1, "lr": 1.0}
+    adam = {"server_lr": 0.02, "beta2": 0.999, "tau": 1e-8, "bias_correction": True}
+    model = rows.fit(pc.FedAdam(40, **given, **adam))
+    network = Network(model.spec_).module
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.02)
+    table, target = (torch.tensor(one, dtype=torch.float32) for one in (rows.x, rows.y))
+    for _ in range(40):
+        optimizer.zero_grad()
+        logits = network({"table": table})[:, 0]
+        torch.nn.functional.binary_cross_entropy_with_logits(logits, target).backward()
+        optimizer.step()
+    flat = torch.cat([p.detach().ravel() for p in network.parameters()]).numpy()
+    np.testing.assert_allclose(model.result_.weights, flat, atol=2e-5)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=repr)

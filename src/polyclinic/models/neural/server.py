@@ -8,7 +8,8 @@ With the mean change d of the sites' weights and the step size s of the round
               Karimireddy et al. (2020)
 - adam, yogi, adagrad   m = b1 m + (1 - b1) d, w + s m / (sqrt(v) + tau), where v becomes
               b2 v + (1 - b2) d^2, or v - (1 - b2) d^2 sign(v - d^2), or v + d^2; both start at 0
-              and are not corrected for it. Reddi et al. (2021)
+              and are not corrected for it. Reddi et al. (2021). With `bias_correction` adam after
+              t rounds takes m / (1 - b1^t) and v / (1 - b2^t). Kingma & Ba (2015)
 """
 
 from __future__ import annotations
@@ -60,6 +61,9 @@ def step(
         mean = strategy.beta1 * memory["mean"] + (1.0 - strategy.beta1) * change
         square = _square(rule, strategy.beta2, memory["square"], change * change)
         memory = {"mean": mean, "square": square}
+        if strategy.bias_correction:
+            mean = mean / (1.0 - strategy.beta1 ** (round + 1))
+            square = square / (1.0 - strategy.beta2 ** (round + 1))
         change = mean / (np.sqrt(square) + strategy.tau)
     return (weights.astype(np.float64) + size * change).astype(np.float32), memory
 

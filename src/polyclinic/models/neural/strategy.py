@@ -63,7 +63,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "fedsgd": (*_ANY, "stop_after", *_BYTES),
     "fedprox": (*_MEAN, "mu"),
     "scaffold": (*_STEPS, *_SERVER, "stop_after"),
-    "fedadam": (*_MOMENTS, "beta2"),
+    "fedadam": (*_MOMENTS, "beta2", "bias_correction"),
     "fedyogi": (*_MOMENTS, "beta2"),
     "fedadagrad": _MOMENTS,
     "cyclic": (*(name for name in _LOCAL if name != "clients"), "order"),
@@ -116,6 +116,7 @@ class Strategy:
     mu             weight of 1/2 |w - w_start|^2 in the local loss
     beta1, beta2   of the coordinator's running means of the change and of its square
     tau            added to the root of the latter
+    bias_correction   whether both are divided by what they lack for having begun at 0
     order          of the sites' turns: "shuffled" anew in each cycle, or "named"
     layers         last layers that stay at the site
     pull           weight of 1/2 |v - w|^2 in the loss of a site's own network v
@@ -152,6 +153,7 @@ class Strategy:
     beta1: float = 0.9
     beta2: float = 0.99
     tau: float = 1e-3
+    bias_correction: bool = False
     order: str = "shuffled"
     layers: int = 1
     pull: float = 0.1
@@ -319,6 +321,7 @@ _RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "beta1": _MEAN_OF,
     "beta2": _MEAN_OF,
     "tau": (_real(0, 1e3, open_=True), "above 0"),
+    "bias_correction": (lambda v: isinstance(v, bool), "true or false"),
     "order": (("shuffled", "named").__contains__, "shuffled or named"),
     "layers": _COUNT,
     "pull": (_real(0, 1e6), "0 or more"),
