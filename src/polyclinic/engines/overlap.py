@@ -4,9 +4,10 @@ The rounds of a window are open: the next one, and as many after it as staleness
 free computes its partitions of the earliest of them, at the newest coefficients, and pushes one
 sum; then of the round after that; ahead of the window nobody gets. That is the bound of the stale
 synchronous parallel server of Ho et al. (2013), in which the fast wait for the slow at its end.
-Here they first help: who has nothing left takes over a partition that its owner has not begun, and
-what is out for too long is computed twice, whichever answer comes first. So each partition counts
-once in each round, whoever was slow, and none of it is thrown away for its age.
+Here they help. A partition that its owner has not begun is taken over for good: before going ahead
+by who has read it before, and by anybody instead of waiting. What is out for too long is computed
+twice, and the first answer counts. So each partition counts once in each round, whoever was slow,
+and nothing is thrown away for its age.
 """
 
 from __future__ import annotations
@@ -155,28 +156,39 @@ class Window:
                     self._post(worker, piece)
 
     def _own(self, worker: str) -> Piece | None:
-        """All that the worker holds of the earliest round in which that is waiting."""
+        """Of the earliest round in which there is some, all that the worker holds, or a partition
+        of another one that it has read before."""
         for number, one in sorted(self._open.items()):
             mine = sorted(part for part in one.waiting if self.holdings.owner[part] == worker)
             if mine:
                 return self._piece(number, mine)
+            known = self._others(worker, one) & self.holdings.read.get(worker, set())
+            if known:
+                return self._taken(worker, number, max(known))
         return None
 
     def _take_over(self, worker: str) -> Piece | None:
-        """A partition that another one has not begun, for good; rather one that was read before."""
-        if self.machines.policy != "least_load":
-            return None
-        room = self._costs.room.get(worker)
-        free = None if room is None else room - self._rows(self.holdings.own(worker))
-        known = self.holdings.read.get(worker, set())
+        """What is to be read first, instead of waiting."""
         for number, one in sorted(self._open.items()):
-            fits = [part for part in one.waiting if free is None or self._rows([part]) <= free]
-            if fits:
-                part = min(fits, key=lambda part: (part not in known, -part))
-                self.holdings.owner[part] = worker
-                self.machines.activity.moved += 1
-                return self._piece(number, [part])
+            if others := self._others(worker, one):
+                return self._taken(worker, number, max(others))
         return None
+
+    def _others(self, worker: str, one: Open) -> set[int]:
+        """Partitions that wait for somebody who is not free, and that fit into memory here."""
+        if self.machines.policy != "least_load":
+            return set()
+        room, free = self._costs.room.get(worker), self._idle()
+        if room is not None:
+            room -= self._rows(self.holdings.own(worker))
+        theirs = {part for part in one.waiting if self.holdings.owner[part] not in free}
+        return {part for part in theirs if room is None or self._rows([part]) <= room}
+
+    def _taken(self, worker: str, number: int, part: int) -> Piece:
+        """It is this worker's from now on."""
+        self.holdings.owner[part] = worker
+        self.machines.activity.moved += 1
+        return self._piece(number, [part])
 
     def _piece(self, number: int, parts: list[int]) -> Piece:
         """To be computed from now on."""
