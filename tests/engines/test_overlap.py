@@ -168,3 +168,29 @@ def test_over_hospitals_it_is_refused_before_anything_is_asked():
         model.fit(sites, FORMULA, callbacks=[rounds.append])
     assert caught.value.code == "WRONG_VALUE" and "FedBuff" in caught.value.next
     assert not rounds
+
+
+def test_late_gradients_are_those_of_delayed_descent_by_hand():
+    """Zhang et al. (2016), equation 6: theta <- theta - eta / age * gradient at older theta. Here
+    in numpy, over all rows, half of them two rounds late and half of them in time."""
+    x = (X - X.mean(axis=0)) / X.std(axis=0)
+    full, half, rounds = np.column_stack([np.ones(len(x)), x]), len(x) // 2, 12
+    thetas = [np.array([np.log(Y.mean() / (1 - Y.mean())), 0.0, 0.0, 0.0])]
+    for k in range(rounds):
+        late = min(2, k)
+        gradient = np.zeros(4)
+        for rows, theta in ((slice(half), thetas[k - late]), (slice(half, None), thetas[k])):
+            risk = 1 / (1 + np.exp(-full[rows] @ theta))
+            gradient += full[rows].T @ (risk - Y[rows])
+        eta = 4 / len(x) / (1 + 0.05 * (k + 1)) / (1 + late / 2)
+        thetas.append(thetas[k] - eta * gradient)
+    expected = np.mean(thetas[1 + rounds // 2 :], axis=0)
+
+    events = [(k + 2, 0, half, min(2, k)) for k in range(rounds)]
+    events += [(k + 2, half, len(x), 0) for k in range(rounds)]
+    options = {"batch": 1.0, "staleness": 2}
+    model = pc.LogisticRegression(solver="sgd", max_rounds=rounds, solver_options=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(x, Y, engine=pc.Embedded(PARTS, arrivals=events))
+    np.testing.assert_allclose(model.result_.coef[0], expected, rtol=1e-9)

@@ -8,7 +8,7 @@ canonical the information is the expected one, as in iteratively reweighted leas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,7 @@ class GLMFit:
     rounds: int
     end: str
     distance: float | None
-    events: tuple[tuple[int, int, int, int], ...] = ()
+    events: tuple[tuple[int, int, int, int], ...] = field(default=(), kw_only=True)
 
     @property
     def converged(self) -> bool:
