@@ -26,7 +26,7 @@ Cohort = Mapping[str, Any]
 Memory = Mapping[str, Any]  # what a site keeps for a later round
 HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
 MAY = "MAY"  # the kind of message that asks whether a site would release its answer alone
-Ages = tuple[tuple[int, int, int], ...]
+Ages = tuple[tuple[int, int, int], ...]  # see `Total`
 Ask = Callable[[Mapping[str, bytes]], Mapping[str, codec.Bytes]]
 
 
