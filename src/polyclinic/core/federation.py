@@ -15,8 +15,9 @@ from polyclinic.core.asking import FirstOf, Outstanding
 from polyclinic.core.codes import NEXT, RULES
 from polyclinic.core.compress import HELD, Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
-from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
+from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.core.leaf import Leaf
+from polyclinic.core.overlap import Overlap, across_borders, nobody_waits
 from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -26,7 +27,6 @@ Cohort = Mapping[str, Any]
 Memory = Mapping[str, Any]  # what a site keeps for a later round
 HEADS = "HEADS"  # the kind of message that carries signed heads of the sites' logs
 MAY = "MAY"  # the kind of message that asks whether a site would release its answer alone
-Ages = tuple[tuple[int, int, int], ...]  # see `Total`
 Ask = Callable[[Mapping[str, bytes]], Mapping[str, codec.Bytes]]
 
 
@@ -35,17 +35,6 @@ class Workers(Protocol):
 
     def sum(self, plan: Plan) -> Sum: ...
     def remember(self, plan: Plan, memory: Memory) -> tuple[Sum, Memory]: ...
-
-
-class Overlap(Protocol):
-    """Rounds of a domain that may begin before the ones before them are summed.
-
-    next   the sum of the first of these plans, which follow each other by `round`, and `Total.ages`
-    close  what is begun is not needed
-    """
-
-    def next(self, plans: Sequence[Plan]) -> tuple[Sum, Ages]: ...
-    def close(self) -> None: ...
 
 
 class Transport(Protocol):
@@ -261,29 +250,6 @@ class Federation:
             opened_by=summed.opened_by,
             shared=summed.shared,
         )
-
-
-def across_borders() -> InputError:
-    """The error for rounds that would overlap over hospitals."""
-    return InputError(
-        "staleness over hospitals",
-        code="WRONG_VALUE",
-        rule="a hospital's gate judges the answer to one question, of all its rows at the same "
-        "coefficients; who is late with a part of it is a matter inside the hospital",
-        next="leave staleness out; networks train over hospitals that do not wait for each other "
-        "with pc.FedBuff; arrays of one trust domain: fit(X, y, engine=pc.cluster(workers=2))",
-    )
-
-
-def nobody_waits() -> InputError:
-    """The error for rounds that would overlap where one process computes all of them."""
-    return InputError(
-        "staleness without workers",
-        code="WRONG_VALUE",
-        rule="rounds overlap where workers wait for each other; in one process nobody does",
-        next="engine=pc.cluster(workers=2), or leave staleness out; to go through an earlier fit "
-        "again, pc.Embedded(arrivals=model.events_)",
-    )
 
 
 def remembered(plan: Plan, rows: Partition, memory: Memory) -> tuple[Sum, Memory]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, cast
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
-from polyclinic.core.federation import Overlap
+from polyclinic.core.overlap import Overlap
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
 from polyclinic.engines.activity import Activity

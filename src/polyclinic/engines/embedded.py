@@ -14,15 +14,8 @@ from typing import Any, Literal
 
 from polyclinic.core import codec
 from polyclinic.core.device import checked
-from polyclinic.core.federation import (
-    ClearSums,
-    Cohort,
-    Domain,
-    Federation,
-    Overlap,
-    Summing,
-    nobody_waits,
-)
+from polyclinic.core.federation import ClearSums, Cohort, Domain, Federation, Summing
+from polyclinic.core.overlap import Overlap, nobody_waits
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
 from polyclinic.engines.books import Books

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from polyclinic.core import codec
 from polyclinic.core.contribution import Sum
-from polyclinic.core.federation import Ages
+from polyclinic.core.overlap import Ages
 from polyclinic.core.plan import Plan
 from polyclinic.engines import wire
 from polyclinic.engines.holdings import Holdings

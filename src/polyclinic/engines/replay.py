@@ -7,7 +7,7 @@ from typing import Any
 
 from polyclinic.core.contribution import Sum
 from polyclinic.core.errors import InputError
-from polyclinic.core.federation import Ages
+from polyclinic.core.overlap import Ages
 from polyclinic.core.plan import Plan
 from polyclinic.engines.workers import ThreadWorkers
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from polyclinic.core.errors import InputError
-from polyclinic.core.federation import across_borders
+from polyclinic.core.overlap import across_borders
 from polyclinic.models.glm.spec import MASKED, MAX_ROUNDS, NOISY, Solver
 
 
