@@ -1,13 +1,16 @@
-"""The engine of real processes: two Dask workers, which are killed."""
+"""The engine of real processes: three Dask workers, which are killed."""
 
 from __future__ import annotations
 
 import os
 import runpy
 import signal
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sklearn.exceptions import ConvergenceWarning
 
 import polyclinic as pc
 from polyclinic.core import codec
@@ -21,7 +24,7 @@ pytest.importorskip("distributed")
 
 @pytest.fixture(scope="module")
 def cluster():
-    with pc.cluster(workers=2, partitions=3, patience=5) as found:
+    with pc.cluster(workers=3, partitions=3, patience=5) as found:
         yield found
 
 
@@ -41,7 +44,7 @@ def test_the_kit_gives_the_bytes_of_one_process(name, cluster):
     here = fit(algorithm(), pc.Embedded(3).domain(partition())).state
     there = fit(algorithm(), cluster.domain(partition())).state
     assert codec.encode(here) == codec.encode(there)
-    assert len(set(cluster.worker_pids().values())) == 2
+    assert len(set(cluster.worker_pids().values())) == 3
 
 
 def test_a_hospital_may_be_a_cluster(cluster, files):
@@ -88,10 +91,34 @@ def test_a_worker_that_stands_still_is_not_waited_for(cluster):
     expected = state(pc.Embedded(3))
     state(cluster)  # so that it is known how long a round takes
     assert state(cluster, callbacks=[stop]) == expected
-    assert copied[-1] > copied[0] and len(cluster.machines.live()) == 2
+    assert copied[-1] > copied[0] and len(cluster.machines.live()) == 3
     os.kill(stopped[0], signal.SIGCONT)
     assert state(cluster) == expected
     assert set(cluster.worker_pids().values()) >= set(stopped)
+
+
+def test_rounds_that_overlap_go_on_without_a_worker_that_is_killed(cluster):
+    def kill(done):
+        if done.number == 8:
+            pids = cluster.worker_pids()
+            os.kill(pids[min(pids)], signal.SIGKILL)
+
+    x = np.random.default_rng(0).standard_normal((3000, 3))
+    y = (x[:, 0] + np.random.default_rng(1).logistic(size=3000) > 0).astype(float)
+
+    def hurried(engine, **more):
+        options = {"batch": 0.25, "staleness": 2}
+        model = pc.LogisticRegression(solver="sgd", max_rounds=60, solver_options=options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            return model.fit(x, y, engine=engine, **more)
+
+    model, newton = hurried(cluster, callbacks=[kill]), pc.LogisticRegression().fit(x, y)
+    assert len(cluster.worker_pids()) == 2
+    assert model.n_iter_ == 60 and {age for *_, age in model.events_} <= {0, 1, 2}
+    assert model.result_.loss - newton.result_.loss < 0.5  # of about 1900
+    again = hurried(pc.Embedded(3, arrivals=model.events_))
+    assert again.result_.coef.tobytes() == model.result_.coef.tobytes()
 
 
 def test_workers_that_are_killed_change_no_byte_and_the_last_stops_the_run(

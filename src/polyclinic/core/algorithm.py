@@ -42,6 +42,17 @@ class Unhurried(Protocol):
     def several(self, state: State) -> FirstOf | None: ...
 
 
+@runtime_checkable
+class Overlapping(Protocol):
+    """An algorithm whose next rounds may begin before the ones before them are summed.
+
+    ahead  the plans of the next rounds, as far as they may begin, at what is known now: the first
+           is `plan`; None: no round begins before its time
+    """
+
+    def ahead(self, state: State) -> Sequence[Plan] | None: ...
+
+
 Make = Callable[[Sequence[Any]], Algorithm]
 
 
@@ -69,6 +80,13 @@ class Stages:
             return None
         current = self._current(state)
         return current.several(state["inner"]) if isinstance(current, Unhurried) else None
+
+    def ahead(self, state: State) -> Sequence[Plan] | None:
+        """Plans of the next rounds, where the current algorithm has them."""
+        if len(state["done"]) == len(self.make):
+            return None
+        current = self._current(state)
+        return current.ahead(state["inner"]) if isinstance(current, Overlapping) else None
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         inner = self._current(state).update(state["inner"], plan, total)

@@ -116,6 +116,8 @@ class Total:
     seen       who could see a site's part: "this site" alone, or only a "total of" so many
     opened_by  sites that could open the secure sum; 0: each site's part was seen
     shared     numbers in the secure sum of what is safe at each site, which was opened before
+    ages       of rounds that overlap: rows from, up to, and how many rounds were added between the
+               question about them and this one
     lost       why the one site that was asked does not answer now: there are no values; ""
     """
 
@@ -127,6 +129,7 @@ class Total:
     seen: str = "this site"
     opened_by: int = 0
     shared: int = 0
+    ages: tuple[tuple[int, int, int], ...] = ()
     lost: str = ""
 
     def __getitem__(self, name: str) -> Array:

@@ -17,6 +17,7 @@ from polyclinic.core.compress import HELD, Answers, known_after
 from polyclinic.core.contribution import Sum, Total, add_words, open_total, words_shape
 from polyclinic.core.errors import PolyclinicError, Refused, Stopped
 from polyclinic.core.leaf import Leaf
+from polyclinic.core.overlap import Overlap, across_borders, nobody_waits
 from polyclinic.core.packing import unpack
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -51,11 +52,14 @@ class Engine(Protocol):
     """What `fit` needs: the total of a plan.
 
     first           the answer of whichever site is first, and its plan; the others go on
+    ahead           the total of the first of these plans, which are of the next rounds; workers who
+                    are free may begin the others
     memory, recall  what a run that goes on later has to know of the rounds before, as plain data
     """
 
     def total(self, plan: Plan) -> Total: ...
     def first(self, asked: FirstOf) -> tuple[Plan, Total]: ...
+    def ahead(self, plans: Sequence[Plan]) -> Total: ...
     def memory(self) -> dict[str, Any]: ...
     def recall(self, memory: Mapping[str, Any]) -> None: ...
     def session(self) -> AbstractContextManager[None]: ...
@@ -191,6 +195,10 @@ class Federation:
             self._outstanding.ask(site, plan, partial(self._alone, site, plan))
         return self._outstanding.first()
 
+    def ahead(self, plans: Sequence[Plan]) -> Total:
+        """No total of hospitals is of more than one question. Raises InputError (WRONG_VALUE)."""
+        raise across_borders()
+
     def _alone(self, site: str, plan: Plan) -> Total:
         plan = replace(plan, cohort=self.cohort, purpose=self.purpose, _derived={})
         leaves = lookup(plan.task, plan.version).leaves(plan)
@@ -269,16 +277,30 @@ class Inline:
 
 
 class Domain:
-    """One trust domain: workers add up, nothing crosses a border, so there is no gate."""
+    """One trust domain: workers add up, nothing crosses a border, so there is no gate.
+
+    overlap  how rounds overlap in it; None: they do not
+    """
 
     def __init__(
-        self, workers: Workers, session: Callable[[], AbstractContextManager[None]] = nullcontext
+        self,
+        workers: Workers,
+        session: Callable[[], AbstractContextManager[None]] = nullcontext,
+        overlap: Callable[[], Overlap] | None = None,
     ) -> None:
         self._parts, self._session = {"": workers}, session
         self._kept: dict[str, dict[str, Memory]] = {}
+        self._overlap, self._begun = overlap, list[Overlap]()
 
-    def session(self) -> AbstractContextManager[None]:
-        return self._session()
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """At its end nobody goes on with a round that was begun."""
+        with self._session():
+            try:
+                yield
+            finally:
+                while self._begun:
+                    self._begun.pop().close()
 
     def memory(self) -> dict[str, Any]:
         """What sites keep for later rounds."""
@@ -303,6 +325,17 @@ class Domain:
         """The answer of the site that was asked first, and its plan."""
         plan = next(iter(asked.plans.values()))
         return plan, self.total(plan)
+
+    def ahead(self, plans: Sequence[Plan]) -> Total:
+        """The total of the first of these plans. Raises InputError (WRONG_VALUE) without workers
+        that could begin the others."""
+        if not self._begun:
+            if self._overlap is None:
+                raise nobody_waits()
+            self._begun.append(self._overlap())
+        leaves = lookup(plans[0].task, plans[0].version).leaves(plans[0])
+        summed, ages = self._begun[0].next(plans)
+        return open_total(leaves, summed.words, ages=ages)
 
     def _sums(self, plan: Plan) -> dict[str, Sum]:
         """The sum of each site, which may go on from what it kept."""

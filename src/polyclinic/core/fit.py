@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from polyclinic.core.algorithm import Algorithm, State, Unhurried
+from polyclinic.core.algorithm import Algorithm, Overlapping, State, Unhurried
 from polyclinic.core.asking import FirstOf
 from polyclinic.core.compress import KINDS
 from polyclinic.core.contribution import Total
@@ -79,12 +79,8 @@ def fit(
     with engine.session():
         try:
             while (plan := algorithm.plan(state)) is not None:
-                several = algorithm.several(state) if isinstance(algorithm, Unhurried) else None
-                if several is not None:
-                    plan, total, done = _first(engine, several, len(rounds) + 1)
-                else:
-                    plan = plan.at(len(rounds) + 1, parent)
-                    total, done = ask(engine, plan)
+                plan = plan.at(len(rounds) + 1, parent)
+                plan, total, done = _next(algorithm, engine, state, plan)
                 state = algorithm.update(state, plan, total)
                 rounds.append(replace(done, figures=_finite(algorithm.progress(state))))
                 parent = plan.round_hash
@@ -119,6 +115,27 @@ def ask(engine: Engine, plan: Plan) -> tuple[Total, Round]:
     started = time.perf_counter()
     total = engine.total(plan)
     return total, _record(plan, total, time.perf_counter() - started)
+
+
+def _next(
+    algorithm: Algorithm, engine: Engine, state: State, plan: Plan
+) -> tuple[Plan, Total, Round]:
+    """The next round: of all sites, of whichever is first, or with later ones begun."""
+    several = algorithm.several(state) if isinstance(algorithm, Unhurried) else None
+    if several is not None:
+        return _first(engine, several, plan.round)
+    ahead = algorithm.ahead(state) if isinstance(algorithm, Overlapping) else None
+    if ahead is not None:
+        return _ahead(engine, ahead, plan)
+    return plan, *ask(engine, plan)
+
+
+def _ahead(engine: Engine, ahead: Sequence[Plan], plan: Plan) -> tuple[Plan, Total, Round]:
+    """One round; those after it may be begun."""
+    started = time.perf_counter()
+    later = [one.at(plan.round + i, plan.parent) for i, one in enumerate(ahead)]
+    total = engine.ahead([plan, *later[1:]])
+    return plan, total, _record(plan, total, time.perf_counter() - started)
 
 
 def _first(engine: Engine, asked: FirstOf, number: int) -> tuple[Plan, Total, Round]:

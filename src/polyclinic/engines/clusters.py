@@ -6,10 +6,11 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, cast
 
 from polyclinic.core import codec
 from polyclinic.core.errors import InputError
+from polyclinic.core.overlap import Overlap
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
 from polyclinic.engines.activity import Activity
@@ -58,6 +59,10 @@ class Cluster(Embedded):
         while len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return self._known[name]
+
+    def overlap(self, workers: Any) -> Overlap:
+        """Rounds of a domain overlap as its workers are free."""
+        return cast(SpreadWorkers, workers).overlap()
 
     @property
     def activity(self) -> Activity:

@@ -9,14 +9,17 @@ import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from polyclinic.core import codec
 from polyclinic.core.device import checked
 from polyclinic.core.federation import ClearSums, Cohort, Domain, Federation, Summing
+from polyclinic.core.overlap import Overlap, nobody_waits
 from polyclinic.core.partition import Partition
 from polyclinic.data.scan import Selected
 from polyclinic.engines.books import Books
+from polyclinic.engines.replay import Replay
 from polyclinic.engines.secure import AutoSums, SecureSums
 from polyclinic.engines.site import Pinned, Site
 from polyclinic.engines.workers import Held, ThreadWorkers, single_threaded_blas
@@ -46,7 +49,8 @@ class Embedded:
     threads : at most so many at once; None: one per core.
     arrivals : of a strategy in which no site waits for another: seconds of a local step by site, or
         as a function of site and version, for simulated time over arrays in one trust domain; or
-        the `events_` of an earlier fit, which is replayed. None: answers count as they come.
+        the `events_` of an earlier fit, which is replayed; so are those of `sgd` with `staleness`
+        on a cluster, in one trust domain. None: answers count as they come.
     device : on which networks compute: "auto" (a graphics card where there is one), "cpu", "cuda",
         "cuda:1", "mps"; or by name of site, as hospitals have different ones. "": as the
         environment's POLYCLINIC_DEVICE says, else "auto". It is in no plan.
@@ -84,7 +88,19 @@ class Embedded:
 
     def domain(self, rows: Partition | Selected) -> Domain:
         """One trust domain over `rows`."""
-        return Domain(self.workers(rows), single_threaded_blas)
+        workers = self.workers(rows)
+        return Domain(workers, single_threaded_blas, partial(self.overlap, workers))
+
+    def overlap(self, workers: Any) -> Overlap:
+        """How rounds of a domain overlap: only as they did in an earlier fit, see `arrivals`.
+
+        Raises
+        ------
+        InputError : WRONG_VALUE without `arrivals`, or with others.
+        """
+        if self.arrivals is None:
+            raise nobody_waits()
+        return Replay(workers, self.arrivals)
 
     def federation(
         self,

@@ -58,8 +58,7 @@ class Holdings:
         owner = {part: worker for part, worker in self.owner.items() if part != WHOLE}
         if self.machines.policy != "least_load" or not owner or not row or self._rested <= REST:
             return
-        if time.monotonic() - self._looked > NEWCOMERS:
-            self._look()
+        self.newcomers()
         if set(owner.values()) - set(self.workers):
             return  # of a worker that is lost: the round finds out
         rounds = max(SOON, self._rounds)
@@ -67,6 +66,11 @@ class Holdings:
             self.owner |= found
             self.machines.activity.moved += len(found)
             self._rested = 0
+
+    def newcomers(self) -> None:
+        """Look now and then for workers that have joined."""
+        if time.monotonic() - self._looked > NEWCOMERS:
+            self._look()
 
     def _look(self) -> None:
         self.workers, self._looked = self.machines.live(), time.monotonic()

@@ -11,6 +11,7 @@ import shutil
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -30,7 +31,8 @@ from polyclinic.engines.assign import assign
 from polyclinic.engines.held import WHOLE, Scanned, row_bytes
 from polyclinic.engines.holdings import Holdings
 from polyclinic.engines.machines import Machines
-from polyclinic.engines.rounds import Round
+from polyclinic.engines.overlap import Window
+from polyclinic.engines.rounds import Message, Round
 from polyclinic.engines.spool import spool
 from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
@@ -104,23 +106,14 @@ class SpreadWorkers:
         if not parts:
             whole = lookup(plan.task, plan.version).grain == "site"
             parts = [WHOLE] if whole else range(len(self._edges))
-        kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
-        asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept, **(more or {})}
-        self._columns |= plan.words.intersection(self.rows.columns)
         todo, replies = set(parts), list[dict[str, Any]]()
         tree = self.machines.tree if WHOLE not in todo else None
         if tree is not None and len(self._holdings.workers) < tree.workers:
             tree = None
 
-        def message(address: str, parts: Sequence[int], name: str) -> bytes:
-            first = {} if address in self._holdings.told else self._first()
-            hold = {"hold": tree.bytes} if tree else {}
-            own = self._holdings.own(address)
-            return codec.encode(
-                {**asked, **first, **hold, "parts": parts, "own": own, "name": name}
-            )
-
         while todo:
+            hold = {"hold": tree.bytes} if tree else {}
+            message = self._message(op, plan, {**(more or {}), **hold})
             one = Round(self._holdings, f"{op} {plan.task}", self._room(), message)
             answers = one.answers(todo)
             todo = set()
@@ -131,6 +124,24 @@ class SpreadWorkers:
                 replies, tree = replies + up, None  # where one could not reach another
         self.machines.activity.end()
         return replies
+
+    def overlap(self) -> Window:
+        """Rounds of one fit that begin before the ones before them are summed."""
+        spans = [(edges[0], edges[-1]) for edges in self._edges]
+        return Window(self._holdings, spans, self._room, partial(self._message, "sum"))
+
+    def _message(self, op: str, plan: Plan, more: Mapping[str, Any] | None = None) -> Message:
+        """What makes a message for a worker about some parts."""
+        kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
+        asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept, **(more or {})}
+        self._columns |= plan.words.intersection(self.rows.columns)
+
+        def message(address: str, parts: Sequence[int], name: str) -> bytes:
+            first = {} if address in self._holdings.told else self._first()
+            own = self._holdings.own(address)
+            return codec.encode({**asked, **first, "parts": parts, "own": own, "name": name})
+
+        return message
 
     def _room(self) -> dict[str, int]:
         """Rows that fit into the memory of each worker."""

@@ -65,6 +65,13 @@ class ThreadWorkers:
 
         return added(self._each(one, self._parts(task.grain, leaves)))
 
+    def sum_of(self, plan: Plan, first: int, stop: int) -> Sum:
+        """Of the chunks between two rows, counted from the first one; they are not split."""
+        start, leaves = self.rows.first, lookup(plan.task, plan.version).leaves(plan)
+        local = lookup(plan.task, plan.version).local
+        mine = [part for part in self.parts if first <= part.first - start < stop]
+        return added(self._each(lambda part: Sum.of(leaves, local(plan, part)), mine))
+
     def remember(self, plan: Plan, memory: Mapping[str, Any]) -> tuple[Sum, Mapping[str, Any]]:
         """The sum of a task that goes on from `memory`, and what it keeps for later."""
         return remembered(plan, self.rows, memory)

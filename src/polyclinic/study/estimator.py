@@ -42,6 +42,10 @@ NOISE = (
     "use a larger epsilon, or fewer terms; or write in the codebook for each number "
     "usual = [low, high], between which nearly all patients lie: noise is measured against it"
 )
+HURRIED = (
+    "workers did not wait for each other, so these numbers depend on who was faster, by up to {} "
+    "rounds: the same ones come again with engine=pc.Embedded(arrivals=model.events_)"
+)
 
 
 class Regression(Shown):
@@ -116,7 +120,7 @@ class Regression(Shown):
         """
         engine = engine or Embedded()
         noise, sums = ways(X, y, privacy)
-        self._solver(sums == "secure", noise is not None)
+        self._solver(sums == "secure", noise is not None, isinstance(X, Sites))
         self._privacy = noise
         if isinstance(X, Sites):
             return self._fit_sites(X, y, engine, callbacks, store, sums, About(purpose=purpose))
@@ -254,10 +258,15 @@ class Regression(Shown):
             solver=self._solver(),
         )
 
-    def _solver(self, secure: bool = False, noise: bool = False) -> Solver:
-        options = self.solver_options
+    def _solver(self, secure: bool = False, noise: bool = False, borders: bool = False) -> Solver:
         return solver_of(
-            self.solver, self.max_rounds, self.tolerance, options, secure=secure, noise=noise
+            self.solver,
+            self.max_rounds,
+            self.tolerance,
+            self.solver_options,
+            secure=secure,
+            noise=noise,
+            borders=borders,
         )
 
     def _finish(self, run: Run, spec: Spec, engine: Embedded) -> Self:
@@ -287,6 +296,8 @@ class Regression(Shown):
         width = result.scale.spec.width
         for j in np.flatnonzero(~result.active[:width]):
             found.append((_aliased(names[:width], int(j), result), DataWarning))
+        if any(age for *_, age in result.events):
+            found.append((HURRIED.format(self._latest), ConvergenceWarning))
         if result.end == "noise":
             found.append((NOISE, ConvergenceWarning))
         elif result.end == "separated":
@@ -305,6 +316,18 @@ class Regression(Shown):
                 )
             )
         return found
+
+    @property
+    def events_(self) -> tuple[tuple[int, int, int, int], ...]:
+        """Of `sgd` with `staleness`: number of the round, rows from, up to, and how many rounds
+        were added between the question about them and this one; as an engine's `arrivals` they
+        are replayed."""
+        check_is_fitted(self)
+        return self.result_.events
+
+    @property
+    def _latest(self) -> int:
+        return max(age for *_, age in self.result_.events)
 
     def _names(self) -> list[str]:
         lead = ["Intercept"] if self._design.intercept else []

@@ -96,7 +96,9 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
     tolerance : stop when a step would move the standard errors by no more than this share
         (newton), or a coefficient by no more than this many standard errors (the others).
     solver_options : "step", "batch", "decay" of gd and sgd, "warm_rows" of newton; "compress" of
-        gd and sgd: "int8" or "float16", gradients leave sites rounded and what is lost later.
+        gd and sgd: "int8" or "float16", gradients leave sites rounded and what is lost later;
+        "staleness" of sgd over arrays on a cluster: rounds by which a worker may be ahead of the
+        slowest, so that the result depends on who was faster.
     random_state : seed of everything random (samples of rows).
     class_weight : None, "balanced" (from summed label counts), or {class: weight}.
 
@@ -106,6 +108,7 @@ class LogisticRegression(ClassifierMixin, Regression):  # type: ignore[misc]
     intercept_ : (1,) or (n_classes,)
     classes_ : (n_classes,)
     n_iter_ : rounds
+    events_ : of sgd with staleness, which rows were computed at coefficients of which age
     result_ : the `GLMFit`: covariance, deviance, aic, pseudo_r2
 
     References

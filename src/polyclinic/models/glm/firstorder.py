@@ -6,17 +6,26 @@ sgd   rows fall into batches by hash(seed, key), once; every pass takes all batc
       (Batches drawn anew each round would single out patients by their differences.) The step
       decays as 1 / (1 + decay * round) and the iterates of the second half are averaged (Polyak &
       Juditsky 1992).
+      With `Solver.staleness` s, and workers in one trust domain, round k may begin once round
+      k - s - 1 is added, at the coefficients of then or later; who is further ahead waits ("stale
+      synchronous parallel", Ho et al. 2013). Rounds are still added whole and in order, so every
+      row counts once in each pass. A step is divided by 1 + the age of its gradient, in rounds,
+      mean over rows (Zhang et al. 2016).
 lbfgs Nocedal & Wright, *Numerical Optimization* (2006), algorithm 7.4; step sizes travel together.
 
 With `Solver.compress` gd and sgd ask for rounded differences of gradients: gd to the last gradient
 that it has used, sgd to that of the batch before. See `polyclinic.core.compress`.
+
+References: Ho et al. (2013), "More effective distributed ML via a stale synchronous parallel
+parameter server"; Zhang, Gupta, Lian & Liu (2016), "Staleness-aware async-SGD for distributed deep
+learning".
 
 What leaves the site: see `polyclinic.models.glm.tasks`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,9 +78,9 @@ def _used(plan: Plan, row: int) -> State:
 
 def _optimum(state: State, theta: Any = None) -> Optimum:
     at = state["theta"] if theta is None else theta
-    return Optimum(
-        at, state["loss"], None, None, state["rounds"], state["end"] or "stopped", state["step"]
-    )
+    end = state["end"] or "stopped"
+    events = tuple((number, a, b, age) for number, a, b, age in state.get("events", ()))
+    return Optimum(at, state["loss"], None, None, state["rounds"], end, state["step"], events)
 
 
 def _figures(scale: Scale, state: State) -> Mapping[str, float]:
@@ -165,12 +174,24 @@ class StochasticDescent:
     scale: Scale
 
     def init(self, seed: int) -> State:
-        return {**_start(self.scale, seed), "mean": np.zeros(self.scale.spec.size), "averaged": 0}
+        events: State = {} if self.scale.spec.solver.staleness is None else {"events": []}
+        mean = np.zeros(self.scale.spec.size)
+        return {**_start(self.scale, seed), **events, "mean": mean, "averaged": 0}
 
     def plan(self, state: State) -> Plan | None:
-        if state["end"]:
+        return None if state["end"] else self._plan(state, state["rounds"])
+
+    def ahead(self, state: State) -> Sequence[Plan] | None:
+        """The next rounds at the newest coefficients, as far as staleness lets them begin."""
+        solver, now = self.scale.spec.solver, state["rounds"]
+        if solver.staleness is None or state["end"]:
             return None
-        turn, place = divmod(state["rounds"], self._batches)
+        stop = min(now + solver.staleness + 1, solver.max_rounds)
+        return [self._plan(state, number) for number in range(now, stop)]
+
+    def _plan(self, state: State, number: int) -> Plan:
+        """Of the round of this number, counted from 0, at the coefficients of `state`."""
+        turn, place = divmod(number, self._batches)
         order = np.argsort(uniform(np.arange(self._batches), state["seed"], turn + 1))
         draw = {
             "sample": 1.0 / self._batches,
@@ -190,9 +211,12 @@ class StochasticDescent:
         share = 1.0 / self._batches
         point = self.scale.point(total, state["theta"], share=share)
         end = "" if rounds < solver.max_rounds else "averaged"
+        if total.ages:
+            state = {**state, "events": [*state["events"], *([plan.round, *a] for a in total.ages)]}
         if point is None:
             return {**state, "theta": 0.5 * state["theta"], "rounds": rounds, "end": end}
         eta = solver.step / (1.0 + solver.decay * rounds) / (_per_row(self.scale) * share)
+        eta /= 1.0 + _age(total)
         theta = state["theta"] - eta * point.gradient
         new = {
             **state,
@@ -214,6 +238,12 @@ class StochasticDescent:
 
     def model(self, state: State) -> Optimum:
         return _optimum(state, state["mean"] if state["averaged"] else None)
+
+
+def _age(total: Total) -> float:
+    """Rounds that were added while a gradient was computed, mean over rows."""
+    rows = sum(stop - first for first, stop, _ in total.ages)
+    return sum((stop - first) * age for first, stop, age in total.ages) / max(rows, 1)
 
 
 @dataclass(frozen=True)

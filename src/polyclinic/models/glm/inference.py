@@ -8,7 +8,7 @@ canonical the information is the expected one, as in iteratively reweighted leas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class GLMFit:
     theta, scale for further rounds at the same point (robust errors), standard units
     inverse      (size, size): inverse of the penalised Hessian, standard units
     distance     how far the solver ended from the optimum, in standard errors
+    events       which coefficients each part of a gradient was computed at, see `Optimum`
     """
 
     coef: Floats
@@ -55,6 +56,7 @@ class GLMFit:
     rounds: int
     end: str
     distance: float | None
+    events: tuple[tuple[int, int, int, int], ...] = field(default=(), kw_only=True)
 
     @property
     def converged(self) -> bool:
@@ -156,6 +158,7 @@ class Inference:
             rounds=self.optimum.rounds,
             end=self.optimum.end,
             distance=self._distance(state, active),
+            events=self.optimum.events,
             **fit,
         )
 

@@ -18,6 +18,8 @@ class Optimum:
     active     mask of coefficients that the data can tell apart
     end        converged | max_rounds | separated | no_descent | stopped
     step       size of the next step in standard errors, None when not known
+    events     of rounds that overlap: number of the round, rows from, up to, and how many rounds
+               were added between the question about them and this one
     """
 
     theta: Floats
@@ -27,3 +29,4 @@ class Optimum:
     rounds: int
     end: str
     step: float | None
+    events: tuple[tuple[int, int, int, int], ...] = ()

@@ -37,11 +37,14 @@ class Solver:
     batch       sgd: share of the rows in a batch; rows fall into batches by hash(seed, key)
     decay       sgd: the step falls as 1 / (1 + decay * round)
     warm_rows   newton: rows of the sample that a warm start uses, when the data are much larger
+    staleness   sgd in one trust domain with workers: rounds by which one may be ahead of another;
+                None: all wait for each other
     compress    gd, sgd: gradients leave sites as "float16" or "int8" differences; "": exactly
 
     Raises
     ------
-    InputError : WRONG_VALUE for `compress` of another kind, or with another solver.
+    InputError : WRONG_VALUE for `compress` of another kind, or with another solver; and so for
+        `staleness`.
     """
 
     name: str = "newton"
@@ -52,8 +55,11 @@ class Solver:
     decay: float = 0.05
     warm_rows: int = 40_000
     compress: str = ""
+    staleness: int | None = None
 
     def __post_init__(self) -> None:
+        if self.staleness is not None:
+            self._check_staleness(self.staleness)
         if self.compress and (self.compress not in KINDS or self.name not in ROUNDING):
             raise InputError(
                 f"compress = {self.compress!r} with solver {self.name!r}",
@@ -62,9 +68,22 @@ class Solver:
                 next='use solver = "gd", or leave compress out',
             )
 
+    def _check_staleness(self, rounds: Any) -> None:
+        whole = isinstance(rounds, int) and not isinstance(rounds, bool) and rounds >= 0
+        if self.name != "sgd" or not whole or self.compress:
+            raise InputError(
+                f"staleness = {rounds!r} with solver {self.name!r}"
+                + (f" and compress = {self.compress!r}" if self.compress else ""),
+                code="WRONG_VALUE",
+                rule='staleness is a whole number of rounds, 0 or more; only "sgd" goes on with '
+                "gradients of earlier coefficients, and only with exact ones",
+                next='solver = "sgd" with staleness = 4, say; or leave staleness out',
+            )
+
     def to_data(self) -> dict[str, Any]:
-        """Plain data; what is not rounded is written as ever."""
-        return {name: value for name, value in vars(self).items() if name != "compress" or value}
+        """Plain data; what is neither rounded nor ahead is written as ever."""
+        unset = {"compress": "", "staleness": None}
+        return {n: value for n, value in vars(self).items() if n not in unset or value != unset[n]}
 
 
 @dataclass(frozen=True)
