@@ -202,17 +202,19 @@ class Selected:
 
     def load(self, place: Located, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """The selected rows from `first` up to `stop`, in the order of the files."""
-        spans = list(place.parts(first, stop)) or [(0, 0, 0)]
-        parts = [(self._group(place, group, tuple(columns)), a, b) for group, a, b in spans]
-        joined = {
-            name: np.concatenate([one.columns[name][a:b] for one, a, b in parts])
-            for name in columns
-        }
-        person = np.concatenate([one.person[a:b] for one, a, b in parts])
-        key = None if place.single else np.concatenate([one.key[a:b] for one, a, b in parts])
-        return Partition(
-            joined, key, self.scan.site, first, person, place.outside, place.population
-        )
+        n_rows = stop - first
+        joined = {name: np.empty(n_rows) for name in columns}
+        person, key = np.empty(n_rows, np.int64), np.empty(0 if place.single else n_rows, np.int64)
+        at = 0
+        for group, a, b in place.parts(first, stop):  # into place: nothing is held twice
+            one, here = self._group(place, group, tuple(columns)), slice(at, at := at + b - a)
+            for name in columns:
+                joined[name][here] = one.columns[name][a:b]
+            person[here] = one.person[a:b]
+            if not place.single:
+                key[here] = one.key[a:b]
+        about = (self.scan.site, first, person, place.outside, place.population)
+        return Partition(joined, None if place.single else key, *about)
 
     def _group(self, place: Located, group: int, columns: tuple[str, ...]) -> _Chosen:
         """The selected rows of a part. The last one is kept: chunks begin and end within parts."""
@@ -221,7 +223,8 @@ class Selected:
             table, patients = self.scan.read(group, [*dict.fromkeys([*self._needed, *columns])])
             chosen, _ = self._chosen(table)
             person, key = place.ordinals(group, patients, chosen, table.n_rows)
-            taken = {name: table.columns[name][chosen] for name in columns}
+            every = len(chosen) == table.n_rows
+            taken = {n: table.columns[n] if every else table.columns[n][chosen] for n in columns}
             self._last[group, columns] = _Chosen(taken, person[chosen], key)
         return self._last[group, columns]
 

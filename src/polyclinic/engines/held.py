@@ -26,6 +26,7 @@ from polyclinic.core.task import lookup
 from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
+from polyclinic.engines.caches import Cache
 from polyclinic.engines.spool import Spooled
 from polyclinic.engines.workers import added
 
@@ -93,14 +94,20 @@ class Part:
     def rows(self) -> int:
         return self.edges[-1] - self.edges[0]
 
+    @property
+    def caches(self) -> list[Cache]:
+        pieces = [] if self.whole is None else [self.whole, *self.chunks]
+        return [one.cache for one in pieces if isinstance(one.cache, Cache)]
+
     def take(self, loaded: Partition) -> None:
         """Add columns. What tasks have cached stays: they read columns that their plan names."""
         start = self.edges[0]
         spans = [(a - start, b - start) for a, b in pairwise(self.edges)]
         self.columns.update(loaded.columns)
         if self.whole is None:
-            self.whole = replace(loaded, columns=self.columns)
-            self.chunks = [self.whole.slice(a, b) for a, b in spans]
+            self.whole = replace(loaded, columns=self.columns, cache=Cache())
+            cut = (self.whole.slice(a, b) for a, b in spans)
+            self.chunks = [replace(one, cache=Cache()) for one in cut]
             return
         for i, (a, b) in enumerate(spans):
             more = {name: values[a:b] for name, values in loaded.columns.items()}
@@ -121,6 +128,10 @@ class Rows:
         if self.source.mapped:
             return 0
         return sum(part.rows * row_bytes(part.columns) for part in self.parts.values())
+
+    @property
+    def caches(self) -> list[Cache]:
+        return [one for part in self.parts.values() for one in part.caches]
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
@@ -152,7 +163,8 @@ class Holder:
 
     Parameters
     ----------
-    memory : bytes of columns that are kept; what does not fit is read anew in every round.
+    memory : bytes of columns, and of what tasks cache, that are kept; columns that do not fit are
+        read anew in every round, and what is cached is made anew.
     threads : chunks that are computed at once.
     fetch : gets sums that other workers hold, each by address and name; None where one is gone.
     """
@@ -235,6 +247,7 @@ class Holder:
         if asked["op"] == "remember":
             (all_rows,) = self._pieces(rows, plan, [WHOLE], True)
             summed, memory = remembered(plan, all_rows, asked["memory"])
+            self._settle(all_rows)
             return {"sum": summed.to_data(), "memory": dict(memory)}
         pieces, name = self._pieces(rows, plan, asked["parts"], whole), asked["name"]
         if asked["op"] == "sum":
@@ -253,7 +266,9 @@ class Holder:
         def wanted(piece: Partition) -> T:
             if name in self._dropped:
                 raise Dropped
-            return one(piece)
+            found = one(piece)
+            self._settle(piece)
+            return found
 
         if self._pool is None or not isinstance(pieces, list):
             return map(wanted, pieces)
@@ -306,19 +321,36 @@ class Holder:
             rows.parts[number] = part
         return part
 
+    def _settle(self, piece: Partition) -> None:
+        """What a task has cached stays where there is room beside the columns."""
+        if isinstance(piece.cache, Cache):
+            others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
+            piece.cache.settle(piece, self.memory - self._size() - others)
+
     def _room(self, rows: Rows, size: int) -> bool:
-        """Make room; what others own by now goes first, then the parts of other analyses, the
-        oldest first."""
+        """Make room for columns. Caches go first; then what others own by now, and the parts of
+        other analyses, the oldest first."""
+        if self._size() + sum(one.bytes for one in self._caches()) + size <= self.memory:
+            return True
+        own = {n: part for n, part in rows.parts.items() if n in self._read.own}
+        if replace(rows, parts=own).bytes() + size > self.memory:
+            return False
+        for cache in self._caches():
+            cache.forget()
         if self._size() + size > self.memory:
-            rows.parts = {n: part for n, part in rows.parts.items() if n in self._read.own}
+            rows.parts = own
         for other in self._rows.values():
             if self._size() + size <= self.memory:
                 return True
             if other is not rows:
                 other.parts.clear()
-        return rows.bytes() + size <= self.memory
+        return True
+
+    def _caches(self) -> list[Cache]:
+        return [one for rows in self._rows.values() for one in rows.caches]
 
     def _size(self) -> int:
+        """Bytes of columns."""
         return sum(rows.bytes() for rows in self._rows.values())
 
 
