@@ -25,6 +25,7 @@ from polyclinic.data.source import (
     Source,
     cell_text,
     count_rows,
+    held_numbers,
     is_number,
     level_case,
     missing_condition,
@@ -172,18 +173,29 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
     else:
         value = number(text, source.format)
         what, code = "hold no number", "NOT_A_NUMBER"
-    view, as_number = "source", number_case(source, stored, column, mapped)
-    if as_number is not None:
-        view, (missing, value) = "raw", as_number
+    held = held_numbers(source, stored, column, mapped)
+    if held is None:
+        view, as_number = "source", number_case(source, stored, column, mapped)
+        if as_number is not None:
+            view, (missing, value) = "raw", as_number
+        held = _cells(source, missing, value, view)
+    values, absent = held
+    bad = int(np.count_nonzero(np.isnan(values) & ~absent))
+    if bad:
+        raise _bad_cells(site, name, bad, what, code, column)
+    return _checked(values, column, mapped, site, name)
+
+
+def _cells(
+    source: Source, missing: str, value: str, view: str
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """The values of a column, NaN where there is none, and which cells say that it is missing."""
     query = (
         f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, ({missing}) AS m FROM {view}"
     )
     found = source.connection.execute(query).fetchnumpy()
     values = np.ma.filled(np.ma.asarray(found["v"], dtype=np.float64), np.nan)
-    bad = int(np.count_nonzero(np.isnan(values) & ~np.asarray(found["m"], dtype=bool)))
-    if bad:
-        raise _bad_cells(site, name, bad, what, code, column)
-    return _checked(np.ascontiguousarray(values), column, mapped, site, name)
+    return np.ascontiguousarray(values), np.asarray(found["m"], dtype=bool)
 
 
 def _checked(values: Floats, column: Column, mapped: Mapped, site: str, name: str) -> Floats:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook, Column, FileFormat, Mapped
@@ -31,6 +33,7 @@ class Source:
 
     numbers  columns that are numbers where they come from, the view "raw": as doubles they are what
              their texts would be read as
+    rows     the arrow table that they are the cells of; None: they are not in memory
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -40,6 +43,7 @@ class Source:
     has_header: bool = False
     is_text: bool = False
     numbers: frozenset[str] = frozenset()
+    rows: Any = None
 
 
 def open_file(
@@ -190,7 +194,7 @@ def open_arrow(rows: Any, codebook: Codebook, site: str) -> Source:
     """The cells of an arrow table as texts; the types of a Parquet file stay what they are."""
     connection = _shared(os.getpid()).cursor()
     connection.register("raw", rows)
-    return _as_text(connection, codebook.file_of(site), site)
+    return replace(_as_text(connection, codebook.file_of(site), site), rows=rows)
 
 
 def _as_text(
@@ -257,10 +261,9 @@ def number_case(
 ) -> tuple[str, str] | None:
     """SQL over "raw" that is true where a number is missing, and for its value or its level's
     position: what the same cell as a text would give. None: the column is read as texts."""
-    missing, levels = missing_codes(source.format, column, mapped), own_levels(column, mapped)
-    by_text = column.type == "date" or any(code in INFINITE for code in (*missing, *levels))
-    if stored not in source.numbers or by_text:
+    if not _by_number(source, stored, column, mapped):
         return None
+    missing, levels = missing_codes(source.format, column, mapped), own_levels(column, mapped)
     cell = f"CAST({quoted_name(stored)} AS DOUBLE)"
     absent = f"{cell} IS NULL OR isnan({cell})"
     if numbers := ", ".join(repr(float(code)) for code in missing if is_number(code)):
@@ -274,6 +277,33 @@ def number_case(
         if is_number(code) and ours in position
     ]
     return absent, f"CASE {' '.join(cases)} ELSE NULL END" if cases else "NULL"
+
+
+def _by_number(source: Source, stored: str, column: Column, mapped: Mapped) -> bool:
+    """Whether a column is read as the numbers that it is stored as."""
+    codes = (*missing_codes(source.format, column, mapped), *own_levels(column, mapped))
+    by_text = column.type == "date" or any(code in INFINITE for code in codes)
+    return stored in source.numbers and not by_text
+
+
+def held_numbers(
+    source: Source, stored: str, column: Column, mapped: Mapped
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]] | None:
+    """What `number_case` gives of a column that is in memory: its values, and which are missing."""
+    if source.rows is None or not _by_number(source, stored, column, mapped):
+        return None
+    values = source.rows[stored].to_numpy().astype(np.float64)  # null is NaN
+    absent = np.isnan(values)
+    for code in filter(is_number, missing_codes(source.format, column, mapped)):
+        absent |= values == float(code)
+    if column.levels is None:
+        values[absent] = np.nan
+        return values, absent
+    position, found = {code: i for i, code in enumerate(column.levels)}, np.full_like(values, np.nan)
+    for code, ours in own_levels(column, mapped).items():
+        if is_number(code) and ours in position:
+            found[(values == float(code)) & np.isnan(found) & ~absent] = position[ours]
+    return found, absent
 
 
 def level_case(text: str, column: Column, mapped: Mapped, how: FileFormat) -> str:
@@ -350,6 +380,8 @@ def _header(path: Path, how: FileFormat, codebook: Codebook, site: str) -> list[
 
 def count_rows(source: Source) -> int:
     """Number of rows of a source."""
+    if source.rows is not None:
+        return int(source.rows.num_rows)
     row = source.connection.execute("SELECT count(*) FROM source").fetchone()
     return int(row[0]) if row else 0
 
