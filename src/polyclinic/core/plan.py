@@ -67,6 +67,16 @@ class Plan:
         """Let tasks read what the site that answers keeps, by the `bare_hash` of a plan."""
         self._derived["kept"] = kept
 
+    def informed(self, known: Mapping[str, Any]) -> None:
+        """Let tasks read what is known of all rows of the site that answers."""
+        self._derived["known"] = known
+
+    @property
+    def known(self) -> Mapping[str, Any]:
+        """What `informed` has told, or nothing."""
+        found: Mapping[str, Any] = self._derived.get("known", {})
+        return found
+
     def kept(self, after: str) -> Mapping[str, Any] | None:
         """What the site kept at the round of an earlier plan; None: nothing, or none answers."""
         look = self._derived.get("kept")

@@ -10,12 +10,16 @@ from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from polyclinic.core.contribution import Contribution
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 
+Facts = Mapping[str, NDArray[np.int64]]
 Grain = Literal["row", "patient", "site"]
 GROUP = "polyclinic.tasks"
 
@@ -57,6 +61,35 @@ class Remembering(Protocol):
     ) -> tuple[Contribution, Mapping[str, Any]]:
         """The contribution, and what is kept for a later round. Pure."""
         ...
+
+
+@runtime_checkable
+class Informed(Protocol):
+    """A task of grain "site" that can go chunk by chunk once it is known what all of them hold.
+
+    What is known are whole numbers that are added over the chunks of `Partition.chunks`. They stay
+    at the site, where `local` and `exposure` find them in `Plan.known`.
+    """
+
+    def facts(self, plan: Plan, partition: Partition) -> Facts:
+        """Of one chunk, the same for all plans of one `about`. Pure."""
+        ...
+
+    def about(self, plan: Plan) -> str:
+        """What of the plan the facts are about."""
+        ...
+
+    def apart(self, known: Facts) -> bool:
+        """Whether chunks are computed one by one; else all rows of the site in one call."""
+        ...
+
+
+def facts_added(found: Iterable[Facts]) -> Facts:
+    """Of all chunks."""
+    total: dict[str, NDArray[np.int64]] = {}
+    for one in found:
+        total = {name: total[name] + more if total else more for name, more in one.items()}
+    return total
 
 
 def goes_on_from(plan: Plan) -> str:

@@ -186,9 +186,7 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
     return _checked(values, column, mapped, site, name)
 
 
-def _cells(
-    source: Source, missing: str, value: str, view: str
-) -> tuple[Floats, NDArray[np.bool_]]:
+def _cells(source: Source, missing: str, value: str, view: str) -> tuple[Floats, NDArray[np.bool_]]:
     """The values of a column, NaN where there is none, and which cells say that it is missing."""
     query = (
         f"SELECT CASE WHEN {missing} THEN NULL ELSE {value} END AS v, ({missing}) AS m FROM {view}"

@@ -299,7 +299,10 @@ def held_numbers(
     if column.levels is None:
         values[absent] = np.nan
         return values, absent
-    position, found = {code: i for i, code in enumerate(column.levels)}, np.full_like(values, np.nan)
+    position, found = (
+        {code: i for i, code in enumerate(column.levels)},
+        np.full_like(values, np.nan),
+    )
     for code, ours in own_levels(column, mapped).items():
         if is_number(code) and ours in position:
             found[(values == float(code)) & np.isnan(found) & ~absent] = position[ours]

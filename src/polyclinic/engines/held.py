@@ -22,7 +22,7 @@ from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.federation import remembered
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup
+from polyclinic.core.task import Informed, facts_added, lookup
 from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
@@ -224,6 +224,7 @@ class Holder:
         self._rows.move_to_end(name)
         plan = Plan.from_data(asked["plan"])
         plan.looked_up(asked["kept"].get)
+        plan.informed(asked["known"])
         self._read = Reading(own=set(asked["own"]).union(asked["parts"]))
         found = self._work(asked, self._rows[name], plan)
         read = {"rows": self._read.rows, "seconds": self._read.seconds}
@@ -250,6 +251,13 @@ class Holder:
             self._settle(all_rows)
             return {"sum": summed.to_data(), "memory": dict(memory)}
         pieces, name = self._pieces(rows, plan, asked["parts"], whole), asked["name"]
+        if asked["chunks"]:
+            pieces = [chunk for piece in pieces for chunk in piece.chunks()]
+        if isinstance(task, Informed):
+            told = task
+            if asked["op"] == "facts":
+                found = self._each(lambda one: told.facts(plan, one), pieces, name)
+                return {"facts": dict(facts_added(found))}
         if asked["op"] == "sum":
             done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces, name)
             return {"sum": added(done).to_data()}

@@ -22,7 +22,7 @@ from polyclinic.core.exposure import Exposure
 from polyclinic.core.federation import Memory
 from polyclinic.core.partition import Partition, cuts
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import lookup
+from polyclinic.core.task import Facts, Informed, facts_added, lookup
 from polyclinic.data.located import Survey
 from polyclinic.data.scan import Selected
 from polyclinic.engines import machines as lines
@@ -70,9 +70,11 @@ class SpreadWorkers:
         n_rows, edge = (place.n_rows, place.edge)
         workers = machines.live()
         self._edges = grouped(cuts(n_rows, edge, partitions), PER_WORKER * len(workers))
+        self._partitions = partitions
         sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
         self._columns: set[str] = set()
+        self._known: dict[str, Facts] = {}
         self._name = codec.digest([self._source, self._edges])
 
     def sum(self, plan: Plan) -> Sum:
@@ -103,17 +105,15 @@ class SpreadWorkers:
         more: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
         """Answers that cover all parts, in the order of the parts."""
-        if not parts:
-            whole = lookup(plan.task, plan.version).grain == "site"
-            parts = [WHOLE] if whole else range(len(self._edges))
+        parts, chunks = (parts, False) if parts else self._parts(op, plan)
         todo, replies = set(parts), list[dict[str, Any]]()
-        tree = self.machines.tree if WHOLE not in todo else None
+        tree = self.machines.tree if WHOLE not in todo and op != "facts" else None
         if tree is not None and len(self._holdings.workers) < tree.workers:
             tree = None
 
         while todo:
             hold = {"hold": tree.bytes} if tree else {}
-            message = self._message(op, plan, {**(more or {}), **hold})
+            message = self._message(op, plan, {**(more or {}), **hold, "chunks": chunks})
             one = Round(self._holdings, f"{op} {plan.task}", self._room(), message)
             answers = one.answers(todo)
             todo = set()
@@ -133,7 +133,8 @@ class SpreadWorkers:
     def _message(self, op: str, plan: Plan, more: Mapping[str, Any] | None = None) -> Message:
         """What makes a message for a worker about some parts."""
         kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
-        asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept, **(more or {})}
+        asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept}
+        asked |= {"known": dict(plan.known), "chunks": False, **(more or {})}
         self._columns |= plan.words.intersection(self.rows.columns)
 
         def message(address: str, parts: Sequence[int], name: str) -> bytes:
@@ -142,6 +143,22 @@ class SpreadWorkers:
             return codec.encode({**asked, **first, "parts": parts, "own": own, "name": name})
 
         return message
+
+    def _parts(self, op: str, plan: Plan) -> tuple[Sequence[int], bool]:
+        """What is asked for: parts of the rows, or all of them in one place; and whether these are
+        then cut into the chunks of one partition."""
+        task, every = lookup(plan.task, plan.version), range(len(self._edges))
+        if not isinstance(task, Informed):
+            return [WHOLE] if task.grain == "site" else every, False
+        chunks = ([WHOLE], True) if self._partitions > 1 else (every, False)
+        if op == "facts":
+            return chunks
+        about = task.about(plan)
+        if about not in self._known:
+            replies = self._ask("facts", plan)
+            self._known[about] = facts_added(reply["facts"] for reply in replies)
+        plan.informed(self._known[about])
+        return chunks if task.apart(self._known[about]) else ([WHOLE], False)
 
     def _room(self) -> dict[str, int]:
         """Rows that fit into the memory of each worker."""

@@ -23,7 +23,7 @@ from polyclinic.core.federation import Workers, remembered
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition, Rows
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain, lookup
+from polyclinic.core.task import Facts, Informed, Task, facts_added, lookup
 
 T = TypeVar("T")
 INLINE_CELLS = 2_000_000  # below this many numbers a second thread costs more than it brings
@@ -54,6 +54,8 @@ class ThreadWorkers:
         cores = threads or len(os.sched_getaffinity(0))
         self.threads = 1 if cells < INLINE_CELLS else min(cores, max(1, len(self.parts)))
         self.whole = rows.split(max(partitions, self.threads))
+        self._chunks = self.parts if partitions == 1 else rows.chunks()
+        self._known: dict[str, Facts] = {}
 
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added in ring form as they arrive."""
@@ -63,7 +65,7 @@ class ThreadWorkers:
         def one(partition: Partition) -> Sum:
             return Sum.of(leaves, task.local(plan, partition))
 
-        return added(self._each(one, self._parts(task.grain, leaves)))
+        return added(self._each(one, self._parts(task, plan, leaves)))
 
     def sum_of(self, plan: Plan, first: int, stop: int) -> Sum:
         """Of the chunks between two rows, counted from the first one; they are not split."""
@@ -82,15 +84,28 @@ class ThreadWorkers:
         if not isinstance(task, Exposing):
             return Exposure(members=(Members(("",), np.unique(self.rows.persons)),))
         own = summed.opened(task.leaves(plan))
-        parts = self._parts(task.grain, task.leaves(plan))
+        parts = self._parts(task, plan, task.leaves(plan))
         return added(self._each(lambda part: task.exposure(plan, part, own), parts))
 
-    def _parts(self, grain: Grain, leaves: Sequence[Leaf]) -> list[Partition]:
+    def _parts(self, task: Task, plan: Plan, leaves: Sequence[Leaf]) -> list[Partition]:
         """Chunks, for additions of floating-point numbers; whole numbers need no more parts than
         there are threads."""
-        if grain == "site" or not self.parts:
+        if not self.parts:
+            return [self.rows]
+        if isinstance(task, Informed):
+            known = self._facts(task, plan)
+            plan.informed(known)
+            return self._chunks if task.apart(known) else [self.rows]
+        if task.grain == "site":
             return [self.rows]
         return self.whole if all(leaf.ring == "int64" for leaf in leaves) else self.parts
+
+    def _facts(self, task: Informed, plan: Plan) -> Facts:
+        about = task.about(plan)
+        if about not in self._known:
+            found = self._each(lambda part: task.facts(plan, part), self._chunks)
+            self._known[about] = facts_added(found)
+        return self._known[about]
 
     def _each(self, one: Callable[[Partition], T], parts: list[Partition]) -> Iterator[T]:
         if self.threads == 1 or len(parts) == 1:

@@ -28,12 +28,12 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
-from polyclinic.core.task import Grain
+from polyclinic.core.task import Facts, Grain
 from polyclinic.models.glm.support import patients
 from polyclinic.models.simple.moments import LARGEST, is_array
 from polyclinic.models.simple.nearest import nearest, spread, sums
 from polyclinic.models.simple.rows import Exposed, Own, Table, design
-from polyclinic.models.simple.units import groups_of, means_of, points_of
+from polyclinic.models.simple.units import groups_of, means_of, points_of, ruled, summed_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -113,7 +113,16 @@ def _shares(parts: Floats, label: Ints, key: Ints | None, size: int) -> Shares:
     return Shares(*(np.stack(part) for part in zip(*stacked, strict=True)))
 
 
-def _parts(plan: Plan, partition: Partition, table: Table) -> Floats:
+def _plain(plan: Plan, table: Table) -> NDArray[np.bool_]:
+    """The terms that are 0 or 1 in all of the hospital's rows, (n_terms,)."""
+    if "several" in plan.known:
+        return np.asarray(plan.known["several"] == 0)
+    return ~np.any((table.x != 0) & (table.x != 1), axis=0)
+
+
+def _parts(
+    plan: Plan, partition: Partition, table: Table, plain: NDArray[np.bool_] | None = None
+) -> Floats:
     """Each row's part in the sums of the terms and, last, of the weights, (n_rows, n_terms + 1).
 
     A value that stands in for a missing one is known to all and no part. Of what says yes or no a
@@ -122,7 +131,7 @@ def _parts(plan: Plan, partition: Partition, table: Table) -> Floats:
     asked = design(plan)
     found = np.abs(table.x) * table.weight[:, None]
     if not asked.weight:
-        found[:, ~np.any((table.x != 0) & (table.x != 1), axis=0)] = 0.0
+        found[:, _plain(plan, table) if plain is None else plain] = 0.0
     for j, term in enumerate(asked.terms):
         for column in {f.column for f in term.factors} & set(asked.fills):
             found[np.isnan(partition.columns[column][table.used]), j] = 0.0
@@ -273,7 +282,7 @@ _SPLIT = ("node", "axis", "at")
 def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
     """The units of a partition; found once per scale of the columns.
 
-    Only where the whole site is at hand can its patients be grouped.
+    Patients are grouped only where the whole site is at hand, or a chunk that can be by itself.
     """
     spec, state = plan.values["spec"], plan.values["state"]
     least = int(spec["group"])
@@ -293,10 +302,8 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         if least <= 1:
             return Units(table, x, x, np.arange(len(x)), keys)
         points, place = points_of(x, table.key)
-        counts = np.bincount(place, minlength=len(points))[:, None]
-        parts = points_of(_parts(plan, partition, table), table.key)[0] * counts
-        plain = ~np.any((table.x != 0) & (table.x != 1), axis=0)
-        sides = points_of(table.x[:, plain], table.key)[0] > 0.5
+        parts = summed_of(_parts(plan, partition, table), table.key)
+        sides = points_of(table.x[:, _plain(plan, table)], table.key)[0] > 0.5
         group = groups_of(points, parts, sides, least)
         first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
         np.minimum.at(first, group[place], keys)
@@ -359,7 +366,50 @@ def _check_scale(plan: Plan, more: set[str]) -> None:
         raise ValueError("the scale is a number above 0 per term")
 
 
+class Grouped:
+    """A task over groups of patients: chunks are cut into groups one by one, where each of them
+    can be a group of its own; else all of the hospital's rows together.
+
+    What is known: `several`, rows by term that are neither 0 nor 1; `ruled`, chunks by sum of which
+    two patients make up nearly all; `small`, chunks that hold fewer patients than a group.
+    """
+
+    def about(self, plan: Plan) -> str:
+        """The terms, the rows, and the size of groups."""
+        spec = plan.values["spec"]
+        return codec.digest([spec["design"], plan.values["rows"], int(spec["group"])])
+
+    def facts(self, plan: Plan, partition: Partition) -> Facts:
+        """Of one chunk. Whether a term is 0 or 1 in all rows is not known yet."""
+        check_terms(design(plan))
+        table = Table.of(plan, partition)
+        parts = _parts(plan, partition, table, np.zeros(table.x.shape[1], dtype=bool))
+        parts = summed_of(parts, table.key)
+        several = np.count_nonzero((table.x != 0) & (table.x != 1), axis=0)
+        small = len(parts) < int(plan.values["spec"]["group"])
+        return {
+            "several": several.astype(np.int64),
+            "ruled": ruled(parts).astype(np.int64),
+            "small": np.array([small], dtype=np.int64),
+        }
+
+    def apart(self, known: Facts) -> bool:
+        """Whether groups are formed within chunks."""
+        judged = np.append(known["several"] > 0, True)
+        return not known["small"].any() and not known["ruled"][judged].any()
+
+
+@dataclass(frozen=True)
+class GroupedCells(Grouped, CellsTask):
+    """`CellsTask` over groups."""
+
+
+@dataclass(frozen=True)
+class GroupedClusters(Grouped, ClustersTask):
+    """`ClustersTask` over groups."""
+
+
 cells, clusters = CellsTask("kmeans.cells", "row"), ClustersTask("kmeans.clusters", "row")
-grouped_cells = CellsTask("kmeans.grouped_cells", "site")
-grouped_clusters = ClustersTask("kmeans.grouped_clusters", "site")
+grouped_cells = GroupedCells("kmeans.grouped_cells", "site")
+grouped_clusters = GroupedClusters("kmeans.grouped_clusters", "site")
 tasks = [cells, clusters, grouped_cells, grouped_clusters]

@@ -37,6 +37,23 @@ def points_of(x: Floats, key: Ints | None) -> tuple[Floats, Ints]:
     return np.add.reduceat(x, starts, axis=0) / counts[:, None], place
 
 
+def summed_of(parts: Floats, key: Ints | None) -> Floats:
+    """Parts of each patient, (n_patients, n_sums), of those of the rows."""
+    points, place = points_of(parts, key)
+    return np.asarray(points * np.bincount(place, minlength=len(points))[:, None])
+
+
+def ruled(parts: Floats) -> NDArray[np.bool_]:
+    """The sums of which one patient or two make up nearly all, (n_sums,)."""
+    first, second = np.zeros((2, parts.shape[1]))
+    if len(parts) > 1:
+        second, first = np.partition(parts, -2, axis=0)[-2:]
+    elif len(parts):
+        first = parts[0]
+    total, two = parts.sum(axis=0), first + second
+    return np.asarray((first > 0) & ((two > TWO * total) | (total - two < REST * first)))
+
+
 def groups_of(points: Floats, parts: Floats, sides: NDArray[np.bool_], least: int) -> Ints:
     """Number of each patient's group, (n_patients,), 0, 1, 2, ...; fewer than `least` are one.
 
