@@ -38,6 +38,7 @@ from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
 
 PER_WORKER = 4  # partitions, so that they can be shared out anew
+A_PART = 16  # chunks at most, so that of rows that do not fit some are held
 A_NAME = 32  # letters of the shortest hash by which a plan names what the site keeps
 
 
@@ -69,7 +70,9 @@ class SpreadWorkers:
         )
         n_rows, edge = (place.n_rows, place.edge)
         workers = machines.live()
-        self._edges = grouped(cuts(n_rows, edge, partitions), PER_WORKER * len(workers))
+        edges = cuts(n_rows, edge, partitions)
+        most = max(PER_WORKER * len(workers), -(-(len(edges) - 1) // A_PART))
+        self._edges = grouped(edges, most)
         self._partitions = partitions
         sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
