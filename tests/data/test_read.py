@@ -10,7 +10,8 @@ import pytest
 
 from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
-from polyclinic.data.read import read_table, split_frame, table_from_frame
+from polyclinic.data.read import read_table, split_frame, table_from_frame, to_table
+from polyclinic.data.source import open_arrow
 
 NAN = np.nan
 HEADER = "age,chol,sex,smoker,seen,note"
@@ -379,8 +380,11 @@ def test_numbers_of_a_parquet_file_are_what_their_texts_would_be_read_as(tmp_pat
     for name, table in (("numbers", frame), ("texts", texts)):
         table.to_parquet(tmp_path / f"{name}.parquet", index=False)
         found.append(read_table(tmp_path / f"{name}.parquet", codebook, "a").columns)
+    held = open_arrow(pa.Table.from_pandas(frame), codebook, "a")
+    found.append(to_table(held, codebook, "a").columns)
     for name in frame:
         assert found[0][name].tobytes() == found[1][name].tobytes(), name
+        assert found[0][name].tobytes() == found[2][name].tobytes(), name
     assert np.isnan(found[0]["real"]).sum() == 2 and np.isnan(found[0]["whole"]).sum() == 1
     assert set(found[0]["level"][:3]) == {0.0, 1.0, 2.0}
 
