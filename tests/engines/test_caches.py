@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import tracemalloc
+from weakref import ref
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ import polyclinic as pc
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.engines.caches import Cache, bytes_of
+from polyclinic.models.glm.support import Data
 from tests.engines.near import near
 
 ROWS, GROUP, COLUMNS = 140_000, 10_000, 6
@@ -102,3 +105,16 @@ def test_memory_is_counted_once_and_files_not_at_all(tmp_path):
     loop["self"] = loop
     assert bytes_of(loop, set()) == 240
     assert bytes_of(loop, {id(x)}) == 0
+
+
+def test_rows_that_were_judged_are_let_go_at_once():
+    x = np.zeros(10)
+    data = Data({"x": x}, {}, x, 2, None)
+    assert data.seen.outcome(0).all()
+    there = ref(data)
+    gc.disable()  # as good as in a worker of Dask
+    try:
+        del data
+        assert there() is None
+    finally:
+        gc.enable()

@@ -142,10 +142,15 @@ def product_counts(design: Design, data: Data) -> dict[str, int]:
 
 
 class Indicators:
-    """Who has the factors that say yes or no, and whether there are others beside them."""
+    """Who has the factors that say yes or no, and whether there are others beside them.
+
+    It refers to the rows and not to the `Data` that refers to it: a circle would keep all of them in
+    memory until Python looks for circles, which it does rarely in a worker of Dask.
+    """
 
     def __init__(self, data: Data) -> None:
-        self.data = data
+        self._columns, self._fills = data.columns, data.fills
+        self._y, self._classes = data.y, data.classes
         self._known: dict[Factor, Bools | None] = {}
 
     def of(self, factors: tuple[Factor, ...]) -> tuple[Bools | None, bool]:
@@ -156,8 +161,8 @@ class Indicators:
 
     def outcome(self, label: int) -> Bools | None:
         """Rows that have the outcome; None where it has other values."""
-        says_yes = self.data.classes > 0 or _only(self.data.y)
-        return self.data.y == label if says_yes else None
+        says_yes = self._classes > 0 or _only(self._y)
+        return self._y == label if says_yes else None
 
     def _one(self, factor: Factor) -> Bools | None:
         if factor not in self._known:
@@ -165,10 +170,10 @@ class Indicators:
         return self._known[factor]
 
     def _look(self, factor: Factor) -> Bools | None:
-        raw = self.data.columns[factor.column]
+        raw = self._columns[factor.column]
         if factor.kind not in ("level", "missing") and _only(raw):
             return np.asarray(raw == 1.0)  # whatever is made of it
-        x = factor.evaluate(self.data.columns, self.data.fills)
+        x = factor.evaluate(self._columns, self._fills)
         return np.asarray(x == 1.0) if _only(x) else None
 
 

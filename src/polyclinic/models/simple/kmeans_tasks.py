@@ -33,7 +33,7 @@ from polyclinic.models.glm.support import patients
 from polyclinic.models.simple.moments import LARGEST, is_array
 from polyclinic.models.simple.nearest import nearest, spread, sums
 from polyclinic.models.simple.rows import Exposed, Own, Table, design
-from polyclinic.models.simple.units import groups_of, means_of, points_of, ruled, summed_of
+from polyclinic.models.simple.units import MOST, groups_of, means_of, points_of, ruled, summed_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -305,7 +305,8 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         points, place = points_of(x, table.key)
         parts = summed_of(_parts(plan, partition, table), table.key)
         sides = points_of(table.x[:, _plain(plan, table)], table.key)[0] > 0.5
-        group = groups_of(points, parts, sides, least)
+        patients = int(np.sum(plan.known.get("patients", len(points))))
+        group = groups_of(points, parts, sides, max(least, -(-patients // MOST)))
         first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
         np.minimum.at(first, group[place], keys)
         return Units(table, x, means_of(points, group), group[place], first)
@@ -371,7 +372,7 @@ class Grouped:
     """A task over groups of patients: chunks are cut into groups one by one, where each of them
     can be a group of its own; else all of the hospital's rows together.
 
-    What is known: `several`, rows by term that are neither 0 nor 1; `ruled`, chunks by sum of which
+    What is known: `patients`, how many there are; `several`, rows by term that are neither 0 nor 1; `ruled`, chunks by sum of which
     two patients make up nearly all; `small`, chunks that hold fewer patients than a group.
     """
 
@@ -389,6 +390,7 @@ class Grouped:
         several = np.count_nonzero((table.x != 0) & (table.x != 1), axis=0)
         small = len(parts) < int(plan.values["spec"]["group"])
         return {
+            "patients": np.array([len(parts)], dtype=np.int64),
             "several": several.astype(np.int64),
             "ruled": ruled(parts).astype(np.int64),
             "small": np.array([small], dtype=np.int64),

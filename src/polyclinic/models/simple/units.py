@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MOST = 10_000  # groups of a hospital: finer ones bring nothing
+MOST = 10_000  # groups of a hospital, about: finer ones bring nothing
 STEPS = 12  # of the power method: any direction near the principal one will do
 LARGE = 64  # times the minimum: above, no part is below a sixteenth, so that the depth is bounded
 TWO, REST = 0.9, 0.1  # the gate's usual rules: of a sum two patients' part, and what others hold
@@ -63,7 +63,6 @@ def groups_of(points: Floats, parts: Floats, sides: NDArray[np.bool_], least: in
     parts : each patient's part, 0 or more, in sums that no two may make up, (n_patients, n_sums).
     sides : what says yes or no of each patient, (n_patients, n_columns).
     """
-    least = max(least, -(-len(points) // MOST))
     group = np.zeros(len(points), dtype=np.int64)
     waiting, found = [np.arange(len(points))], 0
     while waiting:
