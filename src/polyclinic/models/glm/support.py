@@ -144,8 +144,8 @@ def product_counts(design: Design, data: Data) -> dict[str, int]:
 class Indicators:
     """Who has the factors that say yes or no, and whether there are others beside them.
 
-    It refers to the rows and not to the `Data` that refers to it: a circle would keep all of them in
-    memory until Python looks for circles, which it does rarely in a worker of Dask.
+    It refers to the rows and not to the `Data` that refers to it: a circle would keep all of them
+    in memory until Python looks for circles, which it does rarely in a worker of Dask.
     """
 
     def __init__(self, data: Data) -> None:

@@ -372,8 +372,9 @@ class Grouped:
     """A task over groups of patients: chunks are cut into groups one by one, where each of them
     can be a group of its own; else all of the hospital's rows together.
 
-    What is known: `patients`, how many there are; `several`, rows by term that are neither 0 nor 1; `ruled`, chunks by sum of which
-    two patients make up nearly all; `small`, chunks that hold fewer patients than a group.
+    What is known: `patients`, how many there are; `several`, rows by term that are neither 0 nor 1;
+    `ruled`, chunks by sum of which two patients make up nearly all; `small`, chunks that hold fewer
+    patients than a group.
     """
 
     def about(self, plan: Plan) -> str:
