@@ -136,8 +136,8 @@ class SpreadWorkers:
     def _message(self, op: str, plan: Plan, more: Mapping[str, Any] | None = None) -> Message:
         """What makes a message for a worker about some parts."""
         kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
-        asked = {"op": op, "rows": self._name, "plan": plan.to_data(), "kept": kept}
-        asked |= {"known": dict(plan.known), "chunks": False, **(more or {})}
+        asked: dict[str, Any] = {"op": op, "rows": self._name, "plan": plan.to_data()}
+        asked |= {"kept": kept, "known": dict(plan.known), "chunks": False, **(more or {})}
         self._columns |= plan.words.intersection(self.rows.columns)
 
         def message(address: str, parts: Sequence[int], name: str) -> bytes:

@@ -116,9 +116,8 @@ def _shares(parts: Floats, label: Ints, key: Ints | None, size: int) -> Shares:
 def _plain(plan: Plan, table: Table) -> NDArray[np.bool_]:
     """The terms that are 0 or 1 in all of the hospital's rows, (n_terms,)."""
     if "several" in plan.known:
-        found: NDArray[np.bool_] = plan.known["several"] == 0
-        return found
-    return ~np.any((table.x != 0) & (table.x != 1), axis=0)
+        return np.asarray(plan.known["several"] == 0)
+    return np.asarray(~np.any((table.x != 0) & (table.x != 1), axis=0))
 
 
 def _parts(
