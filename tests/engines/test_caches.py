@@ -84,18 +84,28 @@ def test_clusters_of_rows_that_fit_nowhere_are_those_of_one_process(files, tmp_p
         assert there.cluster_centers_.tobytes() == here.cluster_centers_.tobytes()
 
 
-def test_what_a_task_did_not_use_goes_first():
+def test_what_a_task_did_not_use_goes_first_and_then_what_is_large():
     rows, cache = Partition({"x": np.zeros(100)}, key=np.arange(100)), Cache()
     cache["old"] = np.zeros(100)
     cache.settle(rows, 2000)
     made = {"new": np.zeros(100), "view": rows.columns["x"][3:], "again": [rows.key[:4]]}
-    cache["new"] = made
-    assert cache.measure(rows) == 1600
-    cache.settle(rows, 1000)
-    assert list(cache) == ["new"] and cache.bytes == 800
-    assert cache.get("new") is made
-    cache.settle(rows, 799)
+    cache["new"], cache["small"] = made, np.zeros(10)
+    cache.settle(rows, 1600)
+    assert list(cache) == ["new", "small"] and cache.bytes == 880
+    assert cache.get("new") is made and cache.get("small") is not None
+    cache.settle(rows, 879)
+    assert list(cache) == ["small"] and cache.bytes == 80
+    cache.settle(rows, 0)
     assert not cache and cache.bytes == 0
+
+
+def test_of_rows_that_do_not_stay_views_count():
+    rows, cache = Partition({"x": np.zeros(100)}), Cache(held=False)
+    cache["view"] = rows.columns["x"][3:]
+    cache.settle(rows, 800)
+    assert cache.bytes == 800
+    cache.settle(rows, 799)
+    assert not cache
 
 
 def test_memory_is_counted_once_and_files_not_at_all(tmp_path):

@@ -15,12 +15,13 @@ PLAIN = (str, bytes, int, float, complex, type(None), np.generic)
 class Cache(dict[str, Any]):
     """Of one piece of rows: `Partition.cache` that knows its size and what of it was asked for.
 
+    held   whether the rows stay, too: what is a view of them then takes nothing
     bytes  of memory, when it was last measured
     """
 
-    def __init__(self) -> None:
+    def __init__(self, held: bool = True) -> None:
         super().__init__()
-        self.bytes = 0
+        self.held, self.bytes = held, 0
         self._used: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -31,23 +32,23 @@ class Cache(dict[str, Any]):
         self._used.add(name)
         super().__setitem__(name, made)
 
-    def measure(self, rows: Partition) -> int:
-        """Bytes beside the rows themselves."""
-        known = {id(_root(one)) for one in (*rows.columns.values(), rows.key, rows.person)}
-        self.bytes = bytes_of(dict(self), known)
-        return self.bytes
+    def measure(self, rows: Partition) -> dict[str, int]:
+        """Bytes of each entry beside those before it and, where they are held, the rows."""
+        arrays = (*rows.columns.values(), rows.key, rows.person) if self.held else ()
+        known = {id(_root(one)) for one in arrays}
+        sizes = {name: bytes_of(made, known) for name, made in self.items()}
+        self.bytes = sum(sizes.values())
+        return sizes
 
     def settle(self, rows: Partition, room: int) -> None:
-        """After a task: what does not fit into `room` bytes is let go, first what it did not use.
+        """After a task: what does not fit into `room` bytes is let go, first what it did not use,
+        then what is largest.
 
         All pieces are gone through in every round, so that none is worth more than another.
         """
         used, self._used = self._used, set()
-        if self.measure(rows) > room:
-            for name in self.keys() - used:
-                del self[name]
-            if self.measure(rows) > room:
-                self.forget()
+        while (sizes := self.measure(rows)) and self.bytes > room:
+            del self[max(sizes, key=lambda name: (name not in used, sizes[name]))]
 
     def forget(self) -> None:
         """Let go of all of it."""

@@ -122,6 +122,7 @@ class Rows:
     source: Source
     edges: list[list[int]]
     parts: dict[int, Part] = field(default_factory=dict)
+    streamed: dict[int, Cache] = field(default_factory=dict)
 
     def bytes(self) -> int:
         """Of the columns that are held."""
@@ -131,7 +132,8 @@ class Rows:
 
     @property
     def caches(self) -> list[Cache]:
-        return [one for part in self.parts.values() for one in part.caches]
+        mine = [one for part in self.parts.values() for one in part.caches]
+        return [*mine, *self.streamed.values()]
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
@@ -308,7 +310,8 @@ class Holder:
                 yield from _pieces_of(part, whole)
                 continue
             for a, b in pairwise(rows.of(number)):
-                yield self._load(rows, a, b, columns)
+                cache = rows.streamed.setdefault(a, Cache(held=False))
+                yield replace(self._load(rows, a, b, columns), cache=cache)
 
     def _load(self, rows: Rows, first: int, stop: int, columns: Sequence[str]) -> Partition:
         started = time.perf_counter()
@@ -327,6 +330,8 @@ class Holder:
                 return None
             part.take(self._load(rows, part.edges[0], part.edges[-1], more))
             rows.parts[number] = part
+            for start in part.edges:
+                rows.streamed.pop(start, None)
         return part
 
     def _settle(self, piece: Partition) -> None:

@@ -294,20 +294,26 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         )
     check_terms(design(plan))
 
-    def made() -> Units:
+    def scaled() -> tuple[Table, Floats]:
         table = Table.of(plan, partition)
         x = table.x - state["centre"]
         x /= state["scale"]
-        keys = partition.keys[table.used]
-        if least <= 1:
-            return Units(table, x, x, np.arange(len(x)), keys)
-        points, place = points_of(x, table.key)
+        return table, x
+
+    def groups() -> NDArray[np.int32]:
+        table, x = scaled()
+        points, _ = points_of(x, table.key)
         parts = summed_of(_parts(plan, partition, table), table.key)
         sides = points_of(table.x[:, _plain(plan, table)], table.key)[0] > 0.5
         patients = int(np.sum(plan.known.get("patients", len(points))))
-        group = groups_of(points, parts, sides, max(least, -(-patients // MOST)))
+        found = groups_of(points, parts, sides, max(least, -(-patients // MOST)))
+        return found.astype(np.int32)
+
+    def made() -> Units:
+        table, x = scaled()
+        points, place = points_of(x, table.key)
         first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
-        np.minimum.at(first, group[place], keys)
+        np.minimum.at(first, group[place], partition.keys[table.used])
         return Units(table, x, means_of(points, group), group[place], first)
 
     def key() -> str:
@@ -315,8 +321,12 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         return codec.digest([dict(parts[0]), dict(parts[1]), *parts[2:]])
 
     if least <= 1:
-        return made()
-    found: Units = partition.cached(f"units {plan.once('units', key)}", made)
+        table, x = scaled()
+        return Units(table, x, x, np.arange(len(x)), partition.keys[table.used])
+    name = plan.once("units", key)
+    # Kept apart: it is what takes long, and far smaller than the rest.
+    group = partition.cached(f"groups {name}", groups).astype(np.int64)
+    found: Units = partition.cached(f"units {name}", made)
     return found
 
 
