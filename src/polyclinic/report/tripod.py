@@ -41,72 +41,87 @@ def _output(model: Mapping[str, Any], found: Mapping[str, Any]) -> str:
     return "predicted value"
 
 
-def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
-    """{"number", "item", "text"} of every item."""
-    study, model, data = results["study"], results["model"], results["data"]
-    found = results.get("evaluation", {})
-    performance = AUTHORS
+def _performance(found: Mapping[str, Any]) -> str:
     every = found.get("all", {})
-    if every.get("concordance", {}).get("value") is not None:
-        area = every["concordance"]
-        performance = (
-            f"concordance {fixed(area['value'], 2)} ({between(area, 2)}), {judged(found)}; "
-            "results per hospital in section 7"
-        )
     if every.get("auroc"):
-        area = found["all"]["auroc"]
-        performance = (
+        area = every["auroc"]
+        return (
             f"AUROC {fixed(area['value'], 3)} ({between(area)}), {judged(found)}; "
             "calibration, decisions and results per hospital in sections 4 to 7"
         )
-    missing = (
-        "; ".join(
-            f"{column}: {rule}" for column, rule in study["missing"].items() if rule != "drop"
+    area = every.get("concordance", {})
+    if area.get("value") is not None:
+        return (
+            f"concordance {fixed(area['value'], 2)} ({between(area, 2)}), {judged(found)}; "
+            "results per hospital in section 7"
         )
-        or "rows without a value were left out"
-    )
+    return AUTHORS
+
+
+def _missing(rules: Mapping[str, str]) -> str:
+    kept = [f"{column}: {rule}" for column, rule in rules.items() if rule != "drop"]
+    return "; ".join(kept) or "rows without a value were left out"
+
+
+def _hospitals(results: Mapping[str, Any]) -> str:
     took_part = results.get("federation", {}).get("hospitals")
-    sites = ", ".join(took_part or [site["name"] for site in data["sites"]])
-    sites += f"; {gone}" if (gone := without(results)) else ""
-    how = f"with noise ({noise.level(results)})" if noise.of(results) else "exact"
-    filled = {
+    sites = ", ".join(took_part or [site["name"] for site in results["data"]["sites"]])
+    return f"{sites}; {gone}" if (gone := without(results)) else sites
+
+
+def _size(results: Mapping[str, Any]) -> str:
+    events = results["model"]["events"]
+    return noise.patients(results) + (f", {events:,} events" if events is not None else "")
+
+
+def _judged(found: Mapping[str, Any]) -> str:
+    if not found:
+        return AUTHORS
+    return f"judged {judged(found)}" + (
+        ", folds by patient inside each hospital" if found["folds"] else ""
+    )
+
+
+def _introduction(results: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    study = results["study"]
+    return {
         1: ("Title", study["title"]),
         2: ("Abstract", "section 1"),
         3: ("Background", AUTHORS),
         4: ("Objectives", study["purpose"] or AUTHORS),
-        5: ("Data", f"{data['codebook']}; {data['source']}; hospitals: {sites}"),
+    }
+
+
+def _methods(results: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    study, model, data = results["study"], results["model"], results["data"]
+    found = results.get("evaluation", {})
+    how = f"with noise ({noise.level(results)})" if noise.of(results) else "exact"
+    return {
+        5: ("Data", f"{data['codebook']}; {data['source']}; hospitals: {_hospitals(results)}"),
         6: ("Participants", f"condition: {study['cohort']}; {sentences.who(results)}"),
         7: ("Data preparation", f"by the codebook (hash {results['hashes']['codebook'][:12]})"),
         8: ("Outcome", _outcome(data)),
         9: ("Predictors", study["formula"].split("~")[-1].strip()),
-        10: (
-            "Sample size",
-            noise.patients(results)
-            + (f", {model['events']:,} events" if model["events"] is not None else ""),
-        ),
-        11: ("Missing data", missing),
+        10: ("Sample size", _size(results)),
+        11: ("Missing data", _missing(study["missing"])),
         12: (
             "Analytical methods",
             f"{_method(model)}, {how} over all hospitals; {study['guarantee']}",
         ),
         13: ("Class imbalance", AUTHORS),
         14: ("Fairness", "subgroups in section 7" if found.get("subgroups") else AUTHORS),
-        15: (
-            "Model output",
-            _output(model, every),
-        ),
-        16: (
-            "Training and evaluation",
-            "judged "
-            + judged(found)
-            + (", folds by patient inside each hospital" if found["folds"] else "")
-            if found
-            else AUTHORS,
-        ),
+        15: ("Model output", _output(model, found.get("all", {}))),
+        16: ("Training and evaluation", _judged(found)),
         17: ("Ethical approval", AUTHORS),
+    }
+
+
+def _rest(results: Mapping[str, Any]) -> dict[int, tuple[str, str]]:
+    """Open science, results and discussion."""
+    return {
         18: (
             "Open science",
-            "versions, seeds and hashes in section 8; protocol and funding: " + AUTHORS,
+            f"versions, seeds and hashes in section 8; protocol and funding: {AUTHORS}",
         ),
         19: ("Patient and public involvement", AUTHORS),
         20: ("Participants (results)", "section 2"),
@@ -114,15 +129,20 @@ def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
         22: (
             "Model specification",
             "section 3, and the model's file"
-            if "blocks" in model
+            if "blocks" in results["model"]
             else "all coefficients in section 3",
         ),
-        23: ("Model performance", performance),
+        23: ("Model performance", _performance(results.get("evaluation", {}))),
         24: ("Model updating", AUTHORS),
         25: ("Interpretation", AUTHORS),
         26: ("Limitations", AUTHORS),
         27: ("Usability in current care", AUTHORS),
     }
+
+
+def items(results: Mapping[str, Any]) -> list[dict[str, str]]:
+    """{"number", "item", "text"} of every item."""
+    filled = _introduction(results) | _methods(results) | _rest(results)
     return [
         {"number": str(n), "item": item, "text": text} for n, (item, text) in sorted(filled.items())
     ]
