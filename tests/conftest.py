@@ -53,15 +53,12 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that wait for real processes come first, then the longest, then the others."""
-
-    def place(item: pytest.Item) -> int:
-        path = item.path.relative_to(ROOT / "tests").as_posix()
-        if path.startswith("network/"):
-            return -1
-        return LONGEST.index(path) if path in LONGEST else len(LONGEST)
-
-    items.sort(key=place)
+    """First files that wait for real processes and the longest by turns, then the others."""
+    paths = {item: item.path.relative_to(ROOT / "tests").as_posix() for item in items}
+    waiting = sorted({path for path in paths.values() if path.startswith("network/")})
+    places = {path: 2 * place for place, path in enumerate(waiting)}
+    places |= {path: 2 * place + 1 for place, path in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(paths[item], 2 * len(items)))
 
 
 @pytest.fixture(scope="session")
