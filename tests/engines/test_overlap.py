@@ -101,6 +101,8 @@ def test_a_worker_that_stands_still_is_not_waited_for(machines):
     model = fitted(Cluster(PARTS, machines=machines), 2, callbacks=[stop])
     check(model, 2)
     assert machines.activity.copied > 0
+    # A copy that begins when the next rounds do is at the coefficients of what it copies.
+    assert numbers(fitted(pc.Embedded(PARTS, arrivals=model.events_), 2)) == numbers(model)
 
 
 def test_a_lost_worker_does_not_stop_it(machines):

@@ -42,12 +42,14 @@ class Piece:
     """Partitions of a round that are computed together, by one worker or, if it is late, by two.
 
     version  the round that was next when it was asked: its coefficients
+    plan     with these coefficients, for a copy as well
     asked    messages without an answer, by name
     """
 
     round: int
     parts: list[int]
     version: int
+    plan: Plan
     begun: float
     asked: dict[str, Asked] = field(default_factory=dict)
     sum: Sum | None = None
@@ -192,7 +194,8 @@ class Window:
 
     def _piece(self, number: int, parts: list[int]) -> Piece:
         """To be computed from now on."""
-        one, found = self._open[number], Piece(number, parts, self._now, time.monotonic())
+        one, plan = self._open[number], self._plans[number]
+        found = Piece(number, parts, self._now, plan, time.monotonic())
         one.waiting.difference_update(parts)
         one.pieces.append(found)
         return found
@@ -232,7 +235,7 @@ class Window:
 
     def _post(self, worker: str, piece: Piece) -> None:
         name = uuid4().hex
-        message = self._message(self._plans[piece.round])(worker, piece.parts, name)
+        message = self._message(piece.plan)(worker, piece.parts, name)
         piece.asked[name] = Asked(worker, self.holdings.unread(worker, piece.parts))
         self._sent[name] = worker, piece
         self.machines.activity.bytes += len(message)
