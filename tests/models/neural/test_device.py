@@ -131,8 +131,8 @@ def test_a_hospital_with_a_card_trains_beside_one_without(card):
 
 DRAW = np.random.default_rng(0)
 TABLE = DRAW.normal(size=(12, 3))
-IMAGES = DRAW.normal(size=(12, 1, 16, 16)).astype("f")
-SERIES = np.where(DRAW.random((12, 6, 2)) < 0.2, np.nan, DRAW.normal(size=(12, 6, 2))).astype("f")
+IMAGES = DRAW.normal(size=(12, 1, 8, 8)).astype("f")
+SERIES = np.where(DRAW.random((12, 4, 2)) < 0.2, np.nan, DRAW.normal(size=(12, 4, 2))).astype("f")
 CLASSES = np.arange(12) % 2
 DAYS = np.column_stack([np.arange(1, 13), CLASSES])
 STEP = pc.FedAvg(rounds=1, batch_size=6, optimizer="adam", lr=0.01)
@@ -143,9 +143,14 @@ CASES = {
     "three classes": ("linear", TABLE, np.arange(12) % 3, {"class_weight": "balanced"}),
     "focal": ("linear", TABLE, CLASSES, {"loss": "focal"}),
     "cnn": ("cnn", IMAGES, CLASSES, {"augment": {"flip": {"axes": ["width"]}}}),
-    "unet": ("unet", IMAGES, IMAGES > 0, {"loss": "dice_cross_entropy"}),
-    "gru": ("gru", SERIES, CLASSES, {}),
-    "tcn": ("tcn", SERIES, CLASSES, {}),
+    "unet": (
+        "unet",
+        IMAGES,
+        IMAGES > 0,
+        {"loss": "dice_cross_entropy", "architecture_options": {"channels": (2, 4)}},
+    ),
+    "gru": ("gru", SERIES, CLASSES, {"architecture_options": {"hidden": 4}}),
+    "tcn": ("tcn", SERIES, CLASSES, {"architecture_options": {"hidden": 4, "layers": 2}}),
     "FedSGD": ("mlp", TABLE, CLASSES, {"strategy": pc.FedSGD(rounds=2)}),
     "FedProx": ("mlp", TABLE, CLASSES, {"strategy": pc.FedProx(rounds=1, local_epochs=2)}),
     "Scaffold": ("mlp", TABLE, CLASSES, {"strategy": pc.Scaffold(rounds=2)}),
