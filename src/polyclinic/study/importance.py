@@ -151,5 +151,5 @@ def _nothing() -> InputError:
         "importances of a model that sends hospitals no predictions of their rows",
         code="NOTHING_TO_PREDICT",
         rule=f"importance is how a loss grows: of {OF}",
-        next="a Cox regression has summary(), trees have tables()",
+        next="use a model that predicts; a Cox regression has summary(), trees have tables()",
     )
