@@ -48,6 +48,7 @@ show_sites = false
 validate = "split"
 [output]
 folder = "runs"
+report = ["json"]
 """
 
 
@@ -117,6 +118,8 @@ def polyclinic(hospitals, monkeypatch, capsys):
 
 
 def test_a_study_over_dicom_and_nifti(hospitals, polyclinic):
+    text = STUDY.replace('["json"]', '["html"]')
+    (hospitals / "study.toml").write_text(text)
     code, _, errors = polyclinic("run", "study.toml")
     assert code == 0, errors
     found = json.loads((hospitals / "runs/chest/metrics.json").read_text())
