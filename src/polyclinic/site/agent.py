@@ -147,8 +147,6 @@ class Agent:
         except PolyclinicError as error:
             code = error.code if error.code in RULES else "SITE_FAILED"
             answer = self._refused(code, error, _about(question))
-        except MemoryError as error:
-            answer = self._refused("OUT_OF_MEMORY", error, _about(question))
         except Exception as error:  # whatever it was, no more than a code may cross the border
             answer = self._refused("SITE_FAILED", error, _about(question))
         if question is None:
