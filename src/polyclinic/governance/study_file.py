@@ -307,10 +307,11 @@ class Study(Section):
         cls, evaluation: EvaluationSection, others: ValidationInfo
     ) -> EvaluationSection:
         model = others.data.get("model")
-        predicts = model is None or model.kind in REGRESSIONS or kind_of(model.kind).predicts
-        if evaluation.importance and not predicts:
+        if model is None or not evaluation.importance:
+            return evaluation
+        if model.kind not in REGRESSIONS and not kind_of(model.kind).predicts:
             raise ValueError(
-                f"importance is of models that predict a risk, a class or a number, and of "
+                "importance is of models that predict a risk, a class or a number, and of "
                 f"networks, not of {model.kind}: leave it out"
             )
         return evaluation

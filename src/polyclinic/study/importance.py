@@ -81,7 +81,7 @@ class Explained:
         judged = self.judged()
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
-        asked = {"repeats": repeats, "seed": seed, "columns": columns, "parts": parts}
+        asked: Any = {"repeats": repeats, "seed": seed, "columns": columns, "parts": parts}
         shuffles = exchanges(data.design, data.codebook, **asked)
         return importances(judged, data, shuffles, seed=seed).table
 
