@@ -245,6 +245,15 @@ def test_no_word_crosses_the_border_where_a_refusal_cannot_be_written(tmp_path):
     assert answer(one, moments()) == {"code": "SITE_FAILED"}
 
 
+def test_a_hospital_without_enough_memory_says_so():
+    def make(cohort):
+        return ThreadWorkers(Partition({"x": np.empty(2**58)}, None, "a"))
+
+    one = Site(Gate("a", Policy()), make, books())
+    assert answer(one, moments()) == {"code": "OUT_OF_MEMORY"}
+    assert one.books.ledger.refusals()[0]["code"] == "OUT_OF_MEMORY"
+
+
 class _Unjudged(_Bounded):
     name = "toy.unjudged"
 

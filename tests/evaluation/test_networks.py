@@ -7,12 +7,15 @@ import pandas as pd
 import pytest
 
 import polyclinic as pc
+from polyclinic.core.design import Design
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
+from polyclinic.evaluation.importance import ImportanceTask
 from polyclinic.evaluation.masks import MasksTask
 from polyclinic.evaluation.pairs import OwnPairsTask, PairsTask, pairs_of
+from polyclinic.evaluation.shuffled import Shuffle, order_of
 from polyclinic.models.survival.concordance import Pairs, concordance_of, pairs
 from polyclinic.privacy.disclosure import isolating
 
@@ -69,9 +72,6 @@ def test_policies_of_hospitals_group_risks(patients):
     found = model.evaluate(validate="none").measures["all"]
     exact = by_hand(model, patients)
     assert found["concordance"]["value"] == pytest.approx(exact["c"], abs=0.02)
-    with pytest.raises(pc.InputError) as error:
-        model.importance()
-    assert error.value.code == "NOTHING_TO_PREDICT"
     # A study's own question with smaller groups is refused by the gate.
     values = {
         "predictors": [model.predictor_.to_data()],
@@ -156,6 +156,92 @@ def test_dice_and_intersection_over_union_over_hospitals(seen, tmp_path):
     model.report(tmp_path / "r.html")
 
 
+def exchanged(rows: int, column: str, repeats: int, part=()):
+    """Who gives, by repeat, in a hospital of so many rows."""
+    shuffle = Shuffle(column, part, repeats, 4)
+    return [order_of(shuffle, repeat, np.arange(rows)) for repeat in range(repeats)]
+
+
+def test_importance_for_durations_is_the_growth_of_pairs_ranked_wrongly(patients):
+    sites = pc.split(patients, by="hospital", policy=pc.Policy(min_patients=1))
+    model = pc.NeuralNetwork("linear", **NETWORK).fit(sites, FORMULA)
+    before, lines = by_hand(model, patients)["c"], {}
+    for column in "abc":
+        by_repeat = []
+        for repeat in range(2):
+            parts = []
+            for _, rows in patients.groupby("hospital"):
+                order = exchanged(len(rows), column, 2)[repeat]
+                parts.append(rows.assign(**{column: rows[column].to_numpy()[order]}))
+            by_repeat.append(before - by_hand(model, pd.concat(parts))["c"])
+        lines[column] = {"increase": np.mean(by_repeat), "sd": np.std(by_repeat), "repeats": 2}
+    wanted = pd.DataFrame(lines).T.sort_values("increase", ascending=False)
+    found = model.importance(repeats=2, seed=4)
+    pd.testing.assert_frame_equal(
+        found, wanted, check_dtype=False, check_names=False, rtol=1e-9, atol=1e-12
+    )
+    assert found.index[0] == "a" and found.loc["a", "increase"] > 0.1
+    # Policies that group risks, and secure sums.
+    grouped = model.importance(pc.split(patients, by="hospital"), repeats=2, seed=4)
+    assert grouped.loc["a", "increase"] == pytest.approx(wanted.loc["a", "increase"], abs=0.03)
+
+
+def test_a_cox_regression_sends_no_predictions(patients):
+    sites = pc.split(patients, by="hospital")
+    model = pc.CoxRegression(ties="breslow").fit(sites, FORMULA)
+    with pytest.raises(pc.InputError) as error:
+        model.importance()
+    assert error.value.code == "NOTHING_TO_PREDICT"
+    clusters = pc.KMeans(n_clusters=2).fit(sites, "~ a + b")
+    with pytest.raises(pc.InputError) as error:
+        clusters.importance()
+    assert error.value.code == "NOTHING_TO_PREDICT"
+
+
+def test_importance_for_masks_is_the_fall_of_dice(seen):
+    model, truth = seen
+    found = model.importance(repeats=2, seed=4)
+    by_repeat, before = np.zeros(2), 0.0
+    for images, masks in truth.values():
+        inside, true = inside_of(model, images), masks > 0.5
+        before += dice_of(inside, true).sum() / 42
+        for repeat, order in enumerate(exchanged(len(images), "scan", 2)):
+            by_repeat[repeat] += dice_of(inside[order], true).sum() / 42
+    assert found.loc["scan", "increase"] == pytest.approx(before - by_repeat.mean(), abs=1e-9)
+    assert found.loc["scan", "sd"] == pytest.approx(by_repeat.std(), abs=1e-9)
+    assert found.loc["scan", "increase"] > 0.3 and list(found["repeats"]) == [2]
+    quarters = model.importance(repeats=1, parts={"scan": 2})
+    assert len(quarters) == 4 and (quarters["increase"] > 0.03).all()
+
+
+def inside_of(model, images):
+    rows = Partition(
+        {"scan": np.arange(len(images), dtype=float)}, media={"scan": Held((images + 10) / 20)}
+    )
+    return model.predictor_.predict(rows) > 0.5
+
+
+def dice_of(inside, true):
+    both = (inside & true).sum((1, 2, 3))
+    return 2 * both / (inside.sum((1, 2, 3)) + true.sum((1, 2, 3)))
+
+
+@pytest.mark.parametrize("outcome", ["survival", "mask", "binary", "other"])
+def test_an_importance_of_another_outcome_than_the_networks_is_refused(patients, outcome):
+    model = pc.LogisticRegression().fit(pc.split(patients, by="hospital"), "died ~ a")
+    values = {
+        "predictors": [model.predictor_.to_data()],
+        **{"folds": 0, "outcome": outcome, "thresholds": [], "where": None, "classes": 2},
+        **{"exponent": 0, "least": 5, "shuffle": Shuffle("a").to_data()},
+    }
+    federation = model.formula_data.federation
+    if outcome == "binary":
+        assert federation.total(Plan("evaluation.importance", values))["n"] == 180
+        return
+    with pytest.raises(PolyclinicError, match="BAD_MESSAGE"):
+        federation.total(Plan("evaluation.importance", values))
+
+
 class Held:
     kind, fingerprint = "image", "f"
 
@@ -179,12 +265,34 @@ def test_a_network_that_finds_one_patient_only_is_seen():
     assert isolating(pc.Policy(), shown(task, rest)).all()
 
 
+def test_importance_judges_masks_by_who_is_scored_and_by_who_gives():
+    task, shuffle = ImportanceTask(), Shuffle("scan", (), 3, 1)
+    values = {"predictors": [{}], "folds": 0, "where": None, "outcome": "mask"}
+    key = np.concatenate([np.zeros(12, dtype=np.int64), np.arange(1, 69)])
+    rows = Partition({"scan": np.arange(80.0)}, key)
+
+    def left_out(found):
+        """Where the masks of these scored rows are found, and no others."""
+        cells = np.where(np.asarray(found)[:, None, None], [23.0, 2, 0, 39], [0.0, 0, 23, 41])
+        plan = Plan(task.name, {**values, "shuffle": shuffle.to_data()})
+        plan.once("predictors", lambda: [Told(cells)])
+        exposure = task.exposure(plan, rows, {})
+        assert set(exposure.columns) == {"(Dice)", "(1 - Dice)"}
+        return isolating(pc.Policy(), exposure).tolist()
+
+    places = np.arange(80)
+    assert left_out((places >= 20) & (places < 60)) == [False] * 3
+    assert left_out(places < 12) == [True] * 3  # one patient, in all of his rows
+    given = key[order_of(shuffle, 0, rows.keys)] == 0  # what he gave, to many others
+    assert left_out(given) == [True, False, False]
+
+
 class Told:
     explains, output = "mask", (1, 8, 8)
 
     def __init__(self, cells):
         self.cells = cells
-        self.design = type("D", (), {"columns": ("scan", "mask")})()
+        self.design = Design((), "mask", media=("scan",), intercept=False)
 
     def overlaps(self, partition):
         return self.cells

@@ -311,6 +311,13 @@ def test_a_failure_leaves_a_code_and_its_place_but_no_value(world, monkeypatch):
     assert codes(world) == ["SITE_FAILED"]
 
 
+def test_too_little_memory_is_said(world, monkeypatch):
+    paper = world.approved()
+    monkeypatch.setattr("polyclinic.site.agent.rows_of", lambda *_: np.empty(2**58))
+    assert world.ask(paper, plan_of(paper).to_bytes()) == {"code": "OUT_OF_MEMORY"}
+    assert codes(world) == ["OUT_OF_MEMORY"]
+
+
 def test_a_full_disk_lets_nothing_out(world, monkeypatch):
     paper = world.approved()
     monkeypatch.setattr(

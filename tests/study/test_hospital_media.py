@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ pytest.importorskip("torch")
 
 SITES = {"north": "dicom", "south": "nifti", "west": "dicom"}
 DEPTH, HEIGHT, WIDTH = 3, 4, 5
-PATIENTS = 48
+PATIENTS = 24
 CODEBOOK = """format = 1
 name = "chest"
 [columns]
@@ -47,6 +48,7 @@ show_sites = false
 validate = "split"
 [output]
 folder = "runs"
+report = ["json"]
 """
 
 
@@ -80,13 +82,20 @@ def write(folder, site, kind):
     pd.DataFrame(table).to_csv(folder / "rows.csv", index=False)
 
 
-@pytest.fixture
-def hospitals(tmp_path):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("chest")
     for site, kind in SITES.items():
-        write(tmp_path / site, site, kind)
-    (tmp_path / "chest.toml").write_text(CODEBOOK)
-    (tmp_path / "study.toml").write_text(STUDY)
-    return tmp_path
+        write(folder / site, site, kind)
+    (folder / "chest.toml").write_text(CODEBOOK)
+    (folder / "study.toml").write_text(STUDY)
+    return folder
+
+
+@pytest.fixture
+def hospitals(written, tmp_path):
+    """Files that a test may spoil."""
+    return shutil.copytree(written, tmp_path / "chest")
 
 
 @pytest.fixture
@@ -109,6 +118,8 @@ def polyclinic(hospitals, monkeypatch, capsys):
 
 
 def test_a_study_over_dicom_and_nifti(hospitals, polyclinic):
+    text = STUDY.replace('["json"]', '["html"]')
+    (hospitals / "study.toml").write_text(text)
     code, _, errors = polyclinic("run", "study.toml")
     assert code == 0, errors
     found = json.loads((hospitals / "runs/chest/metrics.json").read_text())

@@ -186,3 +186,68 @@ def test_a_device_is_no_part_of_what_is_agreed():
     assert study_of(strategy={**STRATEGY, "rounds": 3}).hash != plain.hash
     with pytest.raises(ValueError, match="POLYCLINIC_DEVICE"):
         study_of(engine={"name": "dask", "device": "cuda"})
+
+
+def exchanging(**more):
+    evaluation = {"validate": "split", "test": "age >= 52", "importance": 2, "alone": False}
+    return study_of(strategy={"rounds": 2, "lr": 0.3}, evaluation={**evaluation, **more})
+
+
+def test_importance_stands_in_the_report_and_nothing_else_is_exchanged(
+    tmp_path, data_dir, monkeypatch
+):
+    study, sites = exchanging(), pc.datasets.heart_disease()
+    plans = recorded(study, sites, tmp_path / "run", monkeypatch)
+    scope = scope_of(study, sites.codebook, sites.names)
+    covered(scope, plans)
+    found = json.loads((tmp_path / "run" / "metrics.json").read_bytes())["importance"]
+    model, columns = pc.load(tmp_path / "run"), ["disease", "age", "sex", "thalach"]
+    again = pc.NeuralNetwork(
+        "mlp",
+        architecture_options={"hidden": [4]},
+        strategy=pc.FedAvg(rounds=2, lr=0.3),
+        random_state=5,
+    ).fit(sites.cohort("not (age >= 52)", columns=columns), FORMULA)
+    assert again.result_.weights.tobytes() == model.result_.weights.tobytes()
+    old = pc.datasets.heart_disease().cohort("age >= 52", columns=columns)
+    table = again.importance(old, repeats=2, seed=5)
+    assert [line["column"] for line in found["columns"]] == list(table.index)
+    assert [line["increase"] for line in found["columns"]] == list(table["increase"])
+    assert found["how"] == "patients who were set aside" and found["measure"] == "log loss"
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "On what the model rests" in page and "exchange" in page
+    assert (tmp_path / "run" / "importance.csv").read_text().startswith("column,increase,sd")
+    assert "6 exchanges of a column" in " ".join(scope.summary()["computes"])
+    asked = [plan for plan in plans if plan.task == "evaluation.importance"]
+    assert len(asked) == 4
+    one = next(plan for plan in asked if plan.values["shuffle"]["column"] == "age")
+    for other in (
+        changed(one, "shuffle", "column", to="chol"),
+        changed(one, "shuffle", "repeats", to=100),
+        changed(one, "shuffle", "seed", to=6),
+        changed(one, "shuffle", "part", to=[[0, 1]]),
+        changed(one, "where", to={"column": "sex", "level": 1.0}),
+        changed(one, "outcome", to="number"),
+        changed(one, "predictors", 0, "weights", to=lambda found: found[:-1]),
+        replace(one, combine="collect", _derived={}),
+    ):
+        assert scope.refuses(other)
+    silent = scope_of(exchanging(importance=0), sites.codebook, sites.names)
+    assert silent.refuses(one) == "evaluation.importance is no step of it"
+
+
+def test_what_a_study_may_not_exchange(tmp_path, data_dir):
+    assert exchanging(importance=0).hash != exchanging().hash
+    # As it was before studies had it: what hospitals have approved stays approved.
+    assert study_of().short_hash == "0d3a af2f"
+    for wrong in ({"importance": 101}, {"importance": 0, "parts": {"age": 2}}):
+        with pytest.raises(ValueError, match="importance"):
+            exchanging(**wrong)
+    with pytest.raises(ValueError, match="leave it out"):
+        study_of(
+            model={"kind": "cox", "formula": "Surv(thalach, disease) ~ age"},
+            strategy={},
+            evaluation={"validate": "none", "importance": 1},
+        )
+    with pytest.raises(InputError, match="parts of age"):
+        pc.run(exchanging(parts={"age": 2}), tmp_path / "run", sites=pc.datasets.heart_disease())

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.engines.clusters import Cluster
-from polyclinic.report import gate, noise, progress, words
+from polyclinic.report import exchanged, gate, noise, progress, words
 
 PLAIN_SECONDS = 30.0
 WIDTH = 80
@@ -173,6 +173,8 @@ class View:
         if "evaluation" in results:
             self.say()
             self.say(words.evaluation_table(results))
+        if (rests := exchanged.importance(results)) is not None:
+            self.say(words.fold(f"rests  {rests['say']}", indent="       "))
         self.say()
         self.say(words.left_line(results))
         self.say(f"report {_short(done.report)}   {time.perf_counter() - self.started:.1f} s")

@@ -43,7 +43,8 @@ RULES = {
     "installs by itself",
     "NO_DEVICE": "a network computes on the device that a hospital's own settings name, or not at "
     "all",
-    "OUT_OF_MEMORY": "a batch of rows and what a network makes of it are held in memory at once",
+    "OUT_OF_MEMORY": "what a hospital computes with is held in memory at once: of a network a "
+    "batch of rows, what it makes of it, and its numbers",
     "TOO_FEW_SITES": "the hospital's policy says how many hospitals take part; a secure sum "
     "needs three with enough patients",
     "SEEN_ALONE": "a hospital's own sum is seen by itself or in a total, not both: the total less "
@@ -146,7 +147,8 @@ NEXT = {
     '"polyclinic[monai]")',
     "NO_DEVICE": "at the hospital: mend the card's driver, or name another device in data.toml or "
     'POLYCLINIC_DEVICE ("auto")',
-    "OUT_OF_MEMORY": "use smaller batches, smaller images, or a smaller network",
+    "OUT_OF_MEMORY": "use smaller batches, smaller images, or a smaller network; or give the "
+    "hospital's machine more memory, and --resume",
     "COHORT_TOO_CLOSE": "fix the cohort once for all analyses, with the columns of all of them: "
     "missing values in one more column make another cohort. In a cross-validation: fewer folds; in "
     "a clustering: a larger group_size",

@@ -99,6 +99,9 @@ class Site:
             return release.to_bytes(packed=bool(plan.compress) or _packs(plan))
         except PolyclinicError as error:
             return self._code(error, plan)
+        except MemoryError:
+            short = PolyclinicError("the memory here is too small", code="OUT_OF_MEMORY")
+            return self._code(short, plan)
         except Exception as error:  # whatever it was, no more than a code may cross the border
             self.log.append(error)
             return codec.encode({"code": "SITE_FAILED"})

@@ -2,6 +2,7 @@
 
 from polyclinic.evaluation.crossed import CrossedTask
 from polyclinic.evaluation.evaluate import Evaluation, Outcome
+from polyclinic.evaluation.exchanges import Parts, exchanges
 from polyclinic.evaluation.found_masks import FoundMasks
 from polyclinic.evaluation.held_out import HeldOut
 from polyclinic.evaluation.importance import Importance, ImportanceTask
@@ -25,4 +26,14 @@ tasks = [
     StackedDerivatives(),
 ]
 
-__all__ = ["Evaluation", "FoundMasks", "HeldOut", "Importance", "Outcome", "Shuffle", "tasks"]
+__all__ = [
+    "Evaluation",
+    "FoundMasks",
+    "HeldOut",
+    "Importance",
+    "Outcome",
+    "Parts",
+    "Shuffle",
+    "exchanges",
+    "tasks",
+]

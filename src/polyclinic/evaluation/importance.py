@@ -2,14 +2,19 @@
 
 Each hospital lets its own rows exchange a column (a number, a category, a whole image or series, or
 a part of one) and scores them by a model that it was given; importance is the mean loss over all
-rows of all hospitals less that of the rows as they are, its spread that over the repeats.
+hospitals less that of the rows as they are, its spread that over the repeats. The loss is
 
-What leaves the site: the number of rows, and for every repeat one sum of losses: -log of the
-probability of what happened, or of a number the squared error. It is judged as the sums of
-`evaluation.scores` are, in each repeat under the exchanged rows, by the patient who is scored and
-by the one whose value he was given; a repeat that few patients carry is left out and flagged. As
-there, models that are no sum over terms are scored by the mean risk of `least` patients with
-neighbouring risks.
+- of risks and classes -log of the probability of what happened, of a number the squared error, the
+  mean over rows;
+- of durations the share of pairs within a hospital that the model ranks wrongly, 1 - concordance;
+- of masks 1 - Dice, the mean over rows.
+
+What leaves the site: the number of rows, and for every repeat one sum of losses; of durations the
+pairs ranked wrongly (of equal risk: a half each), and the number of pairs. It is judged as the sums
+of `evaluation.scores`, `evaluation.pairs` and `evaluation.masks` are, in each repeat under the
+exchanged rows, by the patient who is scored and by the one whose value he was given; a repeat that
+few patients carry is left out and flagged. As there, models that are no sum over terms are scored
+by the mean risk of `least` patients with neighbouring risks.
 Reference: Breiman (2001), "Random forests"; Fisher, Rudin & Dominici (2019), "All models are wrong,
 but many are useful".
 """
@@ -34,51 +39,110 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.evaluation import exposure as judged
+from polyclinic.evaluation.masks import DICE, MasksTask, cells_of, dice
+from polyclinic.evaluation.masks import shares_of as shares_of_masks
+from polyclinic.evaluation.pairs import ONE_RISK, PairsTask, pairs_of
 from polyclinic.evaluation.rows import predictors_of, scored
 from polyclinic.evaluation.shuffled import Shuffle, order_of, shuffled
 
 Floats = NDArray[np.float64]
-ONE_RISK = "of one risk"  # patients who are scored by one number
+Ints = NDArray[np.int64]
+NAME = "evaluation.importance"
+
+
+class _Risks:
+    """Risks, classes and numbers, as `evaluation.scores` judges them."""
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        return (*judged.slots(plan), ONE_RISK)
+
+    def exposure(self, plan: Plan, rows: Partition) -> Exposure:
+        found = judged.exposure(plan, rows, alone=False)
+        if all(judged.of_terms(predictor) for predictor in predictors_of(plan)):
+            return found
+        return replace(found, slots={**found.slots, ONE_RISK: group_size(plan.values["least"])})
+
+    def sums(self, plan: Plan, rows: Partition) -> tuple[float, int]:
+        one = scored(plan, rows)
+        return float(judged.losses(plan, one).sum()), len(one.outcome)
+
+
+class _Pairs:
+    """Durations, as `evaluation.pairs` judges them."""
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        return PairsTask().slots(plan)
+
+    def exposure(self, plan: Plan, rows: Partition) -> Exposure:
+        return PairsTask().exposure(plan, rows, {})
+
+    def sums(self, plan: Plan, rows: Partition) -> tuple[float, int]:
+        _, wrong, tied = counts = pairs_of(plan, rows).counts.tolist()
+        return wrong + 0.5 * tied, sum(counts)
+
+
+class _Masks:
+    """Masks, as `evaluation.masks` judges the sums of Dice; its pixels do not leave here."""
+
+    def slots(self, plan: Plan) -> tuple[str, ...]:
+        return MasksTask().slots(plan)
+
+    def exposure(self, plan: Plan, rows: Partition) -> Exposure:
+        return _of_dice(MasksTask().exposure(plan, rows, {}))
+
+    def sums(self, plan: Plan, rows: Partition) -> tuple[float, int]:
+        each = dice(cells_of(plan, 0, rows))
+        return float((1 - each).sum()), len(each)
+
+
+WAYS: dict[str, _Risks | _Pairs | _Masks] = {
+    **dict.fromkeys(("binary", "classes", "number"), _Risks()),
+    "survival": _Pairs(),
+    "mask": _Masks(),
+}
 
 
 @dataclass(frozen=True)
 class ImportanceTask:
     """Losses of the rows of a site, as they are or with a column of other rows."""
 
-    name: str = "evaluation.importance"
+    name: str = NAME
     version: int = 1
     grain: Grain = "site"
 
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         m = shuffle_of(plan).repeats
-        return (
+        found = (
             Leaf("n", (), "count", "int64", unit="rows"),
             Leaf("left_out", (m,), "flag", "int64", support="weights"),
             Leaf("losses", (m,), "loss", support="weights"),
         )
+        if plan.values["outcome"] != "survival":
+            return found
+        return (*found, Leaf("pairs", (m,), "pairs", "int64", support="weights"))
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Those of the scores, and the smallest group of risks."""
-        return (*judged.slots(plan), ONE_RISK)
+        return _way(plan).slots(plan)
 
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Names of the sums; a candidate for each repeat."""
-        return judged.candidates(plan)[0], shuffle_of(plan).repeats
+        masks = plan.values["outcome"] == "mask"
+        names = DICE if masks else judged.candidates(plan)[0]
+        return names, shuffle_of(plan).repeats
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """Of the rows of every repeat, by those who are scored and those who give."""
         shuffle, found = shuffle_of(plan), []
         for repeat in range(shuffle.repeats):
             order, rows = _rows(plan, repeat, partition)
-            one = judged.exposure(plan, rows, alone=False)
+            one = _way(plan).exposure(plan, rows)
             if partition.key is not None and shuffle.column:
-                one = _worse(one, judged.shares_of(plan, _given(rows, order), _all(rows)))
+                one = _worse(one, _of_givers(plan, rows, order))
             found.append(one)
         slots = dict(found[0].slots)
         for one in found[1:]:
             slots = {name: judged.fewer(count, one.slots[name]) for name, count in slots.items()}
-        if not all(judged.of_terms(predictor) for predictor in predictors_of(plan)):
-            slots[ONE_RISK] = group_size(plan.values["least"])
         return replace(
             found[0],
             slots=slots,
@@ -91,15 +155,31 @@ class ImportanceTask:
         )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        shuffle = shuffle_of(plan)
-        losses, n = [], 0
-        for repeat in range(shuffle.repeats):
-            rows = scored(plan, _rows(plan, repeat, partition)[1])
-            losses.append(float(judged.losses(plan, rows).sum()))
-            n = len(rows.outcome)
-        nothing = np.zeros(shuffle.repeats, dtype=np.int64)
-        leaves: dict[str, Any] = {"n": n, "left_out": nothing, "losses": np.array(losses)}
+        repeats, way = range(shuffle_of(plan).repeats), _way(plan)
+        found = [way.sums(plan, _rows(plan, repeat, partition)[1]) for repeat in repeats]
+        leaves: dict[str, Any] = {
+            "n": partition.n_rows,
+            "left_out": np.zeros(len(found), dtype=np.int64),
+            "losses": np.array([loss for loss, _ in found]),
+        }
+        if plan.values["outcome"] == "survival":
+            leaves["pairs"] = np.array([count for _, count in found], dtype=np.int64)
         return Contribution(leaves, Evidence(partition.n_patients))
+
+
+def _way(plan: Plan) -> _Risks | _Pairs | _Masks:
+    return WAYS[plan.values["outcome"]]
+
+
+def _of_dice(found: Exposure) -> Exposure:
+    return replace(found, columns={name: found.columns[name] for name in DICE})
+
+
+def _of_givers(plan: Plan, rows: Partition, order: Ints) -> Mapping[str, Shares]:
+    """Shares in the sums of those who gave what was exchanged."""
+    if plan.values["outcome"] == "mask":
+        return shares_of_masks(plan, rows, order)
+    return judged.shares_of(plan, _given(rows, order), np.ones(rows.n_rows, dtype=bool))
 
 
 def shuffle_of(plan: Plan) -> Shuffle:
@@ -113,7 +193,8 @@ def _shuffle(plan: Plan) -> Shuffle:
     fixed = {design.response, design.event, design.weight, *design.strata}
     one = plan.values["folds"] == 0 and len(plan.values["predictors"]) == 1
     whole = plan.values["where"] is None and plan.combine == "sum"
-    if not one or not whole or found.column in fixed:
+    known = plan.values["outcome"] in WAYS
+    if not one or not whole or not known or found.column in fixed:
         raise PolyclinicError(
             "an importance of another form",
             code="BAD_MESSAGE",
@@ -122,10 +203,10 @@ def _shuffle(plan: Plan) -> Shuffle:
     return found
 
 
-def _rows(plan: Plan, repeat: int, partition: Partition) -> tuple[NDArray[np.int64], Partition]:
+def _rows(plan: Plan, repeat: int, partition: Partition) -> tuple[Ints, Partition]:
     """Who gives, and the rows of a repeat; the same object each time."""
 
-    def make() -> tuple[NDArray[np.int64], Partition, Partition]:
+    def make() -> tuple[Ints, Partition, Partition]:
         shuffle = shuffle_of(plan)
         order = order_of(shuffle, repeat, partition.keys)
         return order, shuffled(shuffle, order, partition), partition
@@ -134,11 +215,7 @@ def _rows(plan: Plan, repeat: int, partition: Partition) -> tuple[NDArray[np.int
     return order, rows
 
 
-def _all(partition: Partition) -> NDArray[np.bool_]:
-    return np.ones(partition.n_rows, dtype=bool)
-
-
-def _given(rows: Partition, order: NDArray[np.int64]) -> Partition:
+def _given(rows: Partition, order: Ints) -> Partition:
     """The exchanged rows in the order of those who give, under their keys."""
     back = np.argsort(order, kind="stable")
     columns = {name: values[back] for name, values in rows.columns.items()}
@@ -171,7 +248,7 @@ class Importance:
     Parameters
     ----------
     predictor : the model's data.
-    outcome : "binary", "classes" or "number".
+    outcome : "binary", "classes", "number", "survival" or "mask".
     shuffles : by name.
     least : patients whose risks are taken together.
     """
@@ -203,38 +280,40 @@ class Importance:
             "least": self.least,
             "shuffle": shuffle.to_data(),
         }
-        return Plan("evaluation.importance", values, step)
+        return Plan(NAME, values, step)
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
         kept = {name: np.asarray(total[name]) for name in ("n", "left_out", "losses")}
+        if self.outcome == "survival":
+            kept["pairs"] = np.asarray(total["pairs"])
         return {"done": [*state["done"], kept]}
 
     def progress(self, state: State) -> Mapping[str, float]:
         return {}
 
-    def model(self, state: State) -> dict[str, dict[str, Any]]:
-        """By name the increase of the mean loss, its spread over the repeats, and how many repeats
-        were not left out; nothing of a name without any."""
-        unit = 4.0**self._exponent if self.outcome == "number" else 1.0
+    def model(self, state: State) -> dict[str, Any]:
+        """loss: the mean of the rows as they are; columns: by name the increase, its spread over
+        the repeats, and how many repeats were not left out. None where no repeat was left."""
         (base,), others = state["done"][:1], state["done"][1:]
-        plain = _means(base, unit)
+        plain = self._means(base)
         found = {}
         for name, sums in zip(self.shuffles, others, strict=True):
-            more = _means(sums, unit) - (plain if len(plain) else np.nan)
+            more = self._means(sums) - (plain if len(plain) else np.nan)
             good = len(more) > 0 and len(plain) > 0
             found[name] = {
                 "increase": float(more.mean()) if good else None,
                 "sd": float(more.std()) if good else None,
                 "repeats": len(more) if good else 0,
             }
-        return found
+        return {"loss": float(plain[0]) if len(plain) else None, "columns": found}
+
+    def _means(self, sums: Mapping[str, Any]) -> Floats:
+        """Mean losses of the repeats that no site left out."""
+        inside = sums["left_out"] == 0
+        unit = 4.0**self._exponent if self.outcome == "number" else 1.0
+        of = sums["pairs"][inside] if self.outcome == "survival" else sums["n"]
+        return np.asarray(sums["losses"][inside] * unit / np.maximum(of, 1))
 
     @property
     def _exponent(self) -> int:
         return exponent(float(self.predictor["design"]["response_bound"]))
-
-
-def _means(sums: Mapping[str, Any], unit: float) -> Floats:
-    """Mean losses of the repeats that no site left out."""
-    kept = sums["losses"][sums["left_out"] == 0]
-    return np.asarray(kept * unit / max(int(sums["n"]), 1))

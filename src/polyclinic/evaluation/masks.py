@@ -65,18 +65,13 @@ class MasksTask:
 
     def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
         """Shares of patients in every sum, of all rows under each network."""
-        columns: dict[str, Shares] = {}
-        for i in range(len(predictors_of(plan))):
-            parts = _parts(_cells(plan, i, partition))
-            for name, part in zip(_names(plan), parts.T, strict=True):
-                columns[_mark(name, i)] = Shares.of(part, partition.key)
         folds = plan.values["folds"]
         read = predictors_of(plan)[0].design.columns
         return Exposure(
             slots={
                 f"fold {i}": partition.patients(partition.keys % folds == i) for i in range(folds)
             },
-            columns=columns,
+            columns=shares_of(plan, partition),
             weights=Shares.of(np.ones(partition.n_rows), partition.key),
             alone=plan.combine == "collect",
             members=(Members(read, np.unique(partition.persons)),),
@@ -85,16 +80,16 @@ class MasksTask:
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         folds = plan.values["folds"]
-        found = _cells(plan, 0, partition)
+        found = cells_of(plan, 0, partition)
         for i in range(1, folds):
             at = partition.keys % folds == i
-            found = np.where(at[:, None, None], _cells(plan, i, partition), found)
+            found = np.where(at[:, None, None], cells_of(plan, i, partition), found)
         both, only, missed, _ = found.sum(axis=0).T.astype(np.int64)
         pixels = np.stack([both, both + only, both + missed], axis=1)
         leaves: dict[str, Any] = {
             "n": len(found),
             "pixels": pixels,
-            "dice": float(_dice(found).sum()),
+            "dice": float(dice(found).sum()),
         }
         return Contribution(leaves, Evidence(partition.n_patients))
 
@@ -112,7 +107,24 @@ def channels_of(plan: Plan) -> int:
     return int(found.pop())
 
 
-def _cells(plan: Plan, number: int, partition: Partition) -> Floats:
+def shares_of(
+    plan: Plan, partition: Partition, order: NDArray[np.int64] | None = None
+) -> dict[str, Shares]:
+    """Shares of patients in every sum that is judged.
+
+    order  the row behind each row's part, (n_rows,), where that is another one; each is once
+    """
+    found: dict[str, Shares] = {}
+    for i in range(len(predictors_of(plan))):
+        parts = _parts(cells_of(plan, i, partition))
+        if order is not None:
+            parts = parts[np.argsort(order, kind="stable")]
+        for name, part in zip(_names(plan), parts.T, strict=True):
+            found[_mark(name, i)] = Shares.of(part, partition.key)
+    return found
+
+
+def cells_of(plan: Plan, number: int, partition: Partition) -> Floats:
     """Pixels of each row in the four cells of CELLS, (n_rows, channels, 4)."""
     channels_of(plan)
     predictor: Any = predictors_of(plan)[number]
@@ -123,7 +135,7 @@ def _cells(plan: Plan, number: int, partition: Partition) -> Floats:
     return plan.once(f"overlaps {number} of {id(partition)}", make)[1]
 
 
-def _dice(cells: Floats) -> Floats:
+def dice(cells: Floats) -> Floats:
     """Dice of each row, the mean over its channels; of an empty mask found empty 1, (n_rows,)."""
     both, only, missed = (cells[..., k] for k in range(3))
     each = 2 * both + only + missed
@@ -133,8 +145,8 @@ def _dice(cells: Floats) -> Floats:
 
 def _parts(cells: Floats) -> Floats:
     """What each row adds to the sums that are judged, (n_rows, sums)."""
-    dice = _dice(cells)
-    return np.column_stack([cells.reshape(len(cells), -1), dice, 1 - dice])
+    each = dice(cells)
+    return np.column_stack([cells.reshape(len(cells), -1), each, 1 - each])
 
 
 def _names(plan: Plan) -> list[str]:
@@ -151,7 +163,7 @@ def measures(sums: Mapping[str, Any]) -> dict[str, Any]:
     n = int(sums["n"])
     both, found, true = np.asarray(sums["pixels"], dtype=np.float64).T
     with np.errstate(divide="ignore", invalid="ignore"):
-        dice, iou = 2 * both / (found + true), both / (found + true - both)
+        of_pixels, iou = 2 * both / (found + true), both / (found + true - both)
 
     def known(values: Floats) -> list[float | None]:
         return [float(v) if np.isfinite(v) else None for v in values]
@@ -159,6 +171,6 @@ def measures(sums: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "n": n,
         "dice": float(sums["dice"]) / n if n else None,
-        "dice_of_pixels": known(dice),
+        "dice_of_pixels": known(of_pixels),
         "iou_of_pixels": known(iou),
     }

@@ -19,6 +19,9 @@ from polyclinic.core.design import exponent
 from polyclinic.core.plan import Plan
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.formula import formula_columns
+from polyclinic.evaluation import Shuffle, exchanges
+from polyclinic.evaluation.importance import NAME as IMPORTANCE
+from polyclinic.evaluation.masks import NAME as MASKS
 from polyclinic.governance.paper import Paper
 from polyclinic.governance.scope_columns import Outside, columns_of_cohort, columns_read, require
 from polyclinic.governance.scope_glm import FAMILIES, RegressionScope
@@ -32,6 +35,7 @@ from polyclinic.models.learner import kind_of, kinds
 TABLE_ROUNDS = moments.MAX_ROUNDS + quantiles.MAX_ROUNDS + 1
 SESSION_ROUNDS = 100_000
 _SCORES = {"predictors", "folds", "outcome", "thresholds", "where", "classes", "exponent", "least"}
+_EXCHANGED = _SCORES | {"shuffle"}
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Scope:
         """The scope of a paper. Raises InputError for a study that its codebook does not allow."""
         scope = Scope(paper)
         if isinstance(paper.study, Study):
-            _ = scope.spec, scope.cohort
+            _ = scope.spec, scope.cohort, scope.exchanges
         else:
             for column in paper.study.session.columns:
                 paper.codebook.spec(column)
@@ -99,7 +103,12 @@ class Scope:
     @property
     def folds(self) -> int:
         """Folds of a study's cross-validation; 0 without."""
-        return self.agreed.folds if self.outcome or self.model.held_out else 0
+        return self.agreed.folds if self.judges else 0
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is something of a study's model to evaluate."""
+        return bool(self.outcome or self.model.held_out or self.model.other_outcome)
 
     @property
     def outcome(self) -> str:
@@ -114,7 +123,21 @@ class Scope:
         subgroups = sum(
             len(self.paper.codebook.level_names(name)) for name in self._study.evaluation.subgroups
         )
-        return (self.folds + 1) * self.model.rounds + 2 * TABLE_ROUNDS + subgroups + 10
+        more = subgroups + len(self.exchanges) + 10
+        return (self.folds + 1) * self.model.rounds + 2 * TABLE_ROUNDS + more
+
+    @cached_property
+    def exchanges(self) -> dict[str, Shuffle]:
+        """What of the columns of a study is exchanged, by name; with the rows as they are, "".
+
+        Raises WRONG_VALUE for parts of columns that have none.
+        """
+        asked = self._study.evaluation
+        if not asked.importance:
+            return {}
+        given: Any = {"repeats": asked.importance, "seed": self._study.seed, "parts": asked.parts}
+        design, codebook = self.agreed.design, self.paper.codebook
+        return {"": Shuffle(""), **exchanges(design, codebook, **given)}
 
     @cached_property
     def tasks(self) -> dict[str, Callable[[Plan], None]]:
@@ -125,6 +148,8 @@ class Scope:
         }
         if self.outcome:
             found["evaluation.scores"] = self._scores
+        if self.exchanges:
+            found[IMPORTANCE] = self._importance
         for name, check in self.model.tasks.items():
             found[name] = either(found[name], check) if name in found else check
         if not self._study.privacy.show_sites:
@@ -168,7 +193,7 @@ class Scope:
         """Steps that a hospital answers by itself."""
         by_name = ["descriptive.levels"]
         if self._study.privacy.show_sites:
-            by_name += ["descriptive.together", "evaluation.own", "evaluation.alone"]
+            by_name += ["descriptive.together", "evaluation.own", "evaluation.alone", MASKS]
             by_name += [] if self.outcome == "binary" else ["evaluation.scores"]
         by_name += [*self.model.collected, *self.model.held_out[1:], *self.model.by_name]
         return tuple(name for name in by_name if name in self.tasks)
@@ -222,7 +247,8 @@ class Scope:
         if values is None:
             return
         codebook, outcome = self.paper.codebook, self.agreed.design.response
-        names = [name for name in self.cohort.described if name != outcome]
+        left_out = {outcome, *codebook.media}
+        names = [name for name in self.cohort.described if name not in left_out]
         coded = [self._coded(name) for name in names if codebook.level_names(name)]
         numbers = [name for name in names if not codebook.level_names(name)]
         by = self._coded(outcome) if outcome and codebook.level_names(outcome) else None
@@ -258,6 +284,20 @@ class Scope:
             require(where["column"] in self._study.evaluation.subgroups, "another subgroup")
             many = len(self.paper.codebook.level_names(where["column"]))
             require(where["level"] in range(many), "another subgroup")
+
+    def _importance(self, plan: Plan) -> None:
+        """The loss of the study's model, with one of its columns exchanged."""
+        values = plan.values
+        require(set(values) == _EXCHANGED, "another form")
+        require(values["where"] is None and list(values["thresholds"]) == [], "another form")
+        require(type(values["folds"]) is int and values["folds"] == 0, "another validation")
+        require(len(values["predictors"]) == 1, "another validation")
+        self.model.check_predictor(values["predictors"][0])
+        require(values["outcome"] == (self.outcome or self.model.other_outcome), "another outcome")
+        require(type(values["classes"]) is int and type(values["exponent"]) is int, "another form")
+        require(type(values["least"]) is int and values["least"] >= 1, "another form")
+        known = {codec.digest(one.to_data()) for one in self.exchanges.values()}
+        require(codec.digest(values["shuffle"]) in known, "another exchange")
 
     def _in_session(self, plan: Plan, study: Session) -> None:
         """A session: any cohort over its columns, any step of its algorithms."""

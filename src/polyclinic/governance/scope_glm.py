@@ -86,6 +86,7 @@ class RegressionScope:
         return {}
 
     held_out: tuple[str, ...] = ()  # risks and numbers are scored
+    other_outcome = ""
     by_name: tuple[str, ...] = ()
 
     @property

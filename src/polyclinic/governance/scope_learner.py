@@ -14,6 +14,7 @@ from typing import Any
 from polyclinic.core import codec
 from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.plan import Plan
+from polyclinic.evaluation.masks import NAME as MASKS
 from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.governance.asked import asked
 from polyclinic.governance.scope_columns import Outside, require
@@ -80,6 +81,13 @@ class LearnerScope:
         return "number" if not classes else "binary" if classes == 2 else "classes"
 
     @property
+    def other_outcome(self) -> str:
+        """What a network explains that is no risk, class or number: "survival", "mask", or ""."""
+        if getattr(self.spec, "explains", "") == "mask":
+            return "mask"
+        return "survival" if self.held_out == PAIRS else ""
+
+    @property
     def rounds(self) -> int:
         """How many different questions a fit asks at most."""
         return self.kind.rounds(self.spec)
@@ -99,6 +107,7 @@ class LearnerScope:
         found: dict[str, Callable[[Plan], None]] = {**own, **foreign}
         asks = self.kind.asks
         found = found if asks is None else {name: found[name] for name in asks(self.spec)}
+        found |= {MASKS: self._masks} if self.other_outcome == "mask" else {}
         return found | (dict.fromkeys(PAIRS, self._pairs) if self.held_out == PAIRS else {})
 
     @property
@@ -196,13 +205,24 @@ class LearnerScope:
 
     def _pairs(self, plan: Plan) -> None:
         """The concordance of a network of durations."""
-        given, folds = plan.values, plan.values["folds"]
+        given = plan.values
         require(set(given) == {"predictors", "folds", "outcome", "where", "least"}, "another form")
         require((plan.combine == "collect") == (plan.task == PAIRS[1]), "another step")
+        require(given["outcome"] == "survival", "another outcome")
+        require(type(given["least"]) is int and given["least"] >= 1, "another form")
+        self._of_all(plan)
+
+    def _masks(self, plan: Plan) -> None:
+        """How well a network finds masks."""
+        require(set(plan.values) == {"predictors", "folds", "where"}, "another form")
+        self._of_all(plan)
+
+    def _of_all(self, plan: Plan) -> None:
+        """The study's models, one or one a fold, on all rows."""
+        given, folds = plan.values, plan.values["folds"]
+        require(given["where"] is None, "a subgroup")
         require(type(folds) is int and folds in (0, self.agreed.folds), "another validation")
         require(len(given["predictors"]) == (folds or 1), "another validation")
-        require(given["outcome"] == "survival" and given["where"] is None, "another outcome")
-        require(type(given["least"]) is int and given["least"] >= 1, "another form")
         for data in given["predictors"]:
             self.check_predictor(data)
 

@@ -9,6 +9,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import lookup
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.expression import parse
+from polyclinic.evaluation.masks import NAME as MASKS
 from polyclinic.governance.scope_glm import TITLES
 from polyclinic.governance.study_file import Session, Study
 from polyclinic.models.learner import kind_of
@@ -79,6 +80,9 @@ def _computes(scope: Scope) -> list[str]:
     found = [f"{scope.model.title}, at most {scope.model.most_rounds:,} rounds"]
     if scope.folds:
         found.append(f"{scope.folds} validation fits")
+    if scope.exchanges:
+        many = sum(one.repeats for one in scope.exchanges.values() if one.column)
+        found.append(f"the loss after {many} exchanges of a column between its patients")
     return [*found, "Table 1"]
 
 
@@ -93,7 +97,7 @@ def _once(scope: Scope, study: Study) -> list[str]:
     found = list(scope.model.collected.values())
     if "evaluation.own" in scope.tasks:
         found.append("this site's own AUROC, observed and predicted risk")
-    elif study.privacy.show_sites and scope.outcome:
+    elif study.privacy.show_sites and (scope.outcome or MASKS in scope.tasks):
         found.append("this site's own measures of the model")
     elif set(scope.model.held_out[1:]) & set(scope.tasks):
         found.append("this site's own concordance")

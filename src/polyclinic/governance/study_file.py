@@ -17,10 +17,11 @@ from polyclinic.core.device import PATTERN, VARIABLE
 from polyclinic.core.errors import InputError
 from polyclinic.data.expression import parse
 from polyclinic.data.toml import load_toml, validate
+from polyclinic.evaluation.shuffled import MOST
 from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
-from polyclinic.models.learner import kinds
+from polyclinic.models.learner import kind_of, kinds
 from polyclinic.models.neural.strategy import Strategy
 from polyclinic.privacy.dp import DifferentialPrivacy
 
@@ -209,7 +210,10 @@ class EngineSection(Section):
 class EvaluationSection(Section):
     """[evaluation]
 
-    test  with "split": the condition of the patients who are set aside, and judged on alone
+    test        with "split": the condition of the patients who are set aside, and judged on alone
+    importance  how often each column is exchanged between patients; 0: never
+    parts       of images and series that are exchanged one by one, by column: names of variables,
+                or into how many parts each side of an image is cut
     """
 
     validate_: Annotated[Literal["cross-validation", "split", "none"], Field(alias="validate")] = (
@@ -220,6 +224,14 @@ class EvaluationSection(Section):
     thresholds: list[Annotated[float, Field(gt=0, lt=1)]] = Field([0.5])
     subgroups: list[str] = Field([])
     alone: bool = True
+    importance: Annotated[int, Field(ge=0, le=MOST)] = 0
+    parts: dict[str, Annotated[int, Field(ge=1)] | list[str]] = Field({})
+
+    @model_validator(mode="after")
+    def _exchanged(self) -> EvaluationSection:
+        if self.parts and not self.importance:
+            raise ValueError("parts are of importance: give it, as importance = 5")
+        return self
 
     @model_validator(mode="after")
     def _condition(self) -> EvaluationSection:
@@ -291,6 +303,21 @@ class Study(Section):
 
     @field_validator("evaluation")
     @classmethod
+    def _exchanges_of_predictions(
+        cls, evaluation: EvaluationSection, others: ValidationInfo
+    ) -> EvaluationSection:
+        model = others.data.get("model")
+        if model is None or not evaluation.importance:
+            return evaluation
+        if model.kind not in REGRESSIONS and not kind_of(model.kind).predicts:
+            raise ValueError(
+                "importance is of models that predict a risk, a class or a number, and of "
+                f"networks, not of {model.kind}: leave it out"
+            )
+        return evaluation
+
+    @field_validator("evaluation")
+    @classmethod
     def _folds_would_spend(
         cls, evaluation: EvaluationSection, others: ValidationInfo
     ) -> EvaluationSection:
@@ -356,8 +383,12 @@ def _forget_unused(content: dict[str, Any]) -> None:
             del content["model"][name]
     if not content["strategy"]:
         del content["strategy"]
-    if content["evaluation"]["validate"] != "split":
-        del content["evaluation"]["test"]
+    evaluation = content["evaluation"]
+    if evaluation["validate"] != "split":
+        del evaluation["test"]
+    for name in ("importance", "parts"):
+        if not evaluation[name]:
+            del evaluation[name]
 
 
 class SessionSection(Section):

@@ -11,7 +11,7 @@ from typing import Any
 
 from polyclinic.core.checkpoint import write_atomic
 from polyclinic.privacy.dp import TOGETHER
-from polyclinic.report import blocks, noise, sentences, tables, tripod, words
+from polyclinic.report import blocks, exchanged, noise, sentences, tables, tripod, words
 from polyclinic.report.figures import FIGURES
 from polyclinic.report.glossary import glossary
 from polyclinic.report.tables import Row
@@ -81,6 +81,7 @@ def _context(results: Mapping[str, Any]) -> dict[str, Any]:
         "compared": compared_with(results),
         "thresholds": tables.thresholds(results) if risk else [],
         "measures": tables.measures(results) if evaluation else None,
+        "importance": exchanged.importance(results),
         "leaves": tables.leaves(results),
         "refused": tables.refused(results),
         "budgets": tables.budgets(results),

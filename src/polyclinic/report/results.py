@@ -158,6 +158,20 @@ class EvaluationPart(TypedDict):
     apparent: NotRequired[Measures]
 
 
+class ImportancePart(TypedDict):
+    """How the loss grows when a column is that of other patients; largest first.
+
+    measure  of the loss, in words; loss: the mean of the rows as they are
+    columns  {"column", "increase", "sd", "repeats"}; None where no repeat was let out
+    """
+
+    how: str
+    measure: str
+    loss: float | None
+    repeats: int
+    columns: list[dict[str, Any]]
+
+
 class LeftPart(TypedDict):
     """What left a hospital in one step: leaves summed over `times` rounds."""
 
@@ -217,6 +231,7 @@ class Results(TypedDict):
     table_one: NotRequired[dict[str, Any]]
     model: ModelPart
     evaluation: NotRequired[EvaluationPart]
+    importance: NotRequired[ImportancePart]
     convergence: list[dict[str, Any]]  # {"round", "step", "loss", "gain"}
     gate: GatePart
     left: list[LeftPart]

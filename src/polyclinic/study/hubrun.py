@@ -23,6 +23,7 @@ from polyclinic.study.hubstore import HubRun
 RESULT = (
     "model.pcm",
     "coefficients.csv",
+    "importance.csv",
     "metrics.json",
     "plans.json",
     "network.csv",

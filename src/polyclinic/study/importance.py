@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from polyclinic.core.errors import InputError
-from polyclinic.core.fit import fit
-from polyclinic.data.codebook import Column
-from polyclinic.evaluation import Importance, Shuffle
-from polyclinic.evaluation.shuffled import MOST
+from polyclinic.core.fit import Callback, Round, Store, fit
+from polyclinic.evaluation import Importance, Parts, Shuffle, exchanges
+from polyclinic.models.survival import CoxSpec
 from polyclinic.study.formula import FormulaData, on_other_sites
 
 if TYPE_CHECKING:
@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from polyclinic.study.evaluate import Judged
     from polyclinic.study.sites import Sites
 
-Parts = Mapping[str, int | Sequence[str]]
+OF = "risks, classes and numbers, and of networks of durations and of masks"
+MEASURES = {  # the loss of each kind of outcome
+    "binary": "log loss",
+    "classes": "log loss",
+    "number": "squared error",
+    "survival": "share of pairs ranked wrongly",
+    "mask": "1 - Dice",
+}
 
 
 class Explained:
@@ -45,7 +52,9 @@ class Explained:
         """How the mean loss over all hospitals grows when a column is that of other patients.
 
         Each hospital lets its own rows exchange the column; only sums of losses leave it. The loss
-        is -log of the probability of what happened, or of a number the squared error.
+        is -log of the probability of what happened, of a number the squared error; of a network of
+        durations the share of pairs within a hospital that it ranks wrongly (1 - concordance), and
+        of one of masks 1 - Dice.
 
         Parameters
         ----------
@@ -66,76 +75,81 @@ class Explained:
         InputError : NO_FORMULA for a model fitted on arrays; WRONG_VALUE; NOTHING_TO_PREDICT.
         Refused : a site's gate refused.
         """
-        judged, data = self.judged(), self.formula_data
+        data = self.formula_data
+        if not getattr(self, "evaluated_", True):
+            raise _nothing()
+        judged = self.judged()
         if sites is not None:
             data = on_other_sites(data, sites, self._engine)
-        if judged.outcome not in ("binary", "classes", "number"):
-            raise InputError(
-                f"importances of a model of {judged.outcome}",
-                code="NOTHING_TO_PREDICT",
-                rule="importance is how a loss of risks, classes or numbers grows",
-                next="explain(X) on rows of your own",
-            )
-        if not 1 <= repeats <= MOST or not 0 <= seed < 2**63:
-            raise _wrong(f"repeats = {repeats}, seed = {seed}", f"1 to {MOST} repeats, seed from 0")
-        shuffles = {
-            name: Shuffle(column, part, repeats, seed)
-            for column, asked in _wanted(data, columns, parts or {}).items()
-            for name, part in parts_of(data, column, asked)
-        }
-        least = max(data.least, 1)
-        algorithm = Importance(judged.full, judged.outcome, shuffles, least, judged.classes)
-        found = fit(algorithm, data.federation, seed=seed).model
-        table = pd.DataFrame.from_dict(found, orient="index").rename_axis("column")
-        table = table.astype({"increase": float, "sd": float})
-        return table.sort_values("increase", ascending=False, kind="stable")
+        asked: Any = {"repeats": repeats, "seed": seed, "columns": columns, "parts": parts}
+        shuffles = exchanges(data.design, data.codebook, **asked)
+        return importances(judged, data, shuffles, seed=seed).table
 
 
-def _wanted(
-    data: FormulaData, columns: Sequence[str] | None, parts: Parts
-) -> dict[str, int | Sequence[str] | None]:
-    """The columns, each with what is asked of its parts. Raises WRONG_VALUE."""
-    known = columns_of(data)
-    wanted = known if columns is None else tuple(columns)
-    if unknown := sorted({*wanted, *parts} - set(known)):
-        raise _wrong(f"columns: {', '.join(unknown)}", f"the model reads {', '.join(known)}")
-    return {column: parts.get(column) for column in wanted}
+@dataclass(frozen=True)
+class Importances:
+    """How the loss grows by column.
+
+    measure  what the loss is, in words
+    loss     of the rows as they are, the mean; None: a hospital left it out
+    columns  by name {"increase", "sd", "repeats"}, the largest first
+    repeats  that were asked for
+    how      whose rows: "same patients", or those of an evaluation
+    """
+
+    measure: str
+    loss: float | None
+    columns: Mapping[str, Mapping[str, Any]]
+    repeats: int
+    rounds: tuple[Round, ...]
+    how: str = "same patients"
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A line for each column."""
+        table = pd.DataFrame.from_dict(dict(self.columns), orient="index").rename_axis("column")
+        return table.astype({"increase": float, "sd": float})
+
+    def to_data(self) -> dict[str, Any]:
+        """As a run's results hold it."""
+        lines = [{"column": name, **found} for name, found in self.columns.items()]
+        about = {"how": self.how, "measure": self.measure, "loss": self.loss}
+        return {**about, "repeats": self.repeats, "columns": lines}
 
 
-def columns_of(data: FormulaData) -> tuple[str, ...]:
-    """The columns that a model reads to predict."""
-    design = data.design
-    fixed = {design.response, design.event, design.weight, *design.strata}
-    return tuple(name for name in design.columns if name not in fixed)
+def importances(
+    judged: Judged,
+    data: FormulaData,
+    shuffles: Mapping[str, Shuffle],
+    *,
+    seed: int = 0,
+    store: Store | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Importances:
+    """Ask for the loss of the rows as they are, and after every exchange.
+
+    Raises NOTHING_TO_PREDICT for a model whose predictions are not sent to hospitals.
+    """
+    if isinstance(judged.spec, CoxSpec):
+        raise _nothing()
+    least = max(data.least, 1)
+    algorithm = Importance(judged.full, judged.outcome, shuffles, least, judged.classes)
+    run = fit(algorithm, data.federation, seed=seed, store=store, callbacks=callbacks)
+    found, repeats = run.model, max(one.repeats for one in shuffles.values())
+    lines = sorted(found["columns"].items(), key=_largest_first)
+    return Importances(MEASURES[judged.outcome], found["loss"], dict(lines), repeats, run.rounds)
 
 
-def parts_of(
-    data: FormulaData, column: str, asked: int | Sequence[str] | None
-) -> Iterator[tuple[str, tuple[tuple[int, int], ...]]]:
-    """Names and ends of the parts of a column. Raises WRONG_VALUE."""
-    if asked is None:
-        yield column, ()
-        return
-    spec = data.codebook.spec(column)
-    if not isinstance(spec, Column) or not spec.shape:
-        raise _wrong(f"parts of {column}", "only an image or a series has parts")
-    if spec.type == "series":
-        names = list(spec.series.variables) if spec.series else []
-        names = names or [str(i) for i in range(spec.shape[1])]
-        chosen = names if isinstance(asked, int) else list(asked)
-        if unknown := sorted(set(chosen) - set(names)):
-            raise _wrong(f"{column}: {', '.join(unknown)}", f"variables: {', '.join(names)}")
-        for name in chosen:
-            at = names.index(name)
-            yield f"{column}: {name}", ((0, spec.shape[0]), (at, at + 1))
-        return
-    if not isinstance(asked, int) or not 1 <= asked <= min(spec.shape[1:]):
-        raise _wrong(f"parts of {column}: {asked!r}", "cuts along each side of an image")
-    sides = [[(s * i // asked, s * (i + 1) // asked) for i in range(asked)] for s in spec.shape[1:]]
-    for ends in itertools.product(*sides):
-        words = ", ".join(f"{first}-{end - 1}" for first, end in ends)
-        yield f"{column}: {words}", ((0, spec.shape[0]), *ends)
+def _largest_first(line: tuple[str, Mapping[str, Any]]) -> float:
+    """Columns without a repeat that was let out stand last."""
+    increase = line[1]["increase"]
+    return math.inf if increase is None else -float(increase)
 
 
-def _wrong(what: str, rule: str) -> InputError:
-    return InputError(what, code="WRONG_VALUE", rule=rule, next="correct it")
+def _nothing() -> InputError:
+    return InputError(
+        "importances of a model that sends hospitals no predictions of their rows",
+        code="NOTHING_TO_PREDICT",
+        rule=f"importance is how a loss grows: of {OF}",
+        next="use a model that predicts; a Cox regression has summary(), trees have tables()",
+    )

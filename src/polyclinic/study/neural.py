@@ -156,6 +156,11 @@ class NeuralNetwork(Learner):
             return replace(kind, explains="survival", held_out=PAIRS)
         return replace(kind, explains="nothing") if self._explains == "mask" else kind
 
+    @property
+    def evaluated_(self) -> bool:
+        """Always: of masks by their Dice."""
+        return True
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True

@@ -21,6 +21,7 @@ from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.faces import KINDS
 from polyclinic.study.formula import FormulaData
+from polyclinic.study.importance import Importances
 from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites
 
@@ -41,6 +42,7 @@ def assemble(
     *,
     about: Mapping[str, Any],
     evaluated: Evaluated | None = None,
+    importance: Importances | None = None,
     table_one: Mapping[str, Any] | None = None,
     rounds: Iterable[Round] = (),
     show_sites: bool = True,
@@ -108,6 +110,8 @@ def assemble(
         results["table_one"] = dict(table_one)
     if evaluated is not None:
         results["evaluation"] = evaluated.measures
+    if importance is not None:
+        results["importance"] = importance.to_data()
     return plain(results)  # type: ignore[no-any-return]
 
 

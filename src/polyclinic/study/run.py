@@ -7,20 +7,23 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
 from polyclinic.core.errors import InputError
 from polyclinic.core.fit import Callback, Round, fit
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import rules_of
-from polyclinic.data.formula import complete_columns, formula_columns
+from polyclinic.data.formula import compile_formula, complete_columns, formula_columns
 from polyclinic.data.read import PARQUET
 from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.engines.spark import spark
+from polyclinic.evaluation import Shuffle, exchanges
 from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
@@ -31,6 +34,7 @@ from polyclinic.study.door import read, scan
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
 from polyclinic.study.formula import FormulaData, from_formula, on_other_sites, outcome_classes
+from polyclinic.study.importance import Importances, importances
 from polyclinic.study.learner import Learner
 from polyclinic.study.learners import learner_of
 from polyclinic.study.results import Fitted, assemble
@@ -174,6 +178,7 @@ class _Steps:
 
         self.sites = chosen(study.fitted_on)
         self.aside = chosen(study.judged_on) if study.judged_on else None
+        self.exchanges = self._exchanges()  # a wrong one stops before anything is computed
         self.rounds: list[Round] = []
 
     def store(self, name: str) -> Checkpoint:
@@ -190,7 +195,8 @@ class _Steps:
             callbacks=[self._step],
         )
         self.rounds += table.rounds
-        evaluated = self._evaluate(model) if predicts(model) else None
+        judged_on = self._judged_on(model)
+        evaluated = self._evaluate(model, judged_on) if predicts(model) else None
         if evaluated is not None:
             self.tell("evaluated", evaluated)
         study = self.study
@@ -198,6 +204,7 @@ class _Steps:
             model,
             self.sites,
             evaluated=evaluated,
+            importance=self._importance(model, judged_on) if self.exchanges else None,
             table_one=table.model,
             rounds=self.rounds,
             show_sites=study.privacy.show_sites,
@@ -278,12 +285,37 @@ class _Steps:
         self.rounds += data.rounds
         return data
 
-    def _evaluate(self, model: Fitted) -> Evaluated:
+    def _judged_on(self, model: Fitted) -> FormulaData:
+        """The patients who are set aside, where some are."""
+        if self.aside is None:
+            return model.formula_data
+        return on_other_sites(model.formula_data, self.aside, self.engine, **self._how)
+
+    def _exchanges(self) -> dict[str, Shuffle]:
+        """What of the columns is exchanged, by name. Raises WRONG_VALUE."""
+        asked, codebook = self.study.evaluation, self.sites.codebook
+        if not asked.importance:
+            return {}
+        given: Any = {"repeats": asked.importance, "seed": self.study.seed, "parts": asked.parts}
+        return exchanges(compile_formula(self.study.model.formula, codebook), codebook, **given)
+
+    def _importance(self, model: Fitted, data: FormulaData) -> Importances:
+        """What the whole model rests on, for those whom it is judged on."""
+        how = "same patients" if self.aside is None else SET_ASIDE
+        found = importances(
+            model.judged(),
+            data,
+            self.exchanges,
+            seed=self.study.seed,
+            store=self.store("importance"),
+            callbacks=[self._step],
+        )
+        self.rounds += found.rounds
+        return replace(found, how=how)
+
+    def _evaluate(self, model: Fitted, data: FormulaData) -> Evaluated:
         section = self.study.evaluation
         folds = section.folds if section.validate_ == "cross-validation" else 0
-        data = model.formula_data
-        if self.aside is not None:
-            data = on_other_sites(data, self.aside, self.engine, **self._how)
         evaluated = evaluate(
             model.judged(),
             data,
@@ -309,6 +341,9 @@ class _Steps:
         else:
             for name, frame in model.tables().items():
                 write_atomic(self.folder / f"{name}.csv", frame.to_csv(index=False).encode())
+        if "importance" in results:
+            lines = pd.DataFrame(results["importance"]["columns"])
+            write_atomic(self.folder / "importance.csv", lines.to_csv(index=False).encode())
         write_atomic(self.folder / "metrics.json", as_json(results))
         plans = [
             {"round": i + 1, "step": r.step, "task": r.task, "plan": r.plan}

@@ -131,7 +131,7 @@ def test_a_hospital_with_a_card_trains_beside_one_without(card):
 
 DRAW = np.random.default_rng(0)
 TABLE = DRAW.normal(size=(12, 3))
-IMAGES = DRAW.normal(size=(12, 1, 16, 16)).astype("f")
+IMAGES = DRAW.normal(size=(12, 1, 8, 8)).astype("f")
 SERIES = np.where(DRAW.random((12, 6, 2)) < 0.2, np.nan, DRAW.normal(size=(12, 6, 2))).astype("f")
 CLASSES = np.arange(12) % 2
 DAYS = np.column_stack([np.arange(1, 13), CLASSES])
@@ -143,9 +143,14 @@ CASES = {
     "three classes": ("linear", TABLE, np.arange(12) % 3, {"class_weight": "balanced"}),
     "focal": ("linear", TABLE, CLASSES, {"loss": "focal"}),
     "cnn": ("cnn", IMAGES, CLASSES, {"augment": {"flip": {"axes": ["width"]}}}),
-    "unet": ("unet", IMAGES, IMAGES > 0, {"loss": "dice_cross_entropy"}),
-    "gru": ("gru", SERIES, CLASSES, {}),
-    "tcn": ("tcn", SERIES, CLASSES, {}),
+    "unet": (
+        "unet",
+        IMAGES,
+        IMAGES > 0,
+        {"loss": "dice_cross_entropy", "architecture_options": {"channels": (2, 4)}},
+    ),
+    "gru": ("gru", SERIES, CLASSES, {"architecture_options": {"hidden": 4}}),
+    "tcn": ("tcn", SERIES, CLASSES, {"architecture_options": {"hidden": 4, "layers": 2}}),
     "FedSGD": ("mlp", TABLE, CLASSES, {"strategy": pc.FedSGD(rounds=2)}),
     "FedProx": ("mlp", TABLE, CLASSES, {"strategy": pc.FedProx(rounds=1, local_epochs=2)}),
     "Scaffold": ("mlp", TABLE, CLASSES, {"strategy": pc.Scaffold(rounds=2)}),
@@ -175,7 +180,7 @@ def test_all_that_is_computed_is_on_the_card(card, case):
 
 @pytest.mark.parametrize("unit", ["patient", "hospital"])
 def test_noisy_steps_are_on_the_card(card, unit):
-    noise = {"unit": unit, "clip": 1.0} | ({"rate": 0.5} if unit == "patient" else {})
+    noise = {"unit": unit, "clip": 1.0} | ({"rate": 1.0} if unit == "patient" else {})
     hospitals = pc.split(patients(), by="h", policy=pc.Policy(updates_alone=True))
     model = pc.NeuralNetwork("mlp", scale="none", noise=noise, strategy=pc.FedAvg(rounds=1))
     private = pc.DifferentialPrivacy(8.0, 1e-5)

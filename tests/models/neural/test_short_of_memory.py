@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,3 +50,84 @@ def test_the_run_goes_on_when_there_is_memory_again(tmp_path, monkeypatch, error
     resumed, whole = fit(store), fit()
     assert len(asked) > 3
     assert resumed.result_.weights.tobytes() == whole.result_.weights.tobytes()
+
+
+CODEBOOK = """name = "scans"
+[columns.scan]
+type = "image"
+shape = [1, 32, 32]
+range = [-8, 8]
+[columns.mask]
+type = "image"
+shape = [1, 32, 32]
+range = [0, 1]
+"""
+STUDY = """format = 1
+[study]
+name = "scans"
+[data]
+schema = "scans.toml"
+sites = { north = "north.csv", south = "south.csv", west = "west.csv" }
+[model]
+kind = "neural"
+formula = "mask ~ scan"
+architecture = "unet"
+loss = "dice"
+[model.options.architecture_options]
+channels = [16, 32]
+[strategy]
+rounds = 1
+batch_size = 1000
+[evaluation]
+validate = "none"
+alone = false
+[output]
+report = ["json"]
+"""
+LIMITED = """import resource, sys
+import torch
+from polyclinic.cli import main
+from polyclinic.study import run
+torch.set_num_threads(1)
+more = int(sys.argv.pop(1))
+if more:
+    pages = int(open("/proc/self/statm").read().split()[0])
+    limit = pages * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+main.main()
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads how much is mapped")
+def test_over_the_command_line_in_a_process_that_may_take_little_memory(tmp_path):
+    """West has ten times as many rows, all of them in one batch."""
+    draw = np.random.default_rng(0)
+    for name, rows in {"north": 15, "south": 15, "west": 150}.items():
+        images = draw.normal(size=(rows, 1, 32, 32)).astype("float32")
+        np.save(tmp_path / f"{name}.npy", images)
+        np.save(tmp_path / f"{name}_m.npy", (images > 0).astype("float32"))
+        cells = {c: [f"{name}{c}.npy#{i}" for i in range(rows)] for c in ("", "_m")}
+        table = pd.DataFrame({"scan": cells[""], "mask": cells["_m"]})
+        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "scans.toml").write_text(CODEBOOK)
+    (tmp_path / "study.toml").write_text(STUDY)
+
+    def command(more, *words):
+        return subprocess.run(
+            [sys.executable, "-c", LIMITED, str(more), "run", "study.toml", *words],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    short = command(90_000_000)
+    assert short.returncode == 3, short.stderr
+    assert "west refused" in short.stderr and "OUT_OF_MEMORY" in short.stderr
+    assert "smaller batches" in " ".join(short.stderr.split())
+    again = command(0, "--resume")
+    assert again.returncode == 0, again.stderr
+    pc.run(tmp_path / "study.toml", tmp_path / "whole")
+    mended, undisturbed = (tmp_path / one / "model.pcm" for one in ("runs/scans", "whole"))
+    assert mended.read_bytes() == undisturbed.read_bytes()

@@ -95,6 +95,25 @@ def test_the_same_bytes_after_a_resume(rows, frame, strategy, tmp_path, whole):
     assert resumed.result_.after == whole(strategy).result_.after
 
 
+def test_random_numbers_go_on_where_they_were(rows, frame, tmp_path):
+    """Dropout, balanced batches and whose turn it is follow from the seed and the round alone."""
+    strategy = pc.FedAdam(4, lr=0.1, batch_size=8, clients=0.75)
+
+    def network(dropout=0.5):
+        options = {"hidden": (6,), "dropout": dropout}
+        more = {"architecture_options": options, "sampling": "balanced", "random_state": 3}
+        return pc.NeuralNetwork("mlp", strategy=strategy, **more)
+
+    sites, store = pc.split(frame, by="hospital"), Checkpoint(tmp_path / "run")
+    with pytest.raises(Killed):
+        network().fit(sites, FORMULA, store=store, callbacks=[stopped_after(3)])
+    pytest.importorskip("torch").manual_seed(99)  # what the process has drawn meanwhile
+    resumed = network().fit(sites, FORMULA, store=store).result_.weights
+    whole = [network(d).fit(pc.split(frame, by="hospital"), FORMULA).result_ for d in (0.5, 0.0)]
+    assert resumed.tobytes() == whole[0].weights.tobytes()
+    assert resumed.tobytes() != whole[1].weights.tobytes()
+
+
 @pytest.mark.parametrize("strategy", [SCAFFOLD, DITTO], ids=repr)
 def test_one_domain_goes_on_with_its_memory(rows, strategy, tmp_path):
     spec = rows.fit(strategy).spec_

@@ -122,6 +122,20 @@ def test_the_small_image_network_is_that_of_the_first_examples():
         torch.testing.assert_close(one.grad, other.grad)
 
 
+@pytest.mark.parametrize(("shape", "norm"), [((1, 32, 32), "batch"), ((2, 32, 32, 32), "group")])
+def test_densenet_is_monais(shape, norm):
+    nets = pytest.importorskip("monai").networks.nets
+    made = Network(spec("densenet121", shape, 3, {"norm": norm})).module
+    plain = nets.DenseNet121(len(shape) - 1, shape[0], 3, norm=norm if norm == "batch" else (
+        "group", {"num_groups": 32}))  # fmt: skip
+    with torch.no_grad():
+        for one, other in zip(plain.parameters(), made.parameters(), strict=True):
+            one.copy_(other)
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *shape)).astype("f"))
+    with torch.no_grad():
+        torch.testing.assert_close(made({"scan": x}), plain(x))
+
+
 def test_gaps_are_carried_forward():
     nan = float("nan")
     values, seen = fill(torch.tensor([[[nan, 1.0], [2.0, nan], [nan, nan], [3.0, 4.0]]]))

@@ -108,7 +108,7 @@ class TrainTask(Unaided):
         """An update, of these patients."""
         spec, round = spec_of(plan), question(plan).round
         if not trains(spec, partition.site, round):
-            return Exposure()
+            return Exposure(weights=Shares.of(np.zeros(0)) if _weighs(plan) else None)
         weights = sizes(spec)[0] if round < spec.strategy.rounds else 0
         person = np.unique(partition.persons[used(plan, partition)])
         return Exposure(
