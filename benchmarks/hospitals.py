@@ -20,7 +20,7 @@ deviation of the paired differences with a 95 % interval by Student's t.
 
     scripts/bench hospitals [--seeds 1 2 3 4 5] [--part xrays stays] [--keep FILE]
 
-`--keep` writes what a seed gave as soon as it is found, and goes on from there.
+`--keep` writes what a way gave as soon as it is found, and goes on from there.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +95,13 @@ class Proof:
     batch: int
     lr: float
 
-    def areas(self, seed: int) -> dict[str, float]:
-        """AUROC on test rows of every way in a seed."""
-        rows = self.split(seed)
-        found = {POOLED: self.area(rows, self.pooled(rows, seed))}
-        for name in rows.hospitals:
-            found[f"{name} alone"] = self.area(rows, self.alone(rows, name, seed))
-        return found | {OVER: self.area(rows, self.over_hospitals(rows, seed))}
+    def ways(self, rows: Rows, seed: int) -> dict[str, Callable[[], pc.NeuralNetwork | None]]:
+        """Training of every way on the rows of a seed."""
+        return {
+            POOLED: lambda: self.pooled(rows, seed),
+            **{f"{h} alone": lambda h=h: self.alone(rows, h, seed) for h in rows.hospitals},
+            OVER: lambda: self.over_hospitals(rows, seed),
+        }
 
     def pooled(self, rows: Rows, seed: int) -> pc.NeuralNetwork:
         return self._fit(rows, rows.of("train"), seed)
@@ -222,11 +221,11 @@ class Found:
         each = self.by_seed.values()
         return np.array([max(v for k, v in areas.items() if _alone(k)) for areas in each])
 
-    @cached_property
+    @property
     def less_pooled(self) -> Difference:
         return Difference(self.of(OVER) - self.of(POOLED))
 
-    @cached_property
+    @property
     def less_best(self) -> Difference:
         return Difference(self.of(OVER) - self.best_alone)
 
@@ -264,43 +263,44 @@ def _alone(way: str) -> bool:
 def run(proof: Proof, seeds: Sequence[int], keep: Path | None = None) -> Found:
     """Every way in every seed, printed as it is found.
 
-    keep   what seeds gave; those that stand there are not trained again
+    keep   what ways gave; those that stand there are not trained again
     """
-    found = Found()
+    found, kept = Found(), _Kept(proof, keep)
     print(f"\n{proof.title}: {proof.passes} passes; AUROC on test rows\n")
     for seed in seeds:
         rows = proof.split(seed)
         sizes = [f"{name} {n} ({share:.1%})" for name, (n, share) in rows.shares().items()]
         print(f"seed {seed}: {len(rows.of('test'))} test rows; {', '.join(sizes)}")
-        areas = _kept(keep, proof, seed)
-        if areas is None:
-            areas = proof.areas(seed)
-            _write(keep, proof, seed, areas)
-        found.by_seed[seed] = areas
-        print(f"| {' | '.join(areas)} |\n| {' | '.join(f'{v:.4f}' for v in areas.values())} |")
+        found.by_seed[seed] = areas = {}
+        for way, train in proof.ways(rows, seed).items():
+            area = kept.area(seed, way)
+            if area is None:
+                area = proof.area(rows, train())
+                kept.add(seed, way, area)
+            areas[way] = area
+            print(f"  {way} {area:.4f}", flush=True)
     return found
 
 
-def _mark(proof: Proof, seed: int) -> dict[str, Any]:
-    """What a kept result is of."""
-    return {"seed": seed, **{k: v for k, v in vars(proof).items() if k != "split"}}
+class _Kept:
+    """A file of what the ways of a proof gave, a line each; without a path nothing is kept."""
 
+    def __init__(self, proof: Proof, path: Path | None) -> None:
+        self.path = path
+        self.of = {name: value for name, value in vars(proof).items() if name != "split"}
 
-def _kept(keep: Path | None, proof: Proof, seed: int) -> dict[str, float] | None:
-    if keep is None or not keep.exists():
-        return None
-    for line in keep.read_text().splitlines():
-        one = json.loads(line)
-        if one["of"] == _mark(proof, seed):
-            areas: dict[str, float] = one["areas"]
-            return areas
-    return None
+    def area(self, seed: int, way: str) -> float | None:
+        if self.path is None or not self.path.exists():
+            return None
+        lines = map(json.loads, self.path.read_text().splitlines())
+        mark = {"of": self.of, "seed": seed, "way": way}
+        return next((one["area"] for one in lines if one == {**one, **mark}), None)
 
-
-def _write(keep: Path | None, proof: Proof, seed: int, areas: Mapping[str, float]) -> None:
-    if keep is not None:
-        with keep.open("a") as out:
-            out.write(json.dumps({"of": _mark(proof, seed), "areas": areas}) + "\n")
+    def add(self, seed: int, way: str, area: float) -> None:
+        if self.path is not None:
+            with self.path.open("a") as out:
+                line = {"of": self.of, "seed": seed, "way": way, "area": area}
+                out.write(json.dumps(line) + "\n")
 
 
 def summary(found: Found) -> str:
@@ -333,7 +333,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--part", nargs="+", default=["xrays", "stays"])
     parser.add_argument("--alpha", type=float, default=0.5, help="label skew of X-rays")
-    parser.add_argument("--keep", type=Path, help="file of results, one line for each seed")
+    parser.add_argument(
+        "--keep", type=Path, help="file of results, a line for each way in each seed"
+    )
     args = parser.parse_args()
     torch().set_num_threads(1)
     for name, make in (("xrays", lambda: xrays(args.alpha)), ("stays", stays)):
