@@ -237,7 +237,7 @@ def found_of(folder: Path, model: Any) -> dict[str, Any]:
     if home.is_dir():
         log = [json.loads(line) for line in (home / "audit.jsonl").read_text().splitlines()]
         found["log"] = [_timeless(line) for line in log if line["event"] == "released"]
-        found["ledger"] = _timeless(ledger_of(home, data=True)["releases"])
+        found["ledger"] = ledger_of(home, data=True)
     return found
 
 

@@ -98,6 +98,22 @@ def test_a_worker_that_is_started_anew_at_its_address_is_another_one(stage, clus
     assert cluster.machines.live() == before
 
 
+def test_a_worker_that_cannot_be_asked_yet_is_not_lost(stage, cluster):
+    """Registered with the scheduler, but Polyclinic's own door is not there."""
+
+    def shut(dask_worker):
+        dask_worker.door = dask_worker.handlers.pop("polyclinic")
+
+    def open_(dask_worker):
+        dask_worker.handlers["polyclinic"] = dask_worker.door
+
+    first, *others = stage.there()
+    cluster.machines.client.run(shut, workers=[first])
+    assert cluster.machines.live() == others
+    cluster.machines.client.run(open_, workers=[first])
+    assert cluster.machines.live() == [first, *others]
+
+
 def test_a_cluster_that_is_closed_in_mid_round_ends_the_fit(stage, tmp_path, capfd):
     """By another thread, as where a notebook's cell is run while one computes."""
 

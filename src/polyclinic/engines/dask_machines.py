@@ -219,8 +219,9 @@ class DaskMachines:
 
     async def _welcome(self, new: Sequence[tuple[str, str]]) -> None:
         """Take in workers that can be asked: one that has just been started may not be ready."""
-        for address, _ in new:  # connections there may be to a worker that was there before
-            self._client.rpc.remove(address)
+        client = self._client
+        for address, _ in new if client else ():
+            client.rpc.remove(address)  # it may be of a worker that was there before
         said = await asyncio.gather(*(self._said(one, ANSWER, about=True) for one, _ in new))
         for (address, folder), about in zip(new, said, strict=True):
             if about and about["version"] == installed():
