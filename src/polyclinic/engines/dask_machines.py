@@ -31,6 +31,7 @@ from polyclinic.engines.spool import local_places
 
 LOOK = 0.1  # seconds between two looks for a worker
 ANSWER = 10.0  # seconds that a scheduler has for an answer
+KNOCK = 2.0  # seconds that a worker has to take a connection, before the scheduler is asked
 ENDED = ("closing", "closed")
 
 
@@ -156,12 +157,19 @@ class DaskMachines:
     async def send(self, address: str, message: bytes) -> Any:
         """The answer of a worker; None: there is none, and it is not asked again."""
         who = address, self._ready.get(address, "")
-        if who not in self._lost:
+        if who not in self._lost and await self._reached(*who):
             reply = await self._said(address, self._timeout, message=sent(message))
             if isinstance(reply, (bytes, bytearray, memoryview)):
                 return reply
         self._lost.add(who)
         return None
+
+    async def _reached(self, address: str, folder: str) -> bool:
+        """Whether there is a connection; Dask would knock for half a minute where nobody is."""
+        while not await self._heard(lambda client: _connected(client, address), ANSWER):
+            if not folder or (address, folder) not in await self._there():
+                return False
+        return True
 
     async def drop(self, address: str, name: str) -> None:
         """A worker need not go on with this."""
@@ -222,7 +230,7 @@ class DaskMachines:
         client = self._client
         for address, _ in new if client else ():
             client.rpc.remove(address)  # it may be of a worker that was there before
-        said = await asyncio.gather(*(self._said(one, ANSWER, about=True) for one, _ in new))
+        said = await asyncio.gather(*(self._said(one, KNOCK, about=True) for one, _ in new))
         for (address, folder), about in zip(new, said, strict=True):
             if about and about["version"] == installed():
                 self._ready[address], self.memory[address] = folder, about["memory"]
@@ -274,6 +282,12 @@ class DaskTalk:
     def end(self) -> None:
         """Nothing arrives any more."""
         self._arrived.put(_gone("was closed"))
+
+
+async def _connected(client: Any, address: str) -> bool:
+    """A connection is in the pool from now on."""
+    client.rpc.reuse(address, await client.rpc.connect(address, timeout=KNOCK))
+    return True
 
 
 def _gone(what: str) -> Stopped:

@@ -18,6 +18,7 @@ from polyclinic.engines.held import Holder
 
 HANDLER = "polyclinic"
 SMALL = 65_536  # bytes that are copied into a message sooner than they are sent beside it
+KNOCK = 2.0  # seconds that another worker has to take a connection
 PATIENCE = 60.0  # seconds that a worker waits for another one's sum
 
 
@@ -44,6 +45,7 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
             if address == worker.address:
                 return holder.fetch(name)
             with suppress(OSError, TimeoutError):
+                worker.rpc.reuse(address, await worker.rpc.connect(address, timeout=KNOCK))
                 door = getattr(worker.rpc(address), HANDLER)
                 return await asyncio.wait_for(door(fetch=name), PATIENCE)
             return None
