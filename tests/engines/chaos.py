@@ -221,6 +221,7 @@ def over_files(
     """A fit over a scan, with the hospital's own books."""
     files = folder.parent / f"visits-{rows}"
     if not files.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
         write(visits(rows), files, 4, max(100, rows // 10))
     scan = pc.scan(files / "*.parquet", BOOK)
     data = pc.read({"hospital": scan}, BOOK).at_home(folder / "home")

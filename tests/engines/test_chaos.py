@@ -144,6 +144,7 @@ def test_a_cluster_that_is_closed_in_mid_round_ends_the_fit(stage, tmp_path, cap
     assert "Traceback" not in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_lost_scheduler_stops_runs_that_go_on_from_their_rounds(stage, cluster, tmp_path):
     """One of Python, and one of the command line."""
 

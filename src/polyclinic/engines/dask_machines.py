@@ -230,10 +230,16 @@ class DaskMachines:
         client = self._client
         for address, _ in new if client else ():
             client.rpc.remove(address)  # it may be of a worker that was there before
-        said = await asyncio.gather(*(self._said(one, KNOCK, about=True) for one, _ in new))
+        said = await asyncio.gather(*(self._about(address) for address, _ in new))
         for (address, folder), about in zip(new, said, strict=True):
             if about and about["version"] == installed():
                 self._ready[address], self.memory[address] = folder, about["memory"]
+
+    async def _about(self, address: str) -> Any:
+        """What a worker says of itself; None: nothing, so far."""
+        if not await self._heard(lambda client: _connected(client, address), ANSWER):
+            return None
+        return await self._said(address, ANSWER, about=True)
 
 
 class DaskTalk:
