@@ -36,6 +36,7 @@ from tests.engines.near import BOOK, FORMULA, visits, write
 PARTS = 8
 PER_RUN = 4  # kills in a fit
 BEFORE_TWO = 0.5  # share of kills before which a second worker is waited for
+SAME = 0.5  # share of workers that are started anew at their old address
 MOMENTS = ("asked", "computing", "answering", "between")
 TIMES = ("time", "seq", "prev", "sig", "hash", "key", "fingerprint")  # of a log: not of the study
 
@@ -50,6 +51,7 @@ class Blow:
     share   of that time
     pick    which worker, of those that are asked
     alone   whether it may be the last one that is there
+    same    whether the one that takes its place has its address
     struck  what the worker was at; "": there was nobody to be killed yet
     """
 
@@ -58,6 +60,7 @@ class Blow:
     share: float
     pick: float
     alone: bool
+    same: bool
     struck: str = ""
 
 
@@ -154,7 +157,8 @@ class Striker:
             victim = victims[int(blow.pick * len(victims))]
             what = f"{turn.op}{' and read' if turn.reads else ''}"
             doing = f"{blow.moment} to {what}" if victim in at.values() else "between turns"
-            self.stage.kill(victim, same=blow.pick > 0.5)
+            self.stage.kill(victim)
+            self.stage.add(victim if blow.same else "")
             blow.struck = f"{doing}{', the last one' if len(there) == 1 else ''}"
             self.left.remove(blow)
 
@@ -265,6 +269,7 @@ def drawn(kills: int, turns: int, rng: random.Random) -> list[Blow]:
             0.8 * rng.random(),
             rng.random(),
             rng.random() < BEFORE_TWO,
+            rng.random() < SAME,
         )
         for (first, stop), moment in zip(pairwise(edges), moments, strict=True)
     ]

@@ -20,7 +20,7 @@ LOOK = 0.05
 
 
 class Stage:
-    """See the module. Who is killed is replaced.
+    """See the module.
 
     Parameters
     ----------
@@ -66,9 +66,10 @@ class Stage:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         )
 
-    def add(self, port: str = "0") -> None:
-        """One worker more; "0": on any port."""
+    def add(self, address: str = "") -> None:
+        """One worker more; "": at any address."""
         self._started += 1
+        port = address.rpartition(":")[2] or "0"
         name = f"worker-{self._started}"
         how = ["--no-nanny", "--nthreads", "1", "--memory-limit", "0", "--host", HOST]
         how += ["--worker-port", port]
@@ -86,13 +87,12 @@ class Stage:
         """Addresses of the workers that are there."""
         return sorted(self._known())
 
-    def kill(self, address: str, same: bool = False) -> None:
-        """kill -9, and have another one start, which may be at the same address."""
+    def kill(self, address: str) -> None:
+        """kill -9."""
         one = self._workers[self._known()[address]]
         os.kill(one.pid, signal.SIGKILL)
         self.kills += 1
         one.wait()
-        self.add(address.rpartition(":")[2] if same else "0")
 
     def kill_scheduler(self) -> None:
         """kill -9 of the scheduler; nobody takes its place."""
