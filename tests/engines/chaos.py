@@ -114,10 +114,11 @@ class Striker:
 
     def _begin(self) -> None:
         self.turns.append(Turn())
-        if self.left and self.left[0].at <= len(self.turns) - 1 and not self.left[0].alone:
-            self.stage.until(2)
-        if blow := self._due("between"):
-            self._strike(blow, self.stage.there())
+        at = len(self.turns) - 1
+        for blow in [one for one in self.left if one.at <= at]:
+            self.stage.until(1 if blow.alone else 2)
+            if blow.moment == "between" or blow.at < at:  # who has answered too soon
+                self._strike(blow, self.stage.there())
 
     def posted(self, messages: Mapping[str, tuple[str, bytes]]) -> None:
         """They have gone out."""
@@ -129,7 +130,7 @@ class Striker:
         victims = list(turn.waiting.values())
         if blow := self._due("asked"):
             self._strike(blow, victims)
-        elif blow := self._due("computing"):
+        elif blow := self._due("computing") or (len(victims) == 1 and self._due("answering")):
             at = min(len(self.turns) - 1, len(self.like) - 1)
             seconds = blow.share * self.like[at].seconds
             timer = threading.Timer(seconds, self._strike, (blow, victims))
