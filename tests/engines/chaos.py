@@ -345,7 +345,11 @@ def _played(play: Play, options: argparse.Namespace, number: int) -> int:
         kills = min(options.per_run, options.kills - done)
         trees_too = Tree(fan_in=2, workers=2, bytes=0) if play.runs % 3 == 0 else Tree()
         play.machines.tree = trees_too
-        found = play.strike(drawn(kills, len(play.turns), rng))
+        blows = drawn(kills, len(play.turns), rng)
+        if play.runs < 3:  # files are looked at once in a fit, and read once if nobody is lost
+            at = 0 if play.runs == 1 else [turn.reads for turn in play.turns].index(True)
+            blows[0].at, blows[0].moment = at, rng.choice(MOMENTS[:2])
+        found = play.strike(blows)
         done, wrong = done + kills, wrong + bool(found.wrong)
         struck.update(found.struck)
         said = f"WRONG  {found.wrong}" if found.wrong else "same bytes"
