@@ -166,8 +166,9 @@ class DaskMachines:
 
     async def _reached(self, address: str, folder: str) -> bool:
         """Whether there is a connection; Dask would knock for half a minute where nobody is."""
+        end = time.monotonic() + self._timeout
         while not await self._heard(lambda client: _connected(client, address), ANSWER):
-            if not folder or (address, folder) not in await self._there():
+            if time.monotonic() > end or (address, folder) not in await self._there():
                 return False
         return True
 
