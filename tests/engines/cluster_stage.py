@@ -15,7 +15,7 @@ from typing import Any, Self
 from distributed import Client
 
 HOST = "127.0.0.1"
-LONGEST = 60.0  # seconds for a worker to be there
+LONGEST = 30.0  # seconds for a worker to be there
 LOOK = 0.05
 
 
