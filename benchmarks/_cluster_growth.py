@@ -3,17 +3,20 @@
 Measured: a fit of logistic regression over arrays in the memory of one and two local workers. The
 model of a round with W workers, from costs that are measured here on one machine:
 
-    round(W) = fixed + rows / W * row + W * (message + add)              all answer to the asker
-    round(W) = fixed + rows / W * row + F * L * (message + add) + L * fixed  a tree of fan-out F
+    round(W) = fixed + rows / W * row + W * (message + add)
+    round(W) = fixed + rows / W * row + W * message + L * (F * (message + add) + fixed)
+
+In the first one all answers come to the asker. In the second one the asker sends W messages and is
+told that sums are there; F at a time are fetched and added by a worker, level by level.
 
     fixed    one round with next to nothing to compute, less its messages
     row      seconds of one row at one worker
     message  seconds of the asker's processor for a message and its answer
     add      seconds to read and add an answer
-    L        levels of the tree, log_F W rounded up
+    L        levels, log_F W rounded up
 
-Nothing of it is measured with more than two workers: the network between machines, workers that are
-slower than others, and losses are not in it.
+What more than two workers take is simulated by this model: the network between machines, workers
+that are slower than others, and losses are not in it.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ from benchmarks import _cluster_rows as rows
 
 SIZES = (250_000, 500_000, 1_000_000, 2_000_000)
 MODELLED = (4, 16, 64, 256, 1024)
-FAN_OUT = 8
+FAN_IN = 16
+A_ROUND = 1_000_000  # rows of the round that is measured
 
 
 def show(folder: Path, args: Any) -> None:
@@ -38,11 +42,13 @@ def show(folder: Path, args: Any) -> None:
     files = rows.write(folder, max(SIZES))
     x, y = rows.arrays(files)
     found = {workers: measured(workers, x, y, args.repeats) for workers in (1, 2)}
-    print("logistic regression in memory, seconds of a fit (median) by rows and workers")
-    print(f"{'rows':>10}{'1 worker':>12}{'2 workers':>12}{'times':>8}")
+    print("logistic regression in memory, seconds of a fit and of its rounds (medians)")
+    print(f"{'rows':>10}{'1 worker':>12}{'rounds':>8}{'2 workers':>12}{'rounds':>8}")
     for n in SIZES:
-        one, two = found[1]["fits"][n], found[2]["fits"][n]
-        print(f"{n:>10,}{one:>12.3f}{two:>12.3f}{one / two:>7.2f}x", flush=True)
+        parts = [f"{a:>12.3f}{b:>8.3f}" for a, b in (found[1]["fits"][n], found[2]["fits"][n])]
+        print(f"{n:>10,}{''.join(parts)}", flush=True)
+    one, two = (1e3 * found[workers]["full"] for workers in (1, 2))
+    print(f"a round over all of {A_ROUND:,} rows: {one:.1f} ms with one worker, {two:.1f} with two")
     modelled(found[1]["row"], found[2])
 
 
@@ -58,13 +64,14 @@ def measured(workers: int, x: np.ndarray, y: np.ndarray, repeats: int) -> dict[s
             seconds = []
             for _ in range(repeats):
                 start = time.perf_counter()
-                pc.LogisticRegression(l2=rows.L2).fit(x[:n], y[:n], engine=c)
-                seconds.append(time.perf_counter() - start)
-            fits[n] = statistics.median(seconds)
-        small, large = Captured(c, x[:2000], y[:2000]), Captured(c, x[:1_000_000], y[:1_000_000])
+                model = pc.LogisticRegression(l2=rows.L2).fit(x[:n], y[:n], engine=c)
+                took = time.perf_counter() - start
+                seconds.append((took, sum(one.seconds for one in model.rounds_)))
+            fits[n] = tuple(statistics.median(each) for each in zip(*seconds, strict=True))
+        small, large = Captured(c, x[:2000], y[:2000]), Captured(c, x[:A_ROUND], y[:A_ROUND])
         tiny, full = small.seconds(200), large.seconds(20)
-        row = (full - tiny) * workers / 1_000_000
-        return {"fits": fits, "row": row, "tiny": tiny, **small.costs()}
+        row = (full - tiny) * workers / A_ROUND
+        return {"fits": fits, "row": row, "tiny": tiny, "full": full, **small.costs()}
 
 
 def modelled(row: float, costs: dict[str, float]) -> None:
@@ -75,13 +82,14 @@ def modelled(row: float, costs: dict[str, float]) -> None:
         "\ncosts: "
         + ", ".join(f"{name} {1e6 * costs[name]:,.0f} us" for name in ("message", "add"))
     )
-    print(f"fixed {1e3 * fixed:.2f} ms, row {1e9 * row:.0f} ns; tree of fan-out {FAN_OUT}")
-    print(f"{'workers':>8}{'1e6 rows':>14}{'tree':>10}{'1e8 rows':>14}{'tree':>10}  ms a round")
+    print(f"fixed {1e3 * fixed:.2f} ms, row {1e9 * row:.0f} ns; in groups of {FAN_IN}")
+    print(f"{'workers':>8}{'1e6 rows':>14}{'groups':>10}{'1e8 rows':>14}{'groups':>10}  ms a round")
     for workers in MODELLED:
         line = f"{workers:>8}"
         for n in (1e6, 1e8):
             flat = fixed + n / workers * row + workers * per
-            levels = math.ceil(math.log(workers, FAN_OUT))
-            tree = fixed + n / workers * row + levels * (FAN_OUT * per + fixed)
+            levels = math.ceil(math.log(workers, FAN_IN))
+            tree = fixed + n / workers * row + workers * costs["message"]
+            tree += levels * (min(FAN_IN, workers) * per + fixed)
             line += f"{1e3 * flat:>14.1f}{1e3 * tree:>10.1f}"
         print(line)

@@ -50,12 +50,13 @@ LONGEST = (
     "privacy/test_accounting.py",
     "study/test_effects.py",
 )
+WAITING = ("network/", "engines/test_chaos.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """First files that wait for real processes and the longest by turns, then the others."""
     paths = {item: item.path.relative_to(ROOT / "tests").as_posix() for item in items}
-    waiting = sorted({path for path in paths.values() if path.startswith("network/")})
+    waiting = sorted({path for path in paths.values() if path.startswith(WAITING)})
     places = {path: 2 * place for place, path in enumerate(waiting)}
     places |= {path: 2 * place + 1 for place, path in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(paths[item], 2 * len(items)))

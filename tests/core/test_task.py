@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
+from polyclinic.core import task as tasks
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.task import lookup, register
 from tests.core.toy import SUM, SumTask
@@ -24,3 +28,20 @@ def test_twice_the_same_is_harmless_and_two_of_one_name_are_not():
         register([SumTask()])
     register([SumTask(version=77)])
     assert lookup("toy.sum", 77).version == 77
+
+
+def test_who_asks_while_another_thread_imports_waits_for_it(monkeypatch):
+    class Entry:
+        def load(self):
+            started.set()
+            time.sleep(0.2)
+            return [SumTask(version=78)]
+
+    started = threading.Event()
+    monkeypatch.setattr(tasks, "_loaded", [])
+    monkeypatch.setattr(tasks, "entry_points", lambda group: [Entry()])
+    thread = threading.Thread(target=tasks.load_installed)
+    thread.start()
+    started.wait()
+    assert lookup("toy.sum", 78).version == 78
+    thread.join()

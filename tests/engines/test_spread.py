@@ -94,10 +94,11 @@ def test_what_does_not_fit_is_read_in_every_round(files, tmp_path):
         assert sum(rows.bytes() for rows in holder._rows.values()) <= 9000
 
 
-def test_workers_of_little_memory_hold_less_and_read_nothing_twice(files, tmp_path):
+def test_workers_of_little_memory_hold_less_and_read_nothing_twice(files, tmp_path, monkeypatch):
     expected = fitted(pc.scan(files, BOOK), pc.Embedded(6))
     cluster = near(tmp_path, 6, workers=3)
     machines = cluster.machines
+    monkeypatch.setattr(machines.speeds, "measured", lambda kind, answers: None)  # all are as fast
     machines.holders["w1"].memory = machines.memory["w1"] = 7000
     assert same(expected, fitted(pc.scan(files, BOOK), cluster))
     held = {name: holder._size() for name, holder in machines.holders.items()}
@@ -374,3 +375,44 @@ def test_a_command_line_says_where_to_compute(tmp_path):
     assert (found.name, found.workers, found.memory) == ("spark", None, "4 GB")
     assert with_engine(study, None, None, "tls://there:8786").name == "dask"
     assert load_study(path).hash != before
+
+
+def test_a_study_file_says_who_computes_what(tmp_path):
+    from polyclinic.governance.study_file import load_study, with_engine
+    from polyclinic.study.run import engine_of
+
+    def engine(lines):
+        path.write_text(f"{STUDY}[engine]\n{lines}\n")
+        return load_study(path)
+
+    path = tmp_path / "study.toml"
+    study = engine('name = "dask"\nworkers = 1\npolicy = "random"\nspeculate = false')
+    assert study.hash != engine('name = "dask"\nworkers = 1').hash
+    with engine_of(study.engine) as c:
+        assert (c.machines.policy, c.machines.speculate) == ("random", False)
+    here, there = (with_engine(study, name, None, None) for name in ("embedded", "spark"))
+    assert (here.policy, here.speculate) == (None, None)
+    assert (there.policy, there.speculate) == ("random", None)
+    wrong = {
+        'policy = "random"': "of name",
+        'name = "dask"\npolicy = "best"': "round_robin",
+        'name = "spark"\nspeculate = true': "all at once",
+    }
+    for lines, words in wrong.items():
+        with pytest.raises(pc.InputError, match=words) as caught:
+            engine(lines)
+        assert caught.value.code == "WRONG_VALUE"
+
+
+def test_a_study_is_over_hospitals_so_its_rounds_do_not_overlap(tmp_path):
+    from polyclinic.governance.study_file import load_study
+
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY + '[solver]\nname = "sgd"\nbatch = 0.5\n')
+    assert "staleness" not in load_study(path).model_dump()["solver"]  # nor in what is signed
+    for value in ("4", "0"):
+        path.write_text(STUDY + f'[solver]\nname = "sgd"\nbatch = 0.5\nstaleness = {value}\n')
+        with pytest.raises(pc.InputError) as caught:
+            load_study(path)
+        assert caught.value.code == "WRONG_VALUE" and "staleness" in caught.value.what
+        assert "line" in caught.value.what and "pc.cluster(workers=2)" in caught.value.rule

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
+from threading import RLock
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -101,6 +102,7 @@ def goes_on_from(plan: Plan) -> str:
 
 _installed: dict[tuple[str, int], Task] = {}
 _loaded: list[str] = []
+_loading = RLock()
 
 
 def register(tasks: Iterable[Task]) -> None:
@@ -112,11 +114,12 @@ def register(tasks: Iterable[Task]) -> None:
 
 
 def load_installed() -> None:
-    """Import all that is installed, once."""
-    if not _loaded:
-        _loaded.append(GROUP)
-        for entry in entry_points(group=GROUP):
-            register(entry.load())
+    """Import all that is installed, once; another thread waits until it is there."""
+    with _loading:
+        if not _loaded:
+            _loaded.append(GROUP)
+            for entry in entry_points(group=GROUP):
+                register(entry.load())
 
 
 def lookup(name: str, version: int) -> Task:

@@ -18,6 +18,7 @@ from polyclinic.engines.held import Holder
 
 HANDLER = "polyclinic"
 SMALL = 65_536  # bytes that are copied into a message sooner than they are sent beside it
+KNOCK = 2.0  # seconds that another worker has to take a connection
 PATIENCE = 60.0  # seconds that a worker waits for another one's sum
 
 
@@ -32,7 +33,7 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
     name = HANDLER
 
     def __init__(self, memory: int) -> None:
-        self.memory = self.holds = memory
+        self.memory = memory
 
     def setup(self, worker: Worker) -> None:
         """Called on the worker. The work is done beside its event loop, so that it stays heard."""
@@ -44,6 +45,7 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
             if address == worker.address:
                 return holder.fetch(name)
             with suppress(OSError, TimeoutError):
+                worker.rpc.reuse(address, await worker.rpc.connect(address, timeout=KNOCK))
                 door = getattr(worker.rpc(address), HANDLER)
                 return await asyncio.wait_for(door(fetch=name), PATIENCE)
             return None
@@ -55,12 +57,15 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
             return asyncio.run_coroutine_threadsafe(all_of_them(), loop).result()
 
         holder = Holder(self.memory or half, worker.state.nthreads, fetch)
-        self.holds = holder.memory
         threadpool_limits(limits=1, user_api="blas")
         beside = ThreadPoolExecutor(1, thread_name_prefix=HANDLER)
         beside.submit(load_installed)
 
-        async def answer(message: Any = b"", fetch: str = "", drop: str = "") -> Any:
+        async def answer(
+            message: Any = b"", fetch: str = "", drop: str = "", about: bool = False
+        ) -> Any:
+            if about:
+                return {"memory": holder.memory, "version": installed()}
             if drop:
                 return holder.drop(drop)
             if fetch:
@@ -77,11 +82,6 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
 def sent(content: bytes | None) -> Any:
     """Bytes as a message of Dask carries them soonest."""
     return to_serialize(content) if content and len(content) > SMALL else content
-
-
-def holds(dask_worker: Worker) -> int:
-    """Bytes of columns that the worker holds, where it is called."""
-    return int(dask_worker.plugins[HANDLER].holds)
 
 
 def installed() -> str:

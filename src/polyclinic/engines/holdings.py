@@ -95,8 +95,9 @@ class Holdings:
 
     def lost(self, address: str) -> None:
         """A worker is not there any more."""
+        known = {*self.workers, *self.owner.values()}
         self.anew(address)
         self.owner = {part: owner for part, owner in self.owner.items() if owner != address}
         self.machines.speeds.forget(address)
-        self.machines.activity.lost += address in self.workers
+        self.machines.activity.lost += address in known
         self.workers = [worker for worker in self.workers if worker != address]

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core import codec, ring
+from polyclinic.core.codes import PASSING
 from polyclinic.core.compress import Known, known_after, sent
 from polyclinic.core.contribution import Release, Sum
 from polyclinic.core.errors import PolyclinicError, Refused
@@ -278,8 +279,11 @@ class Site:
         return codec.digest(list(self._pinned.roster.sites))
 
     def _refused(self, error: PolyclinicError, plan: Plan | None) -> None:
-        """Write a refusal down, in the words that only this site reads."""
+        """Write a refusal down, in the words that only this site reads; what may be released when
+        it is asked for again is none."""
         self.log.append(error)
+        if error.code in PASSING:
+            return
         step, task = (plan.step or plan.task, plan.task) if plan else ("", "")
         self.books.ledger.refuse(
             study=self._study, step=step, task=task, code=error.code, note=error.what

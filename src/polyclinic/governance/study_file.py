@@ -15,9 +15,11 @@ from pydantic import (
 from polyclinic.core import codec
 from polyclinic.core.device import PATTERN, VARIABLE
 from polyclinic.core.errors import InputError
+from polyclinic.core.overlap import across_borders
 from polyclinic.data.expression import parse
 from polyclinic.data.toml import load_toml, validate
 from polyclinic.evaluation.shuffled import MOST
+from polyclinic.engines.assign import Policy
 from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
@@ -28,6 +30,7 @@ from polyclinic.privacy.dp import DifferentialPrivacy
 REGRESSIONS = ("logistic", "linear", "poisson", "gamma")
 NETWORK = "neural"
 OF_NETWORKS = ("architecture", "loss", "class_weight")  # settings of a network in [model]
+OF_CLUSTERS = ("workers", "scheduler", "memory", "policy", "speculate")  # keys of [engine]
 TEST = "part == 'test'"  # who is set aside where a study does not say
 
 
@@ -122,7 +125,8 @@ class ModelSection(Section):
 class SolverSection(Section):
     """[solver]
 
-    compress  of gd and sgd: gradients leave hospitals rounded, and what is lost is sent later
+    compress   of gd and sgd: gradients leave hospitals rounded, and what is lost is sent later
+    staleness  of sgd in one trust domain, so of no study: said in words of its own
     """
 
     name: Literal["newton", "lbfgs", "gd", "sgd"] = "newton"
@@ -133,6 +137,7 @@ class SolverSection(Section):
     decay: Annotated[float | None, Field(ge=0)] = None
     warm_rows: Annotated[int | None, Field(ge=0)] = None
     compress: Literal["float16", "int8"] | None = None
+    staleness: Annotated[int | None, Field(exclude=True)] = None
 
     @field_validator("compress")
     @classmethod
@@ -140,6 +145,13 @@ class SolverSection(Section):
         if compress is not None and others.data.get("name") not in ROUNDING:
             raise ValueError(NOT_ROUNDING)
         return compress
+
+    @field_validator("staleness")
+    @classmethod
+    def _in_one_domain(cls, staleness: int | None) -> None:
+        if staleness is not None:
+            error = across_borders()
+            raise ValueError(f"{error.rule}: {error.next}")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -185,6 +197,8 @@ class EngineSection(Section):
     workers    of "dask": processes that are started for the run; of "spark": cores of this machine
     scheduler  of one that is there, instead: its address ("dask"), or Spark's master
     memory     what a worker of these holds of columns, "4 GB"
+    policy     which of their workers gets a partition
+    speculate  of "dask": whether partitions of a straggler are also computed by others
     device     on which networks compute, see `polyclinic.core.device`; no part of what is agreed
     """
 
@@ -194,12 +208,17 @@ class EngineSection(Section):
     workers: Annotated[int | None, Field(ge=1)] = None
     scheduler: str | None = None
     memory: str | None = None
+    policy: Policy | None = None
+    speculate: bool | None = None
     device: Annotated[str, Field(pattern=rf"^({PATTERN})?$")] = ""
 
     @model_validator(mode="after")
     def _of_its_engine(self) -> EngineSection:
-        if self.name == "embedded" and (self.workers or self.scheduler or self.memory):
-            raise ValueError('workers, scheduler and memory are of name = "dask" or "spark"')
+        given = [name for name in OF_CLUSTERS if getattr(self, name) is not None]
+        if self.name == "embedded" and given:
+            raise ValueError(f'{", ".join(given)}: of name = "dask" or "spark"')
+        if self.name == "spark" and self.speculate is not None:
+            raise ValueError('speculate is of name = "dask": executors of Spark answer all at once')
         if self.name != "embedded" and self.device:
             raise ValueError(f"the device of a worker is that of its environment: {VARIABLE}")
         if self.workers and self.scheduler:
@@ -361,7 +380,7 @@ class Study(Section):
         engine = content["engine"]
         del engine["device"]
         _forget_unused(content)
-        for name in ("workers", "scheduler", "memory"):
+        for name in OF_CLUSTERS:
             if engine[name] is None:  # as if the engine had no such key
                 del engine[name]
         return codec.digest(content)
@@ -433,7 +452,9 @@ def with_engine(
     if any(given.values()) or name != own["name"]:
         own |= given
     if name == "embedded":
-        own["memory"] = None
+        own |= dict.fromkeys(("memory", "policy", "speculate"))
+    if name == "spark":
+        own["speculate"] = None
     return validate({**own, "name": name}, EngineSection, "[engine]")
 
 

@@ -105,6 +105,8 @@ def engine_of(section: EngineSection) -> Iterator[Embedded]:
         yield Embedded(section.partitions, section.threads, device=section.device)
         return
     shared: dict[str, Any] = {"memory": section.memory, "partitions": section.partitions}
+    given = {"policy": section.policy, "speculate": section.speculate}
+    shared |= {name: value for name, value in given.items() if value is not None}
     workers = section.workers or 2
     if section.name == "spark":
         made = spark(section.scheduler or f"local[{workers}]", threads=section.threads, **shared)
