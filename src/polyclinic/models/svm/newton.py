@@ -43,9 +43,13 @@ WARM_CORNER = 3e-3  # the same where corners are rounded off, which they still a
 SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
 INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
 REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
-SHARPER = 2.0  # from one optimum to the next
+SHARPER = 3.0  # from one optimum to the next
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
+WIDTHS = (0.25, 0.03)  # of the bands about the margin, one after the other
+ROUGH = 1e-5  # of the objective: how near its optimum the first of them is left
+INSIDE = 0.9  # of the tolerance, within the last: the rest is for rows that were not near
+WIDEST = 64.0  # of a band: from here on all rows are near
 NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
 
 
@@ -86,6 +90,8 @@ class Newton:
             "stuck": False,
             "searching": False,
             "order": 2,
+            "band": None,
+            "checking": "",
             "end": "",
         }
         machines = [dict(machine) for _ in spec.machines]
@@ -106,6 +112,12 @@ class Newton:
     @property
     def _share(self) -> float:
         return min(self.frame.spec.warm_rows / self.frame.moments.n, 1.0 / WARM_GAIN)
+
+    @property
+    def _by_bands(self) -> bool:
+        """Whether rounds over all rows are spared: see `polyclinic.models.svm.band`."""
+        spec = self.frame.spec
+        return spec.loss == "hinge" and len(spec.machines) == 1 and spec.design.is_array
 
     @property
     def sample(self) -> dict[str, Any]:
@@ -132,6 +144,10 @@ class Newton:
                 for name in ("sharpness", "past_sharpness")
             },
         }
+        if machines[0]["band"] is not None and not machines[0]["checking"]:
+            more["band"] = self.frame.banded(machines[0]["band"])
+        if machines[0]["checking"]:
+            return self.frame.plan(more, 0, "all rows")
         order = 0 if searching else max(machine["order"] for machine in machines)
         step = ("step sizes", "gradient round", "Newton round")[order]
         if state["phase"] == "warm":
@@ -152,13 +168,16 @@ class Newton:
         machines, at = list(state["machines"]), 0
         for k, theta in self._asked(state):
             machine = machines[k]
-            if machine["searching"]:
+            if machine["checking"]:
+                machines[k] = self._checked(machine, self.frame.sharp(total, theta[0], at))
+            elif machine["searching"]:
                 losses = self.frame.losses(total, theta, at, share)
                 machines[k] = self._chosen(machine, theta, losses)
             else:
                 point = self.frame.point(total, theta[0], at, share)
                 machines[k] = self._next(machine, point, warm, share)
             at += len(theta)
+        machines = [self._past_band(one, rounds) for one in machines]
         new = {**state, "rounds": rounds, "machines": machines}
         if warm and all(machine["end"] for machine in machines):
             return {**new, "phase": "all", "machines": [self._after_warm(one) for one in machines]}
@@ -188,6 +207,39 @@ class Newton:
             tuple(machine["end"] or "stopped" for machine in machines),
             state["rounds"],
         )
+
+    def _past_band(self, machine: Machine, rounds: int) -> Machine:
+        """On to a narrower band where the optimum within one is near, at last to all rows."""
+        band, last = machine["band"], rounds >= self.frame.spec.max_rounds - 1
+        if band is None or machine["checking"] or not (machine["end"] or last):
+            return machine
+        if machine["point"] is None:
+            return {**machine, "band": None}
+        machine = {**machine, "searching": False, "point": {**machine["point"], "value": None}}
+        if band["tolerance"] >= ROUGH and not last:
+            return {**machine, "end": "", "band": self._band(machine["theta"], WIDTHS[1])}
+        return {**machine, "end": "", "try": machine["theta"], "checking": machine["end"] or "max"}
+
+    def _checked(self, machine: Machine, sharp: float) -> Machine:
+        """After the objective over all rows: it is above its optimum by what is above the bound of
+        the band, at most."""
+        point, band = machine["point"], machine["band"]
+        gap = max(sharp - (point["primal"] - point["gap"]), 0.0)
+        known = {**point, "primal": sharp, "gap": gap, "rest": gap}
+        new = {**machine, "checking": "", "point": known}
+        if gap <= self.frame.spec.tolerance * max(sharp, self.frame.least):
+            return {**new, "band": None, "end": "converged"}
+        width = 2.0 * band["width"]
+        if machine["checking"] != "converged" or width > WIDEST:
+            return {**new, "band": None}
+        return {**new, "band": self._band(machine["theta"], width)}
+
+    def _first_band(self, theta: Floats) -> dict[str, Any]:
+        return {**self._band(theta, WIDTHS[0]), "tolerance": max(ROUGH, self.frame.spec.tolerance)}
+
+    def _band(self, theta: Floats, width: float) -> dict[str, Any]:
+        """Rows are near by their margins at `theta`."""
+        return {"theta": theta, "width": width, "tolerance": INSIDE * self.frame.spec.tolerance}
 
     def _next(self, machine: Machine, point: Point | None, warm: bool, share: float) -> Machine:
         """After the objective at what was tried."""
@@ -247,16 +299,23 @@ class Newton:
         return self._sharpened(new, point)
 
     def _ended(self, new: Machine, point: Point) -> Machine:
-        if point.gap <= self.frame.spec.tolerance * max(point.primal, self.frame.least):
+        least, band = max(point.primal, self.frame.least), new["band"]
+        rough = band is not None and band["tolerance"] >= ROUGH
+        if (new["gain"] + point.corner if rough else point.gap) <= self._tolerance(new) * least:
             exact = new["sharpness"] == 0.0
             return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}
         return self._sharpened(new, point)
+
+    def _tolerance(self, machine: Machine) -> float:
+        """How near the optimum is near enough, as a share of the objective."""
+        band = machine["band"]
+        return self.frame.spec.tolerance if band is None else float(band["tolerance"])
 
     def _sharpened(self, new: Machine, point: Point) -> Machine:
         """On to the next optimum, if this one is near; the last is approached while steps help."""
         if new["sharpness"] == 0.0 or new["gain"] > INNER * point.moved:
             return new
-        reached = REACHED * self.frame.spec.tolerance * max(point.primal, self.frame.least)
+        reached = REACHED * self._tolerance(new) * max(point.primal, self.frame.least)
         if point.corner <= reached and new["falls"]:
             return new
         return self._sharper(new)
@@ -329,6 +388,7 @@ class Newton:
             "shortened": False,
             "order": 1 if usable else 2,
             "searching": False,
+            "band": self._first_band(start) if self._by_bands else None,
             "end": "",
         }
 
