@@ -27,3 +27,13 @@ def test_files_in_memory_leave_room_for_others(tmp_path, monkeypatch):
 
     monkeypatch.setattr(spool, "SHARED", str(tmp_path))
     assert 0 < spool._room(str(tmp_path)) <= psutil.virtual_memory().total // 4
+
+
+@pytest.mark.parametrize("kind", [np.float64, np.float32])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_are_written_as_numpy_writes_them(kind, order, tmp_path, monkeypatch):
+    monkeypatch.setattr(spool, "BLOCK", 1000)
+    values = np.array(np.arange(3001).reshape(-1, 1) * [1.0, 2.0], dtype=kind, order=order)
+    spool._save(tmp_path / "ours.npy", values)
+    np.save(tmp_path / "theirs.npy", values)
+    assert (tmp_path / "ours.npy").read_bytes() == (tmp_path / "theirs.npy").read_bytes()
