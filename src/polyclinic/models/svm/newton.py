@@ -46,10 +46,11 @@ REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 3.0  # from one optimum to the next
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
-WIDTHS = (0.25, 0.03)  # of the bands about the margin, one after the other
-ROUGH = 1e-5  # of the objective: how near its optimum the first of them is left
-INSIDE = 0.9  # of the tolerance, within the last: the rest is for rows that were not near
-WIDEST = 64.0  # of a band: from here on all rows are near
+SAFE = 8.0  # widths of a band in steps to the optimum: few rows move as far
+DRAWN = 6.0  # the same after a sample, in steps of as many rows
+WIDEST, NARROWEST = 0.5, 0.02  # of bands: beyond, nothing is gained
+NARROWER = 0.25  # of a band: where this is enough there is a new one
+INSIDE = 0.9  # of the tolerance, within a band: the rest is for rows that were not near
 NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
 
 
@@ -177,7 +178,9 @@ class Newton:
                 point = self.frame.point(total, theta[0], at, share)
                 machines[k] = self._next(machine, point, warm, share)
             at += len(theta)
-        machines = [self._past_band(one, rounds) for one in machines]
+        if not warm and self._by_bands:
+            last = rounds >= self.frame.spec.max_rounds - 1
+            machines = [self._by_band(one, last) for one in machines]
         new = {**state, "rounds": rounds, "machines": machines}
         if warm and all(machine["end"] for machine in machines):
             return {**new, "phase": "all", "machines": [self._after_warm(one) for one in machines]}
@@ -208,38 +211,45 @@ class Newton:
             state["rounds"],
         )
 
-    def _past_band(self, machine: Machine, rounds: int) -> Machine:
-        """On to a narrower band where the optimum within one is near, at last to all rows."""
-        band, last = machine["band"], rounds >= self.frame.spec.max_rounds - 1
-        if band is None or machine["checking"] or not (machine["end"] or last):
+    def _by_band(self, machine: Machine, last: bool) -> Machine:
+        """Into a band where one is wide enough, out of it where steps lead out of it, and on to all
+        rows where the optimum within it is near."""
+        band = machine["band"]
+        if machine["checking"] or machine["point"] is None:
+            return {**machine, "band": band if machine["checking"] else None}
+        if machine["end"] or last:
+            return machine if band is None else self._checking(machine)
+        if machine["searching"] or machine["shortened"]:
             return machine
-        if machine["point"] is None:
-            return {**machine, "band": None}
-        machine = {**machine, "searching": False, "point": {**machine["point"], "value": None}}
-        if band["tolerance"] >= ROUGH and not last:
-            return {**machine, "end": "", "band": self._band(machine["theta"], WIDTHS[1])}
-        return {**machine, "end": "", "try": machine["theta"], "checking": machine["end"] or "max"}
+        width = max(SAFE * machine["reach"], NARROWEST)
+        if band is None:
+            return self._on(machine, width) if width <= WIDEST else machine
+        if np.linalg.norm(machine["try"] - band["theta"]) > 0.5 * band["width"]:
+            return self._on(machine, None)
+        narrower = not band["checked"] and width <= NARROWER * band["width"]
+        return self._on(machine, width) if narrower else machine
+
+    def _on(self, machine: Machine, width: float | None, checked: bool = False) -> Machine:
+        """On in a band about the next place; None: with all rows."""
+        point = {**machine["point"], "value": None}
+        return {**machine, "point": point, "band": _band(machine["try"], width, checked)}
+
+    def _checking(self, machine: Machine) -> Machine:
+        reason = machine["end"] or "max_rounds"
+        place = {"try": machine["theta"], "searching": False}
+        return {**machine, **place, "end": "", "checking": reason}
 
     def _checked(self, machine: Machine, sharp: float) -> Machine:
         """After the objective over all rows: it is above its optimum by what is above the bound of
         the band, at most."""
-        point, band = machine["point"], machine["band"]
+        point, width = machine["point"], 2.0 * machine["band"]["width"]
         gap = max(sharp - (point["primal"] - point["gap"]), 0.0)
         known = {**point, "primal": sharp, "gap": gap, "rest": gap}
         new = {**machine, "checking": "", "point": known}
         if gap <= self.frame.spec.tolerance * max(sharp, self.frame.least):
             return {**new, "band": None, "end": "converged"}
-        width = 2.0 * band["width"]
-        if machine["checking"] != "converged" or width > WIDEST:
-            return {**new, "band": None}
-        return {**new, "band": self._band(machine["theta"], width)}
-
-    def _first_band(self, theta: Floats) -> dict[str, Any]:
-        return {**self._band(theta, WIDTHS[0]), "tolerance": max(ROUGH, self.frame.spec.tolerance)}
-
-    def _band(self, theta: Floats, width: float) -> dict[str, Any]:
-        """Rows are near by their margins at `theta`."""
-        return {"theta": theta, "width": width, "tolerance": INSIDE * self.frame.spec.tolerance}
+        again = machine["checking"] == "converged" and width <= WIDEST
+        return self._on(new, width if again else None, True)
 
     def _next(self, machine: Machine, point: Point | None, warm: bool, share: float) -> Machine:
         """After the objective at what was tried."""
@@ -267,6 +277,7 @@ class Newton:
             "shortened": False,
             "metric": metric,
             "gain": gain,
+            "reach": _reach(direction, gain, point.corner),
             "falls": fresh or gain < SLOW * machine["gain"],
             "point": {**known, "gradient": point.gradient},
         }
@@ -299,17 +310,15 @@ class Newton:
         return self._sharpened(new, point)
 
     def _ended(self, new: Machine, point: Point) -> Machine:
-        least, band = max(point.primal, self.frame.least), new["band"]
-        rough = band is not None and band["tolerance"] >= ROUGH
-        if (new["gain"] + point.corner if rough else point.gap) <= self._tolerance(new) * least:
+        if point.gap <= self._tolerance(new) * max(point.primal, self.frame.least):
             exact = new["sharpness"] == 0.0
             return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}
         return self._sharpened(new, point)
 
     def _tolerance(self, machine: Machine) -> float:
         """How near the optimum is near enough, as a share of the objective."""
-        band = machine["band"]
-        return self.frame.spec.tolerance if band is None else float(band["tolerance"])
+        wanted = self.frame.spec.tolerance
+        return wanted if machine["band"] is None else INSIDE * wanted
 
     def _sharpened(self, new: Machine, point: Point) -> Machine:
         """On to the next optimum, if this one is near; the last is approached while steps help."""
@@ -369,6 +378,11 @@ class Newton:
         again = {**done, "try": machine["theta"], "direction": 0.0 * machine["direction"]}
         return {**self._sharper(again), "stuck": True}
 
+    def _drawn(self, theta: Floats) -> dict[str, Any] | None:
+        """The band about the optimum of a sample."""
+        width = DRAWN * float(np.sqrt(self.frame.spec.width / (self._share * self.frame.moments.n)))
+        return _band(theta, width) if width <= WIDEST else None
+
     def _after_warm(self, machine: Machine) -> Machine:
         """The sample's optimum as a start over all rows, with its curvature."""
         start = machine["try"] if machine["theta"] is None else machine["theta"]
@@ -388,14 +402,25 @@ class Newton:
             "shortened": False,
             "order": 1 if usable else 2,
             "searching": False,
-            "band": self._first_band(start) if self._by_bands else None,
+            "band": self._drawn(start) if self._by_bands else None,
             "end": "",
         }
+
+
+def _band(theta: Floats, width: float | None, checked: bool = False) -> dict[str, Any] | None:
+    """Rows are near by their margins at `theta`; checked: a narrower one was too narrow."""
+    return None if width is None else {"theta": theta, "width": width, "checked": checked}
 
 
 def _gap(end: str, point: Mapping[str, float]) -> float:
     """The bound of the dual; off an optimum it is coarse, and Newton's promise finer."""
     return point["gap"] if end == "converged" else min(point["gap"], point["rest"])
+
+
+def _reach(direction: Floats, gain: float, corner: float) -> float:
+    """How far the optimum is, about: a step gains as its square."""
+    far = (gain + corner) / gain if gain > 0.0 else np.inf
+    return float(np.linalg.norm(direction) * np.sqrt(far)) if np.any(direction) else np.inf
 
 
 def _candidates(machine: Machine) -> Floats:
