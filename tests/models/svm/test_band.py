@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,9 +61,12 @@ def test_far_rows_count_by_their_lines(quick, intercept, more, monkeypatch):
 
 
 @pytest.mark.parametrize("intercept", [True, False])
-@pytest.mark.parametrize("widths", [newton.WIDTHS, (1e-3, 1e-4)])
-def test_the_optimum_is_that_of_all_rows(intercept, widths, monkeypatch):
-    monkeypatch.setattr(newton, "WIDTHS", widths)
+@pytest.mark.parametrize("narrow", [False, True])
+def test_the_optimum_is_that_of_all_rows(intercept, narrow, monkeypatch):
+    if narrow:  # rows leave the band, and it shows at last
+        monkeypatch.setattr(newton, "SAFE", 0.3)
+        monkeypatch.setattr(newton, "NARROWEST", 1e-4)
+        monkeypatch.setattr(newton, "OUT", np.inf)
     weight = np.random.default_rng(3).uniform(0.2, 4.0, len(Y))
     wanted = spec("hinge", 2, intercept, class_weight=(0.5, 2.0), weighted=True)
     cold = fitted(replace(wanted, warm_rows=0), X, Y, w=weight)
@@ -71,7 +75,7 @@ def test_the_optimum_is_that_of_all_rows(intercept, widths, monkeypatch):
     for run in runs:
         found = run.model[-1]
         steps = [done.step for done in run.rounds]
-        assert ("all rows" in steps) and (widths == newton.WIDTHS or steps.count("all rows") > 1)
+        assert "all rows" in steps
         assert found.converged and found.gap <= 1e-9
         signed, each = 2 * Y - 1, weight * np.where(Y == 1, 2.0, 0.5)
         coef = found.coef[0] if intercept else np.append(0.0, found.coef[0])
@@ -79,6 +83,20 @@ def test_the_optimum_is_that_of_all_rows(intercept, widths, monkeypatch):
         assert at == pytest.approx(found.objective, rel=1e-12)
         assert found.objective <= cold.objective * (1 + 1e-9)
         assert cold.objective <= found.objective * (1 + 1e-9)
+
+
+def test_where_rows_left_a_band_the_next_is_wider():
+    machine = {"theta": np.ones(2), "try": np.ones(2), "checking": "converged"}
+    machine["point"] = {"value": None, "primal": 10.0, "gap": 1e-10, "rest": 0.0}
+    machine["band"] = {"theta": np.zeros(2), "width": 0.2, "checked": False}
+    solver = newton.Newton(SimpleNamespace(spec=spec("hinge"), least=1e-6))
+    done = solver._checked(machine, 10.0)
+    assert done["end"] == "converged" and done["band"] is None and not done["checking"]
+    again = solver._checked(machine, 10.5)
+    assert not again.get("end") and again["point"]["gap"] == pytest.approx(0.5)
+    assert again["band"]["width"] == 0.4 and again["band"]["checked"]
+    for more in ({"band": again["band"]}, {"checking": "no_descent"}):
+        assert solver._checked({**machine, **more}, 10.5)["band"] is None
 
 
 @pytest.mark.parametrize("most", [12, 16, 24])

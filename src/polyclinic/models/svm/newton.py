@@ -50,6 +50,7 @@ SAFE = 8.0  # widths of a band in steps to the optimum: few rows move as far
 DRAWN = 6.0  # the same after a sample, in steps of as many rows
 WIDEST, NARROWEST = 0.5, 0.02  # of bands: beyond, nothing is gained
 NARROWER = 0.25  # of a band: where this is enough there is a new one
+OUT = 0.5  # of a band: steps as long lead out of it
 INSIDE = 0.9  # of the tolerance, within a band: the rest is for rows that were not near
 NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
 
@@ -224,7 +225,7 @@ class Newton:
         width = max(SAFE * machine["reach"], NARROWEST)
         if band is None:
             return self._on(machine, width) if width <= WIDEST else machine
-        if np.linalg.norm(machine["try"] - band["theta"]) > 0.5 * band["width"]:
+        if np.linalg.norm(machine["try"] - band["theta"]) > OUT * band["width"]:
             return self._on(machine, None)
         narrower = not band["checked"] and width <= NARROWER * band["width"]
         return self._on(machine, width) if narrower else machine
