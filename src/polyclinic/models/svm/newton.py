@@ -93,6 +93,7 @@ class Newton:
             "searching": False,
             "order": 2,
             "band": None,
+            "left": 0,
             "checking": "",
             "end": "",
         }
@@ -222,18 +223,25 @@ class Newton:
             return machine if band is None else self._checking(machine)
         if machine["searching"] or machine["shortened"]:
             return machine
-        width = max(SAFE * machine["reach"], NARROWEST)
+        width = max(SAFE * 2.0 ** machine["left"] * machine["reach"], NARROWEST)
         if band is None:
             return self._on(machine, width) if width <= WIDEST else machine
         if np.linalg.norm(machine["try"] - band["theta"]) > OUT * band["width"]:
-            return self._on(machine, None)
+            return self._out({**machine, "try": band["theta"]})
         narrower = not band["checked"] and width <= NARROWER * band["width"]
         return self._on(machine, width) if narrower else machine
 
-    def _on(self, machine: Machine, width: float | None, checked: bool = False) -> Machine:
-        """On in a band about the next place; None: with all rows."""
+    def _on(self, machine: Machine, width: float, checked: bool = False) -> Machine:
+        """On in a band about the next place; checked: a narrower one was too narrow."""
         point = {**machine["point"], "value": None}
         return {**machine, "point": point, "band": _band(machine["try"], width, checked)}
+
+    def _out(self, machine: Machine) -> Machine:
+        """On with all rows, until there is a band of twice the safety; and with corners as round as
+        at first, as in a band they may have become sharp far from the optimum."""
+        zero, point = np.zeros(self.frame.spec.width), {**machine["point"], "value": None}
+        start = {"sharpness": self._sharpness(), "past": zero, "past_sharpness": 0.0}
+        return {**machine, **start, "point": point, "band": None, "left": machine["left"] + 1}
 
     def _checking(self, machine: Machine) -> Machine:
         reason = machine["end"] or "max_rounds"
@@ -250,7 +258,7 @@ class Newton:
         if gap <= self.frame.spec.tolerance * max(sharp, self.frame.least):
             return {**new, "band": None, "end": "converged"}
         again = machine["checking"] == "converged" and width <= WIDEST
-        return self._on(new, width if again else None, True)
+        return self._on(new, width, True) if again else self._out(new)
 
     def _next(self, machine: Machine, point: Point | None, warm: bool, share: float) -> Machine:
         """After the objective at what was tried."""
@@ -408,9 +416,9 @@ class Newton:
         }
 
 
-def _band(theta: Floats, width: float | None, checked: bool = False) -> dict[str, Any] | None:
-    """Rows are near by their margins at `theta`; checked: a narrower one was too narrow."""
-    return None if width is None else {"theta": theta, "width": width, "checked": checked}
+def _band(theta: Floats, width: float, checked: bool = False) -> dict[str, Any]:
+    """Rows are near by their margins at `theta`."""
+    return {"theta": theta, "width": width, "checked": checked}
 
 
 def _gap(end: str, point: Mapping[str, float]) -> float:
