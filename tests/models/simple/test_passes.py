@@ -12,9 +12,8 @@ import polyclinic as pc
 from polyclinic.core.design import Design, Term
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
-from polyclinic.models.simple import KMeansSpec, Scale
+from polyclinic.models.simple import KMeansSpec, Scale, moments
 from polyclinic.models.simple.kmeans_tasks import nodes_of
-from polyclinic.models.simple.moments import powers
 from polyclinic.models.simple.nearest import LEAST_ROWS, Scaled, added, closer, nearest
 
 pytest.importorskip("numba")
@@ -67,13 +66,17 @@ def test_halves_of_halves_of_space(quick):
     assert np.array_equal(nodes_of(Scaled(X, CENTRE, SCALE), axes, split, quick), node)
 
 
-@QUICK
-def test_powers_and_the_closer_of_two(quick):
+def test_powers_block_by_block(monkeypatch):
+    monkeypatch.setattr(moments, "BLOCK_ROWS", 70)
     exponent = np.array([0, 3, -2, 5, 1])
     z = (X - CENTRE) / 2.0**exponent
-    first, second = powers(X, WEIGHT, CENTRE, exponent, quick)
+    first, second = moments.powers(X, WEIGHT, CENTRE, exponent)
     np.testing.assert_allclose(first, WEIGHT @ z, rtol=1e-11, atol=1e-12)
     np.testing.assert_allclose(second, WEIGHT @ z**2, rtol=1e-12)
+
+
+@QUICK
+def test_the_closer_of_two(quick):
     before = RNG.uniform(0, 9, 900)
     wanted = np.minimum(before, np.square(Z - CENTRES[:, None]).sum(axis=2))
     np.testing.assert_allclose(closer(Z, CENTRES, before, quick), wanted, rtol=1e-13)

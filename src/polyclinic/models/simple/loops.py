@@ -130,22 +130,3 @@ def closer(x: Any, tried: Any, distance: Any, out: Any) -> None:
     for t in range(len(tried)):
         for i in range(len(x)):
             out[t, i] = min(_square(x[i], tried[t]), distance[i])
-
-
-@_pass
-def powers(x: Any, centre: Any, unit: Any, weight: Any, first: Any, second: Any) -> None:
-    """See `moments.powers`."""
-    n, p = x.shape
-    one, two = np.empty(p), np.empty(p)
-    for start in range(0, n, RUN):
-        one[:] = 0.0
-        two[:] = 0.0
-        for i in range(start, min(start + RUN, n)):
-            w = weight[i]
-            for j in range(p):
-                z = (x[i, j] - centre[j]) * unit[j]
-                one[j] += w * z
-                two[j] += w * z * z
-        for j in range(p):
-            first[j] += one[j]
-            second[j] += two[j]

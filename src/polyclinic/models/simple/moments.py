@@ -33,7 +33,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.rows import invalid
-from polyclinic.models.simple.nearest import fast
+from polyclinic.models.simple.nearest import BLOCK_ROWS
 from polyclinic.models.simple.rows import Exposed, Own, Table, design, values, view
 
 Floats = NDArray[np.float64]
@@ -121,19 +121,17 @@ class MomentsTask(Exposed):
         return found
 
 
-def powers(
-    x: Floats, weight: Floats, centre: Floats, exponent: Ints, quick: bool | None = None
-) -> tuple[Floats, Floats]:
+def powers(x: Floats, weight: Floats, centre: Floats, exponent: Ints) -> tuple[Floats, Floats]:
     """Weighted sums of z and of z^2, z = (x - centre) / 2^exponent, (n_terms,) each."""
-    unit = np.ldexp(1.0, -exponent)
-    if fast(len(x)) if quick is None else quick:
-        from polyclinic.models.simple import loops
-
-        first, second = np.zeros((2, x.shape[1]))
-        loops.powers(x, centre, unit, weight, first, second)
-        return first, second
-    z = (x - centre) * unit
-    return weight @ z, weight @ (z * z)
+    unit, (first, second) = np.ldexp(1.0, -exponent), np.zeros((2, x.shape[1]))
+    for start in range(0, len(x), BLOCK_ROWS):
+        at = slice(start, start + BLOCK_ROWS)
+        z = x[at] - centre
+        z *= unit
+        first += weight[at] @ z
+        z *= z
+        second += weight[at] @ z
+    return first, second
 
 
 def check_forms(asked: Design) -> None:

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core.partition import CHUNK_ROWS
 from polyclinic.models.trees.kernels import compiled
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 BLOCK_ROWS = 4096  # of 30 columns, they and what is made of them stay in a core's cache
 CLOSE = 1e-9  # of the squared sizes: two distances as near as this are compared exactly
-LEAST_ROWS = 1 << 14  # of a call: fewer are not worth the compiler's second
+LEAST_ROWS = CHUNK_ROWS  # of a call: fewer are not worth the compiler's second
 
 
 class Scaled(NamedTuple):
