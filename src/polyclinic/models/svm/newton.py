@@ -120,7 +120,8 @@ class Newton:
     def _by_bands(self) -> bool:
         """Whether rounds over all rows are spared: see `polyclinic.models.svm.band`."""
         spec = self.frame.spec
-        return spec.loss == "hinge" and len(spec.machines) == 1 and spec.design.is_array
+        plain = spec.features is None and spec.design.is_array
+        return plain and spec.loss == "hinge" and len(spec.machines) == 1
 
     @property
     def sample(self) -> dict[str, Any]:
@@ -169,10 +170,11 @@ class Newton:
         share = self._share if warm else 1.0
         rounds = state["rounds"] + 1
         machines, at = list(state["machines"]), 0
+        last = rounds >= self.frame.spec.max_rounds - 1
         for k, theta in self._asked(state):
             machine = machines[k]
             if machine["checking"]:
-                machines[k] = self._checked(machine, self.frame.sharp(total, theta[0], at))
+                machines[k] = self._checked(machine, self.frame.sharp(total, theta[0], at), last)
             elif machine["searching"]:
                 losses = self.frame.losses(total, theta, at, share)
                 machines[k] = self._chosen(machine, theta, losses)
@@ -181,15 +183,19 @@ class Newton:
                 machines[k] = self._next(machine, point, warm, share)
             at += len(theta)
         if not warm and self._by_bands:
-            last = rounds >= self.frame.spec.max_rounds - 1
             machines = [self._by_band(one, last) for one in machines]
         new = {**state, "rounds": rounds, "machines": machines}
         if warm and all(machine["end"] for machine in machines):
             return {**new, "phase": "all", "machines": [self._after_warm(one) for one in machines]}
         if rounds >= self.frame.spec.max_rounds:
-            ended = [{**one, "end": one["end"] or "max_rounds"} for one in machines]
-            return {**new, "machines": ended}
+            return {**new, "machines": [self._cut_short(machine) for machine in machines]}
         return new
+
+    def _cut_short(self, machine: Machine) -> Machine:
+        """After the last round; what a band has found is looked at over all rows."""
+        return (
+            machine if machine["checking"] or machine["end"] else {**machine, "end": "max_rounds"}
+        )
 
     def progress(self, state: State) -> Mapping[str, float]:
         points = [machine["point"] for machine in state["machines"]]
@@ -226,10 +232,24 @@ class Newton:
         width = max(SAFE * 2.0 ** machine["left"] * machine["reach"], NARROWEST)
         if band is None:
             return self._on(machine, width) if width <= WIDEST else machine
-        if np.linalg.norm(machine["try"] - band["theta"]) > OUT * band["width"]:
+        if self._moved(machine["metric"], machine["try"] - band["theta"]) > OUT * band["width"]:
             return self._out({**machine, "try": band["theta"]})
         narrower = not band["checked"] and width <= NARROWER * band["width"]
         return self._on(machine, width) if narrower else machine
+
+    def _moved(self, metric: Floats, step: Floats) -> float:
+        """By how much a step moves the rows on the corner, whose curvature the metric is, in the
+        root mean square."""
+        return float(np.sqrt(step @ metric @ step / self._corner(metric)))
+
+    def _reach(self, metric: Floats, gain: float) -> float:
+        """The same of the step to an optimum that is lower by `gain`."""
+        return float(np.sqrt(2.0 * max(gain, 0.0) / self._corner(metric)))
+
+    def _corner(self, metric: Floats) -> float:
+        """Curvature of the rows, summed; about, without an intercept, as columns have spread 1."""
+        own = metric[0, 0] if self.frame.spec.design.intercept else np.trace(metric) / len(metric)
+        return max(float(own), 1e-300)
 
     def _on(self, machine: Machine, width: float, checked: bool = False) -> Machine:
         """On in a band about the next place; checked: a narrower one was too narrow."""
@@ -248,7 +268,7 @@ class Newton:
         place = {"try": machine["theta"], "searching": False}
         return {**machine, **place, "end": "", "checking": reason}
 
-    def _checked(self, machine: Machine, sharp: float) -> Machine:
+    def _checked(self, machine: Machine, sharp: float, last: bool) -> Machine:
         """After the objective over all rows: it is above its optimum by what is above the bound of
         the band, at most."""
         point, width = machine["point"], 2.0 * machine["band"]["width"]
@@ -257,6 +277,8 @@ class Newton:
         new = {**machine, "checking": "", "point": known}
         if gap <= self.frame.spec.tolerance * max(sharp, self.frame.least):
             return {**new, "band": None, "end": "converged"}
+        if last:
+            return {**new, "band": None, "end": "max_rounds"}
         again = machine["checking"] == "converged" and width <= WIDEST
         return self._on(new, width, True) if again else self._out(new)
 
@@ -286,7 +308,7 @@ class Newton:
             "shortened": False,
             "metric": metric,
             "gain": gain,
-            "reach": _reach(direction, gain, point.corner),
+            "reach": self._reach(metric, gain + point.corner),
             "falls": fresh or gain < SLOW * machine["gain"],
             "point": {**known, "gradient": point.gradient},
         }
@@ -424,12 +446,6 @@ def _band(theta: Floats, width: float, checked: bool = False) -> dict[str, Any]:
 def _gap(end: str, point: Mapping[str, float]) -> float:
     """The bound of the dual; off an optimum it is coarse, and Newton's promise finer."""
     return point["gap"] if end == "converged" else min(point["gap"], point["rest"])
-
-
-def _reach(direction: Floats, gain: float, corner: float) -> float:
-    """How far the optimum is, about: a step gains as its square."""
-    far = (gain + corner) / gain if gain > 0.0 else np.inf
-    return float(np.linalg.norm(direction) * np.sqrt(far)) if np.any(direction) else np.inf
 
 
 def _candidates(machine: Machine) -> Floats:
