@@ -110,7 +110,7 @@ def test_a_fit_that_is_cut_short_says_how_far_it_is(most):
     assert any(done.step == "all rows" for done in run.rounds) or most == 28
     at = objective("hinge", X, 2 * Y - 1, found.coef[0, 1:], found.coef[0, 0])
     assert at == pytest.approx(found.objective, rel=1e-12)
-    assert not found.converged and most <= found.rounds <= most + 1
+    assert not found.converged and most <= found.rounds <= most + 2
     assert found.objective * (1 - found.gap) <= best * (1 + 1e-9)
     assert best <= found.objective * (1 + 1e-9)
 
