@@ -110,7 +110,7 @@ def _save(path: Path, values: NDArray[Any]) -> None:
     with path.open("wb", buffering=0) as file:
         header = np.lib.format.header_data_from_array_1_0(values)
         np.lib.format.write_array_header_1_0(file, header)
-        first, whole = file.tell(), memoryview(values).cast("B")
+        first, whole = file.tell(), values.reshape(-1).view(np.uint8).data
 
         def copy(start: int) -> None:
             stop = min(start + BLOCK, len(whole))

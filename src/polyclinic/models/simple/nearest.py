@@ -118,7 +118,7 @@ def closer(x: Floats, tried: Floats, distance: Floats, quick: bool) -> Floats:
         out = np.empty((len(tried), len(x)))
         loops.closer(x, tried, distance, out)
         return out
-    return np.minimum(distance, np.square(x - tried[:, None]).sum(axis=2))
+    return np.asarray(np.minimum(distance, np.square(x - tried[:, None]).sum(axis=2)))
 
 
 def _blocks(n_rows: int) -> list[slice]:

@@ -53,7 +53,7 @@ class ProductsTask(Exposed):
             z *= unit
             x += rows.weight[at] @ z
             products += z.T @ (z * rows.weight[at, None])
-        leaves = {
+        leaves: dict[str, Any] = {
             "n": len(rows.y),
             "counts": np.zeros(0, dtype=np.int64),
             "x": x,

@@ -12,6 +12,10 @@ rows drawn by hash, and goes on over all rows with gradients only: the sample's 
 BFGS updates improve, is enough where losses are squares. Rounded corners stay as sharp as they were
 on the sample at the end, which is before they are sharper than so few rows can tell.
 
+A hinge of two classes in one trust domain goes on in bands about the margin after its sample: see
+`polyclinic.models.svm.band`. How wide they are is told by the step to the optimum, and that by what
+it gains.
+
 Hospitals leave a candidate out that would show too few patients. Where that happens to squares
 their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
 fit ends, and says how near its optimum it is at least.
@@ -139,7 +143,7 @@ class Newton:
         searching = machines[0]["searching"]
         counts = [len(theta) for _, theta in asked]
         classes = np.array([self.frame.spec.machines[k] for k, _ in asked])
-        more = {
+        more: dict[str, Any] = {
             "theta": np.vstack([theta for _, theta in asked]),
             "machine": np.repeat(classes, counts),
             "past": np.repeat([one["past"] for one in machines], counts, axis=0),
