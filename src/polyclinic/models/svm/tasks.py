@@ -3,7 +3,8 @@
 What leaves the site, each as a sum over its rows: counts and moments of the columns; at given
 coefficients the losses of the rows that a machine misses, their gradient and their Hessian; at
 given coefficients and two numbers of a probability's curve, its log-likelihood with two
-derivatives. No row leaves, so no support vector.
+derivatives. No row leaves, so no support vector. In one trust domain, where nothing leaves, also
+sums in which rows far from a margin count by a line (band.py).
 """
 
 from __future__ import annotations
