@@ -37,6 +37,10 @@ class Spooled:
     def mapped(self) -> bool:
         return True
 
+    @property
+    def gone(self) -> bool:
+        return not Path(self.folder).exists()
+
     def needed(self, plan: Plan) -> tuple[str, ...]:
         """All columns: they are mapped, not read."""
         return self.columns
