@@ -103,5 +103,7 @@ def parted(
             weight += float(each.sum())
             slope[0] += each @ side
             slope[1:] += (each * side) @ x
-    kept = None if rows.weight is None else rows.weight[near]
-    return Band(Rows(rows.x[near], rows.y[near], kept, None), float(weight), slope[1 - lead :])
+    at_hand = np.flatnonzero(near)
+    x, y = rows.x.take(at_hand, axis=0), rows.y.take(at_hand)
+    kept = None if rows.weight is None else rows.weight.take(at_hand)
+    return Band(Rows(x, y, kept, None), float(weight), slope[1 - lead :])
