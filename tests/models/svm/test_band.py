@@ -101,13 +101,13 @@ def test_where_rows_left_a_band_the_next_is_wider():
         assert out["band"] is None and out["left"] == 1 and out["past_sharpness"] == 0.0
 
 
-@pytest.mark.parametrize("most", [8, 10, 11, 12, 20, 28])
+@pytest.mark.parametrize("most", [11, 12, 13, 20])
 def test_a_fit_that_is_cut_short_says_how_far_it_is(most):
     best = fitted(spec("hinge", warm_rows=0, curve=False), X, Y).objective
     wanted = spec("hinge", max_rounds=most, **{**WARM, "warm_rows": 1000})
     run = fit(wanted.algorithm(), pc.Embedded().domain(Partition({"X": X, "y": Y})))
     found = run.model[-1]
-    assert any(done.step == "all rows" for done in run.rounds) or most == 28
+    assert run.rounds[-1].step == "all rows"
     at = objective("hinge", X, 2 * Y - 1, found.coef[0, 1:], found.coef[0, 0])
     assert at == pytest.approx(found.objective, rel=1e-12)
     assert not found.converged and most <= found.rounds <= most + 2
