@@ -9,6 +9,7 @@ import numpy as np
 
 from polyclinic.core.partition import Partition
 
+BARE = frozenset((str, bytes, int, float, bool))
 PLAIN = (str, bytes, int, float, complex, type(None), np.generic)
 
 
@@ -70,7 +71,7 @@ def bytes_of(value: Any, known: set[int]) -> int:
         if isinstance(one, Mapping):
             todo += one.values()
         elif isinstance(one, list | tuple | set | frozenset):
-            todo += one
+            todo += [each for each in one if type(each) not in BARE]
         elif not isinstance(one, np.memmap):
             size = getattr(one, "nbytes", None)
             total += size if isinstance(size, int) else 0

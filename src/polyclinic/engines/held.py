@@ -41,10 +41,13 @@ Fetch = Callable[[list[tuple[str, str]]], list[Any]]
 
 
 class Source(Protocol):
-    """Rows that are read where they are needed; `mapped`: reading them takes no memory."""
+    """Rows that are read where they are needed; `mapped`: reading them takes no memory; `gone`:
+    they cannot be read any more."""
 
     @property
     def mapped(self) -> bool: ...
+    @property
+    def gone(self) -> bool: ...
     def needed(self, plan: Plan) -> tuple[str, ...]: ...
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition: ...
 
@@ -56,6 +59,7 @@ class Scanned:
     selected: Selected
     place: Located
     mapped: bool = False
+    gone: bool = False
 
     def needed(self, plan: Plan) -> tuple[str, ...]:
         """The columns that the plan names; one at least, as rows are counted in it."""
@@ -220,6 +224,8 @@ class Holder:
             raise Dropped
         name = asked["rows"]
         if "source" in asked:
+            for other in [other for other, rows in self._rows.items() if rows.source.gone]:
+                del self._rows[other]  # a map of a file holds its memory, also when it is removed
             self._rows.setdefault(name, Rows(source_of(asked["source"]), asked["edges"]))
         if name not in self._rows:
             return {"unknown": True}

@@ -150,7 +150,7 @@ def from_arrays(
     return Arrays(design, Partition(columns), labels, ends)
 
 
-def _reduced(function: np.ufunc, block: Floats) -> Floats:
+def reduced(function: np.ufunc, block: Floats) -> Floats:
     """`function` down the columns; rows lie side by side, as numpy is slow over a few columns."""
     rows, columns = block.shape
     if rows < SIDE_BY_SIDE or not block.flags.c_contiguous:
@@ -222,7 +222,7 @@ def ranges(x: Floats, gaps: bool = False) -> tuple[Floats, Floats]:
 
     def one(start: int) -> Floats:
         block = x[start : start + CHUNK_ROWS]
-        return np.array([_reduced(least, block), _reduced(most, block)], dtype=np.float64)
+        return np.array([reduced(least, block), reduced(most, block)], dtype=np.float64)
 
     starts = range(0, len(x), CHUNK_ROWS)
     if len(starts) > 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, Self
 
@@ -17,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from polyclinic.core.design import Design
 from polyclinic.core.federation import Engine
 from polyclinic.core.fit import Callback, Store
+from polyclinic.core.partition import CHUNK_ROWS
 from polyclinic.engines.embedded import Embedded
 from polyclinic.study.arrays import Arrays
 from polyclinic.study.learner import Classifier, Learner
@@ -190,7 +193,10 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, ClusterMixin, _Transformer, _Unsup
         self.inertia_, self.calinski_harabasz_ = result.inertia, result.calinski_harabasz
         if self._arrays is not None:
             rows = self._arrays.rows
-            self.labels_ = result.label(self.spec_.design.matrix(rows.columns, rows.site))
+            x = self.spec_.design.matrix(rows.columns, rows.site)
+            chunks = (x[at : at + CHUNK_ROWS] for at in range(0, len(x), CHUNK_ROWS))
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                self.labels_ = np.concatenate(list(pool.map(result.label, chunks)))
 
     @property
     def _n_features_out(self) -> int:

@@ -18,11 +18,11 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.partition import CHUNK_ROWS
 from polyclinic.models.trees import Fit
-from polyclinic.models.trees.bins import quantile_edges, sample_of
+from polyclinic.models.trees.bins import quantile_edges, sampled
 from polyclinic.models.trees.export import booster_of, explained, xgboost_columns, xgboost_json
 from polyclinic.models.trees.kinds import DOMAIN_BINS
 from polyclinic.models.trees.words import to_svg, to_text
-from polyclinic.study.arrays import native
+from polyclinic.study.arrays import native, reduced
 from polyclinic.study.learner import Classifier, Learner, Regressor
 
 Floats = NDArray[np.float64]
@@ -77,12 +77,12 @@ class Trees(Learner):
         rows = x
         if weight.shape == (len(x),) and np.any(weight == 0):
             rows = x[weight > 0]
-        few = sample_of(rows)
+        few = sampled(len(rows))
 
         def some(start: int) -> dict[str, Sequence[float]]:
             """Of columns that are neighbours in memory, which is read once."""
             at = slice(start, start + NEAR)
-            columns = np.ascontiguousarray(few[:, at].T, dtype=np.float64)
+            columns = np.ascontiguousarray(rows[few, at].T, dtype=np.float64)
             by_name = zip(names[at], columns, rows.T[at], strict=True)
             return {
                 name: quantile_edges(c if np.isfinite(c).all() else whole, bins)
@@ -160,7 +160,9 @@ class Trees(Learner):
 
 def _gone(x: NDArray[Any]) -> NDArray[np.bool_]:
     """Columns with a missing value."""
-    return np.isnan(x).any(axis=0) if x.dtype.kind == "f" else np.zeros(x.shape[1], dtype=bool)
+    if x.dtype.kind != "f" or not len(x):
+        return np.zeros(x.shape[1], dtype=bool)
+    return np.isnan(reduced(np.maximum, x))  # which is NaN where one value is
 
 
 def _names(X: Any, many: int) -> list[str]:

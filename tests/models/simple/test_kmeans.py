@@ -21,7 +21,7 @@ from polyclinic.core.errors import InputError, PolyclinicError, Refused
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.models.simple import KMeansSpec, Scale
-from polyclinic.models.simple.nearest import nearest
+from polyclinic.models.simple.nearest import Scaled, nearest
 from polyclinic.models.simple.seeds import _lloyd, _plus_plus
 from polyclinic.privacy.policy import Policy
 from tests.models.simple.rows import DATA, ENGINES, TERMS, N, X, design, domain, part, sites
@@ -217,9 +217,9 @@ def test_a_hospital_that_wants_more_patients_behind_a_number():
 
 def test_ties_go_to_the_first_and_starts_are_good():
     x = np.array([[0.5], [1.5], [1.0]])
-    assert nearest(x, np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
+    assert nearest(Scaled.of(x), np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
     far = 1e8 + x
-    assert nearest(far, 1e8 + np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
+    assert nearest(Scaled.of(far), 1e8 + np.array([[0.0], [1.0], [2.0]])).tolist() == [0, 1, 1]
     _, y = apart()
     draw = np.random.default_rng(0)
     _, inertia = _lloyd(y, np.ones(N), _plus_plus(y, np.ones(N), 3, draw))

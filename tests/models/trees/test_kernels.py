@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from polyclinic.models.trees import Feature, kernels
-from polyclinic.models.trees.bins import place, quantile_edges
+from polyclinic.core.design import Design, Term
+from polyclinic.core.errors import PolyclinicError
+from polyclinic.models.trees import Feature, Spec, kernels
+from polyclinic.models.trees.bins import both_ways, place, quantile_edges
 from polyclinic.models.trees.groups import joined, lines_of
 from polyclinic.models.trees.level import units
 from polyclinic.models.trees.split import Rules, scan
@@ -73,6 +77,35 @@ def test_bins_are_places_among_the_edges(many):
         with np.errstate(over="ignore"):
             exact = (edges <= x.astype(np.float32)[:, None]).sum(axis=1)
         assert np.array_equal(out, np.append(exact, 256))
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("most", [3, 255, 700])
+def test_bins_of_all_columns_at_once(most, order):
+    many = [0, 1, 2, 14, 15, 16, 17, 33, 255, 700]
+    edges = [np.sort(RNG.choice(10_000, k, replace=False)) / 7 for k in many if k <= most]
+    x = RNG.uniform(-9, 1500, (1300, len(edges)))
+    for j, at in enumerate(edges):
+        x[: len(at), j] = at
+        x[-5:, j] = [1e300, -1e300, np.inf, -np.inf, np.nan]
+    features = tuple(
+        Feature(f"x{j}", tuple(np.float32(at).astype(float).tolist()), 0, True)
+        for j, at in enumerate(edges)
+    )
+    terms = tuple(Term(one.name, (), 1.0) for one in features)
+    asked, columns = Spec(Design(terms, "y"), features), {"X": np.array(x, order=order)}
+    bins, across = both_ways(columns, asked, True)
+    slow, turned = both_ways(columns, asked, False)
+    assert bins.dtype == slow.dtype and np.array_equal(bins, slow)
+    assert np.array_equal(across, turned) and np.array_equal(across, bins.T)
+    for j, one in enumerate(features):
+        with np.errstate(over="ignore"):
+            places = (np.float32(one.edges) <= np.float32(x[:-1, j])[:, None]).sum(axis=1)
+        assert np.array_equal(bins[:, j], np.append(places, asked.widest))
+    strict = replace(asked, features=tuple(replace(one, missing=False) for one in features))
+    for fast in (True, False):
+        with pytest.raises(PolyclinicError, match="column x0 has missing values"):
+            both_ways(columns, strict, fast)
 
 
 def test_edges_are_quantiles_of_the_finite_values():

@@ -28,7 +28,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.simple import kmeans_tasks as site
 from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsTask
-from polyclinic.models.simple.nearest import nearest
+from polyclinic.models.simple.nearest import Scaled, nearest
 from polyclinic.models.simple.products import ProductsAlgorithm, ProductsTask
 from polyclinic.models.simple.rows import values
 from polyclinic.models.simple.scale import NONE, Scale
@@ -232,9 +232,10 @@ class Lloyd:
 def _placed(centres: Floats, empty: Any, cells: Cells) -> Floats:
     """The empty ones at the means of the cells that are farthest from all others, by weight."""
     centres, means = centres.copy(), cells.means()
+    rows = Scaled.of(means)
     others = np.delete(np.arange(len(centres)), empty)
     for k in empty:
-        near = centres[others][nearest(means, centres[others])] if len(others) else 0.0 * means
+        near = centres[others][nearest(rows, centres[others])] if len(others) else 0.0 * means
         need = cells.weight * np.square(means - near).sum(axis=1)
         centres[k] = means[int(need.argmax())]
         others = np.append(others, k)
@@ -296,7 +297,7 @@ class KMeansFit:
 
     def label(self, x: Floats) -> NDArray[np.int64]:
         """Number of the nearest centre of rows `x` (n_rows, n_terms)."""
-        return nearest(self._scaled(x), self.scaled)
+        return nearest(Scaled(x, self.moments.mean[0], self.scale), self.scaled)
 
     def distances(self, x: Floats) -> Floats:
         """To every centre, of the scaled terms, (n_rows, n_clusters)."""

@@ -31,7 +31,7 @@ from polyclinic.core.sampling import uniform
 from polyclinic.core.task import Facts, Grain
 from polyclinic.models.glm.support import patients
 from polyclinic.models.simple.moments import LARGEST, is_array
-from polyclinic.models.simple.nearest import nearest, spread, sums
+from polyclinic.models.simple.nearest import Scaled, added, fast, nearest
 from polyclinic.models.simple.rows import Exposed, Own, Table, design
 from polyclinic.models.simple.units import MOST, groups_of, means_of, points_of, ruled, summed_of
 
@@ -45,17 +45,25 @@ _PLAIN = ("value", "level", "missing")
 class Units:
     """What is put into cells as a whole: groups of patients, or rows.
 
-    x       scaled rows, (n_rows, n_terms)
-    means   of the units, (n_units, n_terms)
-    unit    number of each row's unit, (n_rows,)
-    first   ordinal of the first patient of each unit, by which samples are drawn, (n_units,)
+    x       the rows, n_rows of them
+    means   of the units, n_units of them
+    unit    number of each row's unit, (n_rows,); None: each is a unit by itself
+    first   ordinal of the first patient of each unit, (n_units,); None: the row's own
     """
 
     table: Table
-    x: Floats
-    means: Floats
-    unit: Ints
-    first: Ints
+    x: Scaled
+    means: Scaled
+    unit: Ints | None = None
+    first: Ints | None = None
+
+    def rows(self, label: Ints) -> Ints:
+        """Of labels of the units those of their rows."""
+        return label if self.unit is None else label[self.unit]
+
+    def drawn_by(self, partition: Partition) -> Ints:
+        """The ordinals by which units are drawn."""
+        return partition.keys[self.table.used] if self.first is None else self.first
 
 
 class Labelled(Exposed):
@@ -86,7 +94,7 @@ class Labelled(Exposed):
         """Also the patients of each part, and how they share in its sums."""
         found = self._whole(plan, partition)
         units = units_of(plan, partition, self.grain)
-        label = self._label(plan, partition, units)[units.unit]
+        label = units.rows(self._label(plan, partition, units))
         persons = partition.persons[units.table.used]
         columns = found.members[0].columns
         members = tuple(
@@ -192,7 +200,7 @@ class CellsTask(Labelled):
 
     def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
         state = plan.values["state"]
-        node = nodes_of(units.means @ state["axes"], state["split"])
+        node = nodes_of(units.means, state["axes"], state["split"])
         every = np.arange(int(node.max(initial=0)) + 1)  # few, beside the rows
         label = np.full(len(every), -1, dtype=np.int64)
         for k, asked in enumerate(state["ask"].tolist()):
@@ -204,9 +212,10 @@ class CellsTask(Labelled):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         units = units_of(plan, partition, self.grain)
-        label = self._label(plan, partition, units)[units.unit]
-        m = self._size(plan)
-        leaves, cells = _summed(units, label, m)
+        label = units.rows(self._label(plan, partition, units))
+        m, state = self._size(plan), plan.values["state"]
+        centres = np.zeros((m, len(state["centre"])))
+        leaves, cells, _ = _summed(units, label, centres)
         return Contribution(leaves, Evidence(units.table.patients, cells))
 
 
@@ -239,37 +248,50 @@ class ClustersTask(Labelled):
         label = nearest(units.means, state["centres"])
         if state["round"] < 0:
             return label
-        place = uniform(units.first, int(spec["seed"]), int(state["round"]), partition.site)
+        place = uniform(
+            units.drawn_by(partition), int(spec["seed"]), int(state["round"]), partition.site
+        )
         return np.where(place < float(spec["batch"] or 1.0), label, -1)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         units, centres = units_of(plan, partition, self.grain), plan.values["state"]["centres"]
-        label = self._label(plan, partition, units)[units.unit]
-        weight = units.table.weight
-        inertia = 0.0  # of a sample it would be a sum of squares over as few as are in one part
-        if plan.values["state"]["round"] < 0:
-            inertia = spread(units.x, weight, label, centres)
-        leaves, cells = _summed(units, label, self._size(plan))
+        label = units.rows(self._label(plan, partition, units))
+        leaves, cells, inertia = _summed(units, label, centres)
+        if plan.values["state"]["round"] >= 0:
+            inertia = 0.0  # it would be a sum of squares over as few as are in one part
         return Contribution({**leaves, "inertia": inertia}, Evidence(units.table.patients, cells))
 
 
-def _summed(units: Units, label: Ints, size: int) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """Per label the rows, their weight and their sums, and the patients behind each."""
-    table, inside = units.table, label >= 0
-    weight = np.bincount(label[inside], weights=table.weight[inside], minlength=size)
-    leaves = {
-        "n": np.bincount(label[inside], minlength=size).astype(np.int64),
-        "weight": weight.astype(np.float64),
-        "x": sums(units.x, table.weight, label, size),
-    }
-    behind = np.array([patients(label == k, table.key) for k in range(size)], dtype=np.int64)
-    wide = np.repeat(behind[:, None], units.x.shape[1], axis=1)
-    return leaves, {"n": behind, "weight": behind, "x": wide}
+def _summed(
+    units: Units, label: Ints, centres: Floats
+) -> tuple[dict[str, Any], dict[str, Ints], float]:
+    """Per label the rows, their weight and their sums, and the patients behind each; and the
+    squared distances from `centres`."""
+    table, size = units.table, len(centres)
+    found = added(units.x, table.weight, label, centres)
+    behind = found.n
+    if table.key is not None:
+        behind = np.array([patients(label == k, table.key) for k in range(size)], dtype=np.int64)
+    wide = np.repeat(behind[:, None], centres.shape[1], axis=1)
+    leaves = {"n": found.n, "weight": found.weight, "x": found.x}
+    return leaves, {"n": behind, "weight": behind, "x": wide}, found.spread
 
 
-def nodes_of(y: Floats, split: Mapping[str, Any]) -> Ints:
-    """The last node that each row of rotated coordinates is in."""
-    node = np.ones(len(y), dtype=np.int64)
+def nodes_of(
+    rows: Scaled, axes: Floats, split: Mapping[str, Any], quick: bool | None = None
+) -> Ints:
+    """The last node that each row is in, by its coordinates along the axes."""
+    node = np.ones(rows.rows, dtype=np.int64)
+    if fast(rows.rows) if quick is None else quick:
+        from polyclinic.models.simple import loops
+
+        names = split["node"]
+        place = np.full(int(names.max(initial=0)) + 1, -1)
+        place[names] = np.arange(len(names))
+        along = np.ascontiguousarray(axes.T)
+        loops.walked(*rows.given(), along, place, split["axis"], split["at"], node)
+        return node
+    y = rows.block() @ axes
     for name, axis, at in zip(*(split[part].tolist() for part in _SPLIT), strict=True):
         inside = node == name
         node[inside] = 2 * name + (y[inside, axis] > at)
@@ -314,15 +336,19 @@ def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
         points, place = points_of(x, table.key)
         first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
         np.minimum.at(first, group[place], partition.keys[table.used])
-        return Units(table, x, means_of(points, group), group[place], first)
+        means = Scaled.of(means_of(points, group))
+        return Units(
+            table, Scaled(table.x, state["centre"], state["scale"]), means, group[place], first
+        )
 
     def key() -> str:
         parts = (spec, plan.values["rows"], state["centre"], state["scale"])
         return codec.digest([dict(parts[0]), dict(parts[1]), *parts[2:]])
 
     if least <= 1:
-        table, x = scaled()
-        return Units(table, x, x, np.arange(len(x)), partition.keys[table.used])
+        table = Table.of(plan, partition)
+        rows = Scaled(table.x, state["centre"], state["scale"])
+        return Units(table, rows, rows)
     name = plan.once("units", key)
     # Kept apart: it is what takes long, and far smaller than the rest.
     group = partition.cached(f"groups {name}", groups).astype(np.int64)

@@ -33,9 +33,11 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.rows import invalid
+from polyclinic.models.simple.nearest import BLOCK_ROWS
 from polyclinic.models.simple.rows import Exposed, Own, Table, design, values, view
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 INDICATORS = ("level", "missing", "site")
 MAX_ROUNDS = 5
@@ -74,13 +76,12 @@ class MomentsTask(Exposed):
             check_forms(design(plan))
         weights, x, xx = [], [], []
         for g in range(1 + classes):
-            inside = rows.y == g - 1
-            z = np.ldexp(rows.x - state["centre"][g], -state["exponent"][g])
             w = np.ones(len(rows.y)) if classes and not g else rows.weight
-            w = w * inside if g else w
+            w = w * (rows.y == g - 1) if g else w
+            first, second = powers(rows.x, w, state["centre"][g], state["exponent"][g])
             weights.append(w.sum())
-            x.append(w @ z)
-            xx.append(w @ (z * z))
+            x.append(first)
+            xx.append(second)
         labels = rows.y[~invalid(view(plan), rows.y)].astype(np.int64)
         leaves: dict[str, Any] = {
             "n": len(rows.y),
@@ -118,6 +119,19 @@ class MomentsTask(Exposed):
                 parts = np.zeros(len(z)) if counted else part[:, j]
                 found[_within(name, k)] = Shares.of(parts, rows.key)
         return found
+
+
+def powers(x: Floats, weight: Floats, centre: Floats, exponent: Ints) -> tuple[Floats, Floats]:
+    """Weighted sums of z and of z^2, z = (x - centre) / 2^exponent, (n_terms,) each."""
+    unit, (first, second) = np.ldexp(1.0, -exponent), np.zeros((2, x.shape[1]))
+    for start in range(0, len(x), BLOCK_ROWS):
+        at = slice(start, start + BLOCK_ROWS)
+        z = x[at] - centre
+        z *= unit
+        first += weight[at] @ z
+        z *= z
+        second += weight[at] @ z
+    return first, second
 
 
 def check_forms(asked: Design) -> None:

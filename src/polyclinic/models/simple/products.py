@@ -20,6 +20,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.simple.moments import LARGEST, Moments, is_array
+from polyclinic.models.simple.nearest import BLOCK_ROWS
 from polyclinic.models.simple.rows import Exposed, Table, design, values
 
 Floats = NDArray[np.float64]
@@ -44,13 +45,19 @@ class ProductsTask(Exposed):
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         rows, state = Table.of(plan, partition), plan.values["state"]
-        z = np.ldexp(rows.x - state["centre"], -state["exponent"])
-        products = z.T @ (z * rows.weight[:, None])
-        leaves = {
+        p, unit = rows.x.shape[1], np.ldexp(1.0, -state["exponent"])
+        x, products = np.zeros(p), np.zeros((p, p))
+        for start in range(0, len(rows.y), BLOCK_ROWS):
+            at = slice(start, start + BLOCK_ROWS)
+            z = rows.x[at] - state["centre"]
+            z *= unit
+            x += rows.weight[at] @ z
+            products += z.T @ (z * rows.weight[at, None])
+        leaves: dict[str, Any] = {
             "n": len(rows.y),
             "counts": np.zeros(0, dtype=np.int64),
-            "x": rows.weight @ z,
-            "products": products[np.triu_indices(z.shape[1])],
+            "x": x,
+            "products": products[np.triu_indices(p)],
         }
         return Contribution(leaves, Evidence(rows.patients))
 

@@ -24,7 +24,7 @@ from polyclinic.core.contribution import Total
 from polyclinic.core.plan import Plan
 from polyclinic.models.simple.kmeans_tasks import DEEPEST
 from polyclinic.models.simple.moments import Moments
-from polyclinic.models.simple.nearest import nearest, spread, sums
+from polyclinic.models.simple.nearest import Scaled, added, closer, fast, nearest
 from polyclinic.models.simple.rows import values
 
 Floats = NDArray[np.float64]
@@ -59,12 +59,16 @@ class Cells:
             rows.append(mean + draw.normal(size=(size, len(mean))) * np.sqrt(variance))
             weights.append(np.full(size, weight / size))
         x, w = np.concatenate(rows), np.concatenate(weights)
-        found = [_lloyd(x, w, _plus_plus(x, w, n_clusters, draw)) for _ in range(n_init)]
+        quick = fast(int(min(self.weight.sum(), 2.0**62)))
+        starts = (_plus_plus(x, w, n_clusters, draw, quick) for _ in range(n_init))
+        found = [_lloyd(x, w, start, quick) for start in starts]
         centres, _ = min(found, key=lambda one: one[1])
         return np.asarray(centres @ self.axes.T)
 
 
-def _plus_plus(x: Floats, w: Floats, k: int, draw: np.random.Generator) -> Floats:
+def _plus_plus(
+    x: Floats, w: Floats, k: int, draw: np.random.Generator, quick: bool = False
+) -> Floats:
     """Greedy k-means++: of a few rows drawn by squared distance, the one that helps most."""
     trials = 2 + int(np.log(k))
     centres = [x[draw.choice(len(x), p=w / w.sum())]]
@@ -74,25 +78,26 @@ def _plus_plus(x: Floats, w: Floats, k: int, draw: np.random.Generator) -> Float
         total = chance.sum()
         chance = chance / total if total > 0 else w / w.sum()
         tried = x[draw.choice(len(x), trials, p=chance)]
-        left = np.minimum(distance, np.square(x - tried[:, None]).sum(axis=2))
+        left = closer(x, tried, distance, quick)
         best = int((left @ w).argmin())
         centres.append(tried[best])
         distance = left[best]
     return np.stack(centres)
 
 
-def _lloyd(x: Floats, w: Floats, centres: Floats) -> tuple[Floats, float]:
+def _lloyd(x: Floats, w: Floats, centres: Floats, quick: bool = False) -> tuple[Floats, float]:
     """Centres where Lloyd's rounds end, and their inertia."""
-    before = None
+    before, rows = None, Scaled.of(x)
     for _ in range(STEPS):
-        label = nearest(x, centres)
+        label = nearest(rows, centres, quick)
         if before is not None and np.array_equal(label, before):
             break
         before = label
-        weight = np.bincount(label, weights=w, minlength=len(centres))[:, None]
-        mean = sums(x, w, label, len(centres)) / np.where(weight > 0, weight, 1.0)
+        found = added(rows, w, label, centres, quick)
+        weight = found.weight[:, None]
+        mean = found.x / np.where(weight > 0, weight, 1.0)
         centres = np.where(weight > 0, mean, centres)
-    return centres, spread(x, w, nearest(x, centres), centres)
+    return centres, added(rows, w, nearest(rows, centres, quick), centres, quick).spread
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,11 @@ def products(x: Floats, shift: Floats, curvature: Floats, lead: int, size: int) 
     return found
 
 
+def parted(*given: Any) -> float:
+    """Weight of the far rows that miss their margin; see `_parted`."""
+    return float(jit(_parted, FREELY)(*given))
+
+
 def _squares(
     x: Any, y: Any, own: Any, weight: Any, kind: Any, theta: Any, shift: Any, first: Any, bend: Any
 ) -> Any:
@@ -141,6 +146,49 @@ def _rounded(
         for j in range(p):
             first[j + 1] += part[j]
     return losses, sharp, slopes
+
+
+def _parted(
+    x: Any,
+    y: Any,
+    own: Any,
+    weight: Any,
+    kind: Any,
+    theta: Any,
+    shift: Any,
+    width: Any,
+    slope: Any,
+    near: Any,
+) -> Any:
+    """Sums over the rows that miss by more than `width`; see `svm.band.Band`. Changed in place:
+    `slope` (d,), and `near` (n_rows,), which rows are neither these nor as far on the other side.
+    """
+    n, p = x.shape
+    total = 0.0
+    part = np.zeros(p)
+    for start in range(0, n, RUN):
+        run, run_side = 0.0, 0.0
+        part[:] = 0.0
+        for i in range(start, min(start + RUN, n)):
+            f = 0.0
+            for j in range(p):
+                f += (x[i, j] - shift[j]) * theta[j + 1]
+            inside = y[i] == kind
+            side, w = (1.0, weight[1]) if inside else (-1.0, weight[0])
+            if len(own):
+                w *= own[i]
+            missed = 1.0 - side * (f + theta[0])
+            near[i] = not abs(missed) > width
+            if missed > width:
+                run += w
+                run_side += w * side
+                for j in range(p):
+                    part[j] += w * side * (x[i, j] - shift[j])
+        total += run
+        slope[0] += run_side
+        for j in range(p):
+            slope[j + 1] += part[j]
+    return total
 
 
 def _scaled(x: Any, shift: Any, curvature: Any, lead: Any, out: Any) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.design import Design, Term
+from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.exposure import Exposure, Members, Shares
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -51,6 +52,12 @@ class Exposed:
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Of the rows of one partition in the round `plan`."""
+        if "band" in plan.values["state"]:
+            raise PolyclinicError(
+                "rows near a margin apart from others",
+                code="BAD_MESSAGE",
+                rule="bands about a margin are for rows in one trust domain",
+            )
         base = plain_exposure.exposure(plain(plan), partition, {}, _asked(plan))
         rows, _ = rows_of(plan, partition)
         inside = drawn(plain(plan), partition)

@@ -125,6 +125,16 @@ class Frame:
         losses = self.cost * total["loss"][own] + [share * self._penalty(one) for one in theta]
         return np.where(total["too_large"][own] > 0, np.inf, losses)
 
+    def banded(self, band: Mapping[str, Any]) -> dict[str, Any]:
+        """A band as sites are told it."""
+        return {"theta": band["theta"] / self.spread, "width": float(band["width"])}
+
+    def sharp(self, total: Total, theta: Floats, k: int) -> float:
+        """The objective with its corners at candidate `k`; infinite if it could not be held."""
+        if int(total["too_large"][k]):
+            return float("inf")
+        return self.cost * float(total["sharp"][k]) + self._penalty(theta)
+
     def point(self, total: Total, theta: Floats, k: int, share: float = 1.0) -> Point | None:
         """The objective at candidate `k`; None if it could not be held or shown."""
         if int(total["too_large"][k]):

@@ -12,6 +12,10 @@ rows drawn by hash, and goes on over all rows with gradients only: the sample's 
 BFGS updates improve, is enough where losses are squares. Rounded corners stay as sharp as they were
 on the sample at the end, which is before they are sharper than so few rows can tell.
 
+A hinge of two classes in one trust domain goes on in bands about the margin after its sample: see
+`polyclinic.models.svm.band`. How wide they are is told by the step to the optimum, and that by what
+it gains.
+
 Hospitals leave a candidate out that would show too few patients. Where that happens to squares
 their corner is rounded off, too, sharper and sharper until hospitals leave it out again. There a
 fit ends, and says how near its optimum it is at least.
@@ -46,6 +50,12 @@ REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 2.0  # from one optimum to the next
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
+SAFE = 8.0  # widths of a band in steps to the optimum: few rows move as far
+DRAWN = 6.0  # the same after a sample, in steps of as many rows
+WIDEST, NARROWEST = 0.5, 0.02  # of bands: beyond, nothing is gained
+NARROWER = 0.25  # of a band: where this is enough there is a new one
+OUT = 0.5  # of a band: steps as long lead out of it
+INSIDE = 0.9  # of the tolerance, within a band: the rest is for rows that were not near
 NEAR = 1e-2  # of the objective: nearer to its optimum a step hits it but for a few patients
 
 
@@ -86,6 +96,9 @@ class Newton:
             "stuck": False,
             "searching": False,
             "order": 2,
+            "band": None,
+            "left": 0,
+            "checking": "",
             "end": "",
         }
         machines = [dict(machine) for _ in spec.machines]
@@ -108,6 +121,13 @@ class Newton:
         return min(self.frame.spec.warm_rows / self.frame.moments.n, 1.0 / WARM_GAIN)
 
     @property
+    def _by_bands(self) -> bool:
+        """Whether rounds over all rows are spared: see `polyclinic.models.svm.band`."""
+        spec = self.frame.spec
+        plain = spec.features is None and spec.design.is_array
+        return plain and spec.loss == "hinge" and len(spec.machines) == 1
+
+    @property
     def sample(self) -> dict[str, Any]:
         """The rows on which a fit starts; {}: it starts on all of them."""
         spec, n = self.frame.spec, self.frame.moments.n
@@ -123,7 +143,7 @@ class Newton:
         searching = machines[0]["searching"]
         counts = [len(theta) for _, theta in asked]
         classes = np.array([self.frame.spec.machines[k] for k, _ in asked])
-        more = {
+        more: dict[str, Any] = {
             "theta": np.vstack([theta for _, theta in asked]),
             "machine": np.repeat(classes, counts),
             "past": np.repeat([one["past"] for one in machines], counts, axis=0),
@@ -132,6 +152,10 @@ class Newton:
                 for name in ("sharpness", "past_sharpness")
             },
         }
+        if machines[0]["band"] is not None and not machines[0]["checking"]:
+            more["band"] = self.frame.banded(machines[0]["band"])
+        if machines[0]["checking"]:
+            return self.frame.plan(more, 0, "all rows")
         order = 0 if searching else max(machine["order"] for machine in machines)
         step = ("step sizes", "gradient round", "Newton round")[order]
         if state["phase"] == "warm":
@@ -150,22 +174,32 @@ class Newton:
         share = self._share if warm else 1.0
         rounds = state["rounds"] + 1
         machines, at = list(state["machines"]), 0
+        last = rounds >= self.frame.spec.max_rounds - 1
         for k, theta in self._asked(state):
             machine = machines[k]
-            if machine["searching"]:
+            if machine["checking"]:
+                machines[k] = self._checked(machine, self.frame.sharp(total, theta[0], at), last)
+            elif machine["searching"]:
                 losses = self.frame.losses(total, theta, at, share)
                 machines[k] = self._chosen(machine, theta, losses)
             else:
                 point = self.frame.point(total, theta[0], at, share)
                 machines[k] = self._next(machine, point, warm, share)
             at += len(theta)
+        if not warm and self._by_bands:
+            machines = [self._by_band(one, last) for one in machines]
         new = {**state, "rounds": rounds, "machines": machines}
         if warm and all(machine["end"] for machine in machines):
             return {**new, "phase": "all", "machines": [self._after_warm(one) for one in machines]}
         if rounds >= self.frame.spec.max_rounds:
-            ended = [{**one, "end": one["end"] or "max_rounds"} for one in machines]
-            return {**new, "machines": ended}
+            return {**new, "machines": [self._cut_short(machine) for machine in machines]}
         return new
+
+    def _cut_short(self, machine: Machine) -> Machine:
+        """After the last round; what a band has found is looked at over all rows."""
+        return (
+            machine if machine["checking"] or machine["end"] else {**machine, "end": "max_rounds"}
+        )
 
     def progress(self, state: State) -> Mapping[str, float]:
         points = [machine["point"] for machine in state["machines"]]
@@ -188,6 +222,69 @@ class Newton:
             tuple(machine["end"] or "stopped" for machine in machines),
             state["rounds"],
         )
+
+    def _by_band(self, machine: Machine, last: bool) -> Machine:
+        """Into a band where one is wide enough, out of it where steps lead out of it, and on to all
+        rows where the optimum within it is near."""
+        band = machine["band"]
+        if machine["checking"] or machine["point"] is None:
+            return {**machine, "band": band if machine["checking"] else None}
+        if machine["end"] or last:
+            return machine if band is None else self._checking(machine)
+        if machine["searching"] or machine["shortened"]:
+            return machine
+        width = max(SAFE * 2.0 ** machine["left"] * machine["reach"], NARROWEST)
+        if band is None:
+            return self._on(machine, width) if width <= WIDEST else machine
+        if self._moved(machine["metric"], machine["try"] - band["theta"]) > OUT * band["width"]:
+            return self._out({**machine, "try": band["theta"]})
+        narrower = not band["checked"] and width <= NARROWER * band["width"]
+        return self._on(machine, width) if narrower else machine
+
+    def _moved(self, metric: Floats, step: Floats) -> float:
+        """By how much a step moves the rows on the corner, whose curvature the metric is, in the
+        root mean square."""
+        return float(np.sqrt(step @ metric @ step / self._corner(metric)))
+
+    def _reach(self, metric: Floats, gain: float) -> float:
+        """The same of the step to an optimum that is lower by `gain`."""
+        return float(np.sqrt(2.0 * max(gain, 0.0) / self._corner(metric)))
+
+    def _corner(self, metric: Floats) -> float:
+        """Curvature of the rows, summed; about, without an intercept, as columns have spread 1."""
+        own = metric[0, 0] if self.frame.spec.design.intercept else np.trace(metric) / len(metric)
+        return max(float(own), 1e-300)
+
+    def _on(self, machine: Machine, width: float, checked: bool = False) -> Machine:
+        """On in a band about the next place; checked: a narrower one was too narrow."""
+        point = {**machine["point"], "value": None}
+        return {**machine, "point": point, "band": _band(machine["try"], width, checked)}
+
+    def _out(self, machine: Machine) -> Machine:
+        """On with all rows, until there is a band of twice the safety; and with corners as round as
+        at first, as in a band they may have become sharp far from the optimum."""
+        zero, point = np.zeros(self.frame.spec.width), {**machine["point"], "value": None}
+        start = {"sharpness": self._sharpness(), "past": zero, "past_sharpness": 0.0}
+        return {**machine, **start, "point": point, "band": None, "left": machine["left"] + 1}
+
+    def _checking(self, machine: Machine) -> Machine:
+        reason = machine["end"] or "max_rounds"
+        place = {"try": machine["theta"], "searching": False}
+        return {**machine, **place, "end": "", "checking": reason}
+
+    def _checked(self, machine: Machine, sharp: float, last: bool) -> Machine:
+        """After the objective over all rows: it is above its optimum by what is above the bound of
+        the band, at most."""
+        point, width = machine["point"], 2.0 * machine["band"]["width"]
+        gap = max(sharp - (point["primal"] - point["gap"]), 0.0)
+        known = {**point, "primal": sharp, "gap": gap, "rest": gap}
+        new = {**machine, "checking": "", "point": known}
+        if gap <= self.frame.spec.tolerance * max(sharp, self.frame.least):
+            return {**new, "band": None, "end": "converged"}
+        if last:
+            return {**new, "band": None, "end": "max_rounds"}
+        again = machine["checking"] == "converged" and width <= WIDEST
+        return self._on(new, width, True) if again else self._out(new)
 
     def _next(self, machine: Machine, point: Point | None, warm: bool, share: float) -> Machine:
         """After the objective at what was tried."""
@@ -215,6 +312,7 @@ class Newton:
             "shortened": False,
             "metric": metric,
             "gain": gain,
+            "reach": self._reach(metric, gain + point.corner),
             "falls": fresh or gain < SLOW * machine["gain"],
             "point": {**known, "gradient": point.gradient},
         }
@@ -247,16 +345,21 @@ class Newton:
         return self._sharpened(new, point)
 
     def _ended(self, new: Machine, point: Point) -> Machine:
-        if point.gap <= self.frame.spec.tolerance * max(point.primal, self.frame.least):
+        if point.gap <= self._tolerance(new) * max(point.primal, self.frame.least):
             exact = new["sharpness"] == 0.0
             return {**new, "theta": new["try" if exact else "theta"], "end": "converged"}
         return self._sharpened(new, point)
+
+    def _tolerance(self, machine: Machine) -> float:
+        """How near the optimum is near enough, as a share of the objective."""
+        wanted = self.frame.spec.tolerance
+        return wanted if machine["band"] is None else INSIDE * wanted
 
     def _sharpened(self, new: Machine, point: Point) -> Machine:
         """On to the next optimum, if this one is near; the last is approached while steps help."""
         if new["sharpness"] == 0.0 or new["gain"] > INNER * point.moved:
             return new
-        reached = REACHED * self.frame.spec.tolerance * max(point.primal, self.frame.least)
+        reached = REACHED * self._tolerance(new) * max(point.primal, self.frame.least)
         if point.corner <= reached and new["falls"]:
             return new
         return self._sharper(new)
@@ -310,6 +413,11 @@ class Newton:
         again = {**done, "try": machine["theta"], "direction": 0.0 * machine["direction"]}
         return {**self._sharper(again), "stuck": True}
 
+    def _drawn(self, theta: Floats) -> dict[str, Any] | None:
+        """The band about the optimum of a sample."""
+        width = DRAWN * float(np.sqrt(self.frame.spec.width / (self._share * self.frame.moments.n)))
+        return _band(theta, width) if width <= WIDEST else None
+
     def _after_warm(self, machine: Machine) -> Machine:
         """The sample's optimum as a start over all rows, with its curvature."""
         start = machine["try"] if machine["theta"] is None else machine["theta"]
@@ -329,8 +437,14 @@ class Newton:
             "shortened": False,
             "order": 1 if usable else 2,
             "searching": False,
+            "band": self._drawn(start) if self._by_bands else None,
             "end": "",
         }
+
+
+def _band(theta: Floats, width: float, checked: bool = False) -> dict[str, Any]:
+    """Rows are near by their margins at `theta`."""
+    return {"theta": theta, "width": width, "checked": checked}
 
 
 def _gap(end: str, point: Mapping[str, float]) -> float:

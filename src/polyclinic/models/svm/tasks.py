@@ -3,7 +3,8 @@
 What leaves the site, each as a sum over its rows: counts and moments of the columns; at given
 coefficients the losses of the rows that a machine misses, their gradient and their Hessian; at
 given coefficients and two numbers of a probability's curve, its log-likelihood with two
-derivatives. No row leaves, so no support vector.
+derivatives. No row leaves, so no support vector. In one trust domain, where nothing leaves, also
+sums in which rows far from a margin count by a line (band.py).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.glm.kernel import TOO_LARGE
 from polyclinic.models.own_moments import MomentsTask
+from polyclinic.models.svm.band import band_of
 from polyclinic.models.svm.exposure import CurveExposed, Exposed
 from polyclinic.models.svm.kernel import sums
 from polyclinic.models.svm.rows import curve, exponents, plain, question, rows_of, shift_of
@@ -54,8 +56,11 @@ class MachinesTask(Exposed):
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         rows, patients = rows_of(plan, partition)
         order, e = int(plan.values["state"]["order"]), exponents(plan)
+        asked, shift, many = question(plan), shift_of(plan), partition.n_rows
         with np.errstate(over="ignore", invalid="ignore"):
-            found = sums(rows, question(plan), order, shift_of(plan), partition.n_rows)
+            band = band_of(plan, partition, rows)
+            found = sums(rows if band is None else band.near, asked, order, shift, many)
+            found = found if band is None else band.with_far(found, asked)
         lost = found.too_large
         values: dict[str, Any] = {"loss": found.loss, "sharp": found.sharp, "dual": found.dual}
         if order >= 1:

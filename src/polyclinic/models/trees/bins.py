@@ -23,34 +23,68 @@ MOST_SAMPLED = 200_000
 BLOCK = 4096  # rows whose values stay near while their columns are looked at one by one
 
 
-def binned(columns: Mapping[str, Floats], spec: Spec, strict: bool = False) -> Bins:
+def binned(columns: Mapping[str, Floats], spec: Spec) -> Bins:
     """Bins of all features, (n_rows, n_features); bin `spec.widest` holds missing values.
 
-    A level that the codebook does not know counts as missing. `strict`: missing values are an error
-    where the study keeps none.
+    A level that the codebook does not know counts as missing.
+    """
+    out = np.empty((_length(columns), len(spec.features)), _kind(spec))
+    array, edges = columns.get("X"), _edges(spec)
+    for start in range(0, len(out), BLOCK):
+        rows = slice(start, start + BLOCK)
+        for j, feature in enumerate(spec.features):
+            x = array[rows, j] if array is not None else columns[feature.name][rows]
+            place(x, feature, edges[j], spec.widest, out[rows, j])
+    return out
+
+
+def both_ways(
+    columns: Mapping[str, Floats], spec: Spec, fast: bool | None = None
+) -> tuple[Bins, Bins]:
+    """`binned`, and the same by column, (n_features, n_rows); missing values are an error where the
+    study keeps none.
 
     Raises
     ------
     PolyclinicError : BAD_DATA.
     """
-    n_rows = len(next(iter(columns.values())))
-    out = np.empty((n_rows, len(spec.features)), np.uint8 if spec.widest < 256 else np.uint16)
-    array = columns.get("X")
-    edges = [np.asarray(feature.edges, dtype=np.float32) for feature in spec.features]
-    for start in range(0, n_rows, BLOCK):
-        rows = slice(start, start + BLOCK)
-        for j, feature in enumerate(spec.features):
-            x = array[rows, j] if array is not None else columns[feature.name][rows]
-            place(x, feature, edges[j], spec.widest, out[rows, j])
-    if strict and not spec.has_missing:
-        for j, feature in enumerate(spec.features):
-            if np.any(out[:, j] == spec.widest):
-                raise PolyclinicError(
-                    f"column {feature.name} has missing values",
-                    code="BAD_DATA",
-                    rule="missing values are kept only where the study says so",
-                )
-    return out
+    numbers = "X" in columns and not any(one.levels for one in spec.features)
+    if numbers and (compiled() if fast is None else fast):
+        from polyclinic.models.trees import loops
+
+        n_rows, many = _length(columns), len(spec.features)
+        bins, across = np.empty((n_rows, many), _kind(spec)), np.empty((many, n_rows), _kind(spec))
+        gone, fine = np.zeros(many, dtype=np.int64), np.ones(many, dtype=np.int64)
+        for j, edges in enumerate(_edges(spec)):
+            while 16 * fine[j] <= len(edges):
+                fine[j] *= 2
+        padded = np.full((many, 16 * int(fine.max())), np.nan, dtype=np.float32)
+        for j, edges in enumerate(_edges(spec)):
+            padded[j, : len(edges)] = edges
+        loops.place_rows(columns["X"], padded, fine, spec.widest, bins, across, gone)
+    else:
+        bins = binned(columns, spec)
+        across = np.ascontiguousarray(bins.T)
+        gone = np.count_nonzero(across == spec.widest, axis=1)
+    if gone.any() and not spec.has_missing:
+        raise PolyclinicError(
+            f"column {spec.features[int(np.argmax(gone > 0))].name} has missing values",
+            code="BAD_DATA",
+            rule="missing values are kept only where the study says so",
+        )
+    return bins, across
+
+
+def _length(columns: Mapping[str, Floats]) -> int:
+    return len(next(iter(columns.values())))
+
+
+def _kind(spec: Spec) -> Any:
+    return np.uint8 if spec.widest < 256 else np.uint16
+
+
+def _edges(spec: Spec) -> list[Edges]:
+    return [np.asarray(feature.edges, dtype=np.float32) for feature in spec.features]
 
 
 def place(
@@ -91,7 +125,8 @@ def quantile_edges(x: Floats, bins: int, seed: int = 0) -> tuple[float, ...]:
     A column with few different values gets an edge between each two of them.
     """
     there = np.isfinite(x)
-    x = sample_of(x if there.all() else x[there], seed)
+    x = x if there.all() else x[there]
+    x = x[sampled(len(x), seed)]
     x = np.sort(x.astype(np.float32))
     values = x[np.diff(x, prepend=np.nan) != 0]
     if len(values) > bins:
@@ -101,9 +136,9 @@ def quantile_edges(x: Floats, bins: int, seed: int = 0) -> tuple[float, ...]:
     return as_edges((values[:-1].astype(np.float64) + values[1:]) / 2)
 
 
-def sample_of(rows: NDArray[Any], seed: int = 0) -> NDArray[Any]:
-    """The rows that edges are found by: all, or a random MOST_SAMPLED of them."""
-    return rows if len(rows) <= MOST_SAMPLED else rows[_sample(len(rows), seed)]
+def sampled(size: int, seed: int = 0) -> Any:
+    """Which of so many rows edges are found by: all, or a random MOST_SAMPLED of them."""
+    return slice(None) if size <= MOST_SAMPLED else _sample(size, seed)
 
 
 @lru_cache(maxsize=1)  # the same for all columns without gaps

@@ -12,6 +12,7 @@ from numba.extending import intrinsic
 
 from polyclinic.models.trees.kernels import COUNT, MOST_ROWS, jit
 
+NEAR_ROWS = 512  # whose values and places stay near while they are searched
 AHEAD = 24  # rows whose bins memory is asked for before they are needed
 _ONE = np.uint64(1)
 _intrinsic: Callable[[Callable[..., Any]], Any] = intrinsic
@@ -181,3 +182,40 @@ def place(x: Any, edges: Any, out: Any) -> None:
         left = left - half if left > 1 else 0
     for i in range(many):
         out[i] = base[i]
+
+
+@jit
+def place_rows(  # noqa: C901 - one compiled loop
+    x: Any, edges: Any, fine: Any, missing: Any, out: Any, across: Any, gone: Any
+) -> None:
+    """`place` of all columns, by row and by column; NaN are `missing`, and are counted in `gone`.
+
+    edges: of each column, (n_columns, at least 16 fine), NaN from the last one on; fine
+    (n_columns,): a power of two, of which 16 are more than a column's edges. The upper steps
+    compare all values with the same few edges.
+    """
+    n, p = x.shape
+    values, base = np.empty(NEAR_ROWS, np.float32), np.empty(NEAR_ROWS, np.uint32)
+    for start in range(0, n, NEAR_ROWS):
+        here = min(NEAR_ROWS, n - start)
+        for j in range(p):
+            mine, half = edges[j], fine[j]
+            for i in range(here):
+                values[i] = x[start + i, j]
+                base[i] = 0
+            for at in range(15):
+                edge, step = mine[(at + 1) * half - 1], np.uint32(half)
+                for i in range(here):
+                    base[i] += step if edge <= values[i] else np.uint32(0)
+            while half > 1:
+                half >>= 1
+                step, before = np.uint32(half), np.uint32(half - 1)
+                for i in range(here):
+                    base[i] += step if mine[base[i] + before] <= values[i] else np.uint32(0)
+            for i in range(here):
+                if values[i] != values[i]:
+                    base[i] = missing
+                    gone[j] += 1
+            for i in range(here):
+                out[start + i, j] = base[i]
+                across[j, start + i] = base[i]

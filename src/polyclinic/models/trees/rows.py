@@ -20,7 +20,7 @@ from polyclinic.core.sampling import uniform
 from polyclinic.models.learner import spec_in
 from polyclinic.models.survival.rows import outcome_of, strata_numbers
 from polyclinic.models.trees import kernels, losses
-from polyclinic.models.trees.bins import BLOCK, Bools, binned
+from polyclinic.models.trees.bins import BLOCK, Bools, both_ways
 from polyclinic.models.trees.cox import RiskSets
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack, checked
@@ -374,9 +374,8 @@ def _bins(spec: Spec, partition: Partition) -> tuple[Any, Any]:
     """Bins by row and by column, made once for one set of edges."""
     kept = partition.cache.get("bins of trees")
     if kept is None or kept[0] != spec.features:
-        bins = binned(partition.columns, spec, strict=True)
         kept = partition.cache["bins of trees"] = (
-            spec.features, bins, np.ascontiguousarray(bins.T)
+            spec.features, *both_ways(partition.columns, spec)
         )  # fmt: skip
     return kept[1], kept[2]
 

@@ -27,6 +27,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Grain
 from polyclinic.models.trees import losses
+from polyclinic.models.trees.bins import BLOCK
 from polyclinic.models.trees.kernels import GRADIENT_BITS, add_nodes
 from polyclinic.models.trees.rows import Rows, columns_of, rows_of, spec_of, state_of
 from polyclinic.models.trees.spec import Spec
@@ -102,10 +103,14 @@ class StartTask:
         classes = max(spec.classes, 2) if spec.classes else 0
         label = rows.y[used].astype(np.int64) if classes else np.zeros(len(used), np.int64)
         scale = np.ldexp(1.0, GRADIENT_BITS - spec.gradient_exponent)
-        parts = np.column_stack([rows.target[used], np.ones(len(used))])
-        whole = np.rint(parts * (rows.weight[used] * scale)[:, None]).astype(np.int64)
         sums = np.zeros((max(classes, 1), spec.lanes + 1), dtype=np.int64)
-        np.add.at(sums, label, whole)
+        for start in range(0, len(used), BLOCK):
+            at = slice(start, start + BLOCK)
+            parts = np.column_stack([rows.target[used[at]], rows.weight[used[at]]])
+            parts[:, :-1] *= parts[:, -1:]
+            whole = np.rint(parts * scale).astype(np.int64)
+            for k in range(len(sums)):
+                sums[k] += whole[label[at] == k].sum(axis=0)
         counts = np.bincount(label, minlength=classes)[:classes].astype(np.int64)
         patients = partition.patients(mask_of(used, partition.n_rows))
         leaves: dict[str, Any] = {
