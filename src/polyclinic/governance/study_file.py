@@ -18,8 +18,8 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.overlap import across_borders
 from polyclinic.data.expression import parse
 from polyclinic.data.toml import load_toml, validate
-from polyclinic.evaluation.shuffled import MOST
 from polyclinic.engines.assign import Policy
+from polyclinic.evaluation.shuffled import MOST
 from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
