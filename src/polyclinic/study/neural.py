@@ -23,6 +23,7 @@ from polyclinic.core.partition import Partition
 from polyclinic.engines.embedded import Embedded
 from polyclinic.engines.secure import SecureSums
 from polyclinic.engines.workers import single_threaded_blas
+from polyclinic.evaluation.masks import NAME as MASKS
 from polyclinic.evaluation.pairs import TASKS as PAIRS
 from polyclinic.models.learner import Asked, Column, Kind
 from polyclinic.models.neural.algorithm import neural
@@ -154,12 +155,9 @@ class NeuralNetwork(Learner):
         kind = super().kind_
         if self._explains == "survival":
             return replace(kind, explains="survival", held_out=PAIRS)
-        return replace(kind, explains="nothing") if self._explains == "mask" else kind
-
-    @property
-    def evaluated_(self) -> bool:
-        """Always: of masks by their Dice."""
-        return True
+        if self._explains == "mask":
+            return replace(kind, explains="nothing", held_out=(MASKS, MASKS))
+        return kind
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
