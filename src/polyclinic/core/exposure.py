@@ -160,6 +160,26 @@ class Unaided:
         return (), 0
 
 
+def packed(ordinals: Ints) -> dict[str, Any]:
+    """Ascending ordinals as a bit each where that is shorter."""
+    ordinals = np.asarray(ordinals, dtype=np.int64)
+    if len(ordinals) and np.all(np.diff(ordinals) > 0):
+        first, span = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
+        if span <= 64 * len(ordinals):
+            bits = np.zeros(span, dtype=bool)
+            bits[ordinals - first] = True
+            return {"first": first, "bits": np.packbits(bits).view(np.int8)}
+    return {"all": ordinals}
+
+
+def unpacked(data: Mapping[str, Any]) -> Ints:
+    """The ordinals that `packed` has written."""
+    if "all" in data:
+        return np.asarray(data["all"])
+    bits = np.unpackbits(np.asarray(data["bits"]).view(np.uint8))
+    return np.flatnonzero(bits).astype(np.int64) + int(data["first"])
+
+
 def _plus(a: Any, b: Any) -> Any:
     return b if a is None else a + b
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.federation import remembered
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Informed, facts_added, lookup
+from polyclinic.core.task import Informed, Question, Stepwise, facts_added, lookup
 from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
@@ -252,7 +253,8 @@ class Holder:
             summed, memory = remembered(plan, all_rows, asked["memory"])
             self._settle(all_rows)
             return {"sum": summed.to_data(), "memory": dict(memory)}
-        pieces, name = self._pieces(rows, plan, asked["parts"], whole), asked["name"]
+        steps = asked["op"] == "part"  # chunk by chunk: what is computed of one is soon let go
+        pieces, name = self._pieces(rows, plan, asked["parts"], whole and not steps), asked["name"]
         if asked["chunks"]:
             pieces = [chunk for piece in pieces for chunk in piece.chunks()]
         if isinstance(task, Informed):
@@ -260,6 +262,10 @@ class Holder:
             if asked["op"] == "facts":
                 found = self._each(lambda one: told.facts(plan, one), pieces, name)
                 return {"facts": dict(facts_added(found))}
+        if steps and isinstance(task, Stepwise):
+            stepwise, question = task, Question(asked["question"])
+            parts = self._each(lambda one: stepwise.part(plan, question, one), pieces, name)
+            return {"part": dict(reduce(stepwise.together, parts))}
         if asked["op"] == "sum":
             done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces, name)
             return {"sum": added(done).to_data()}
