@@ -7,8 +7,10 @@ the site; under secure sums the parts that are safe may be summed over sites.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +77,13 @@ class Members:
     patients: Ints
     cell: tuple[str, int] | None = None
     candidate: int | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of who they are, whatever the order."""
+        inside = np.zeros(int(self.patients.max(initial=-1)) + 1, dtype=bool)
+        inside[self.patients] = True
+        return hashlib.sha256(np.packbits(inside).tobytes()).digest()
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,15 @@ def answered(steps: Steps, ask: Callable[[Question], Answer]) -> tuple[Contribut
         return found
 
 
+@runtime_checkable
+class Keeping(Protocol):
+    """A task that sums what it keeps of a chunk, so that the chunk is not read again."""
+
+    def keeps(self, plan: Plan, cache: Mapping[str, Any]) -> bool:
+        """Whether all that is asked for is there; it is then called with rows without columns."""
+        ...
+
+
 def facts_added(found: Iterable[Facts]) -> Facts:
     """Of all chunks."""
     total: dict[str, NDArray[np.int64]] = {}

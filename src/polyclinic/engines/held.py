@@ -23,7 +23,7 @@ from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.federation import remembered
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Informed, Question, Stepwise, facts_added, lookup
+from polyclinic.core.task import Answer, Informed, Keeping, Question, Stepwise, facts_added, lookup
 from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
@@ -100,15 +100,20 @@ class Part:
         pieces = [] if self.whole is None else [self.whole, *self.chunks]
         return [one.cache for one in pieces if isinstance(one.cache, Cache)]
 
-    def take(self, loaded: Partition) -> None:
-        """Add columns. What tasks have cached stays: they read columns that their plan names."""
+    def take(self, loaded: Partition, streamed: dict[int, Cache]) -> None:
+        """Add columns. What tasks have cached stays: they read columns that their plan names.
+
+        streamed  what was cached of chunks by their start before they were held
+        """
         start = self.edges[0]
         spans = [(a - start, b - start) for a, b in pairwise(self.edges)]
         self.columns.update(loaded.columns)
         if self.whole is None:
             self.whole = replace(loaded, columns=self.columns, cache=Cache())
             cut = (self.whole.slice(a, b) for a, b in spans)
-            self.chunks = [replace(one, cache=Cache()) for one in cut]
+            starts = self.edges[:-1]
+            caches = [streamed.pop(at, Cache()).handed(held=True) for at in starts]
+            self.chunks = [replace(one, cache=c) for one, c in zip(cut, caches, strict=True)]
             return
         for i, (a, b) in enumerate(spans):
             more = {name: values[a:b] for name, values in loaded.columns.items()}
@@ -135,6 +140,20 @@ class Rows:
     def caches(self) -> list[Cache]:
         mine = [one for part in self.parts.values() for one in part.caches]
         return [*mine, *self.streamed.values()]
+
+    def let_go(self, number: int) -> None:
+        """Of a part's rows, but not of what is lasting."""
+        part = self.parts.pop(number)
+        for start, chunk in zip(part.edges, part.chunks, strict=False):
+            if isinstance(chunk.cache, Cache):
+                self.streamed[start] = chunk.cache.handed(held=False)
+
+    def kept(self, number: int) -> list[Cache | None]:
+        """What is cached of each chunk of a part."""
+        part = self.parts.get(number)
+        if part is not None and part.chunks:
+            return [one.cache if isinstance(one.cache, Cache) else None for one in part.chunks]
+        return [self.streamed.get(start) for start in self.of(number)[:-1]]
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
@@ -265,7 +284,8 @@ class Holder:
         if steps and isinstance(task, Stepwise):
             stepwise, question = task, Question(asked["question"])
             parts = self._each(lambda one: stepwise.part(plan, question, one), pieces, name)
-            return {"part": dict(reduce(stepwise.together, parts))}
+            whole_of: Answer = reduce(stepwise.together, parts)
+            return {"part": whole_of}
         if asked["op"] == "sum":
             done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces, name)
             return {"sum": added(done).to_data()}
@@ -295,10 +315,9 @@ class Holder:
     ) -> Iterable[Partition]:
         """Of held parts a list; where one does not fit, chunks that are read one by one."""
         columns = rows.source.needed(plan)
-        found: list[Part | None] = [self._held(rows, part, columns) for part in parts]
+        found = [_bare(rows, plan, part) or self._held(rows, part, columns) for part in parts]
         if None not in found:
-            held = [part for part in found if part is not None]
-            return [p for part in held for p in _pieces_of(part, whole)]
+            return [piece for part in found if part for piece in _pieces_of(part, whole)]
         if WHOLE in parts:
             raise _too_large(plan, self.memory)
         return self._streamed(rows, parts, found, columns, whole)
@@ -307,7 +326,7 @@ class Holder:
         self,
         rows: Rows,
         parts: Sequence[int],
-        found: Sequence[Part | None],
+        found: Sequence[Part | list[Partition] | None],
         columns: Sequence[str],
         whole: bool,
     ) -> Iterator[Partition]:
@@ -334,17 +353,30 @@ class Holder:
             size = part.rows * row_bytes(more)
             if not rows.source.mapped and not self._room(rows, size):
                 return None
-            part.take(self._load(rows, part.edges[0], part.edges[-1], more))
+            part.take(self._load(rows, part.edges[0], part.edges[-1], more), rows.streamed)
             rows.parts[number] = part
-            for start in part.edges:
+            for start in part.edges[:-1]:
                 rows.streamed.pop(start, None)
         return part
 
     def _settle(self, piece: Partition) -> None:
-        """What a task has cached stays where there is room beside the columns."""
-        if isinstance(piece.cache, Cache):
+        """What a task has cached stays where there is room beside the columns; these make room for
+        what is lasting."""
+        if not isinstance(piece.cache, Cache):
+            return
+        others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
+        piece.cache.measure(piece)
+        while self._size() + others + piece.cache.lasting > self.memory and self._made_room():
             others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
-            piece.cache.settle(piece, self.memory - self._size() - others)
+        piece.cache.settle(piece, self.memory - self._size() - others)
+
+    def _made_room(self) -> bool:
+        """Whether rows that are held could be let go: a part of the analysis of now."""
+        rows = next(reversed(self._rows.values()))
+        if rows.source.mapped or not rows.parts:
+            return False
+        rows.let_go(max(rows.parts))
+        return True
 
     def _room(self, rows: Rows, size: int) -> bool:
         """Make room for columns. Caches go first; then what others own by now, and the parts of
@@ -352,17 +384,20 @@ class Holder:
         if self._size() + sum(one.bytes for one in self._caches()) + size <= self.memory:
             return True
         own = {n: part for n, part in rows.parts.items() if n in self._read.own}
+        size += sum(one.lasting for one in self._caches())
         if replace(rows, parts=own).bytes() + size > self.memory:
             return False
         for cache in self._caches():
             cache.forget()
         if self._size() + size > self.memory:
-            rows.parts = own
+            for number in set(rows.parts) - set(own):
+                rows.let_go(number)
         for other in self._rows.values():
             if self._size() + size <= self.memory:
                 return True
             if other is not rows:
                 other.parts.clear()
+                other.streamed.clear()
         return True
 
     def _caches(self) -> list[Cache]:
@@ -373,8 +408,24 @@ class Holder:
         return sum(rows.bytes() for rows in self._rows.values())
 
 
-def _pieces_of(part: Part, whole: bool) -> list[Partition]:
+def _bare(rows: Rows, plan: Plan, number: int) -> list[Partition] | None:
+    """The chunks of a part without rows, where the task needs none; None: it needs them."""
+    task = lookup(plan.task, plan.version)
+    if number == WHOLE or not isinstance(task, Keeping):
+        return None
+    starts, caches = rows.of(number)[:-1], rows.kept(number)
+    if not all(cache is not None and task.keeps(plan, cache) for cache in caches):
+        return None
+    return [
+        Partition({}, first=start, cache=cache or {})
+        for start, cache in zip(starts, caches, strict=True)
+    ]
+
+
+def _pieces_of(part: Part | list[Partition], whole: bool) -> list[Partition]:
     """Whole numbers add up to the same in one go; others are added chunk by chunk."""
+    if isinstance(part, list):
+        return part
     if whole or len(part.edges) == 2:
         return [] if part.whole is None else [part.whole]
     return part.chunks

@@ -76,9 +76,7 @@ class RoutedRows(Rows):
     def all_lines(self, several: bool) -> Lines:
         """Of all rows, fitted or not."""
         nothing = np.zeros((len(self.y), 0), np.int64)
-        return lines_of(
-            self.bins, nothing, self.spec.widest + 1, self.keys if several else None
-        )
+        return lines_of(self.bins, nothing, self.spec.widest + 1, self.keys if several else None)
 
     @property
     def fitted(self) -> Bools:
@@ -195,9 +193,11 @@ class CellsTask:
         nodes, several = asked["nodes"].tolist(), asked["several"]
         if asked["ask"] == "moved":
             pairs = zip(nodes, asked["where"], strict=True)
-            return {"lines": lines_to([rows.lines(*at, several, where) for at, where in pairs])}
+            return {
+                "lines": lines_to([rows.lines(i, k, several, where) for (i, k), where in pairs])
+            }
         return {
-            "lines": lines_to([rows.lines(*at, several) for at in nodes]),
+            "lines": lines_to([rows.lines(i, k, several) for i, k in nodes]),
             "sums": histograms(rows, asked["first"], asked["sums"]),
         }
 

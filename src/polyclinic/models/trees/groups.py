@@ -56,9 +56,7 @@ class Lines:
             self.once + other.once,
             self.total + other.total,
             np.maximum(self.first, other.first),
-            np.maximum(
-                np.minimum(self.first, other.first), np.maximum(self.second, other.second)
-            ),
+            np.maximum(np.minimum(self.first, other.first), np.maximum(self.second, other.second)),
             np.maximum(self.most, other.most),
         )
 

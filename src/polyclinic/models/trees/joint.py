@@ -107,9 +107,7 @@ class Joint:
             self._forget(first)
         parents = _parents(first, trees)
         while todo := [
-            at
-            for at in split
-            if at not in self._ways and (at[1] == 0 or parents[at] in self._ways)
+            at for at in split if at not in self._ways and (at[1] == 0 or parents[at] in self._ways)
         ]:
             yield from self._find(first, trees, todo)
             for at in todo:
@@ -136,14 +134,14 @@ class Joint:
         found = yield Question({**values, "sums": sums})
         self.sums = found["sums"]
         lines = dict(zip(nodes, lines_in(found["lines"]), strict=True))
-        where = {}
+        where = dict[Node, Ints]()
         for above, pair in pairs.items():
             before = self.whole if above == pair[0] else self.cells[above].where
             one = joined([lines[at] for at in pair], before, max(self.spec.cell, 1))
             where |= dict.fromkeys(pair, one)
         if self.several and nodes:
-            moved = {**self._question("moved", first, nodes), "where": np.stack(list(where.values()))}
-            found = yield Question(moved)
+            places = np.stack([where[at] for at in nodes])
+            found = yield Question({**self._question("moved", first, nodes), "where": places})
             lines = dict(zip(nodes, lines_in(found["lines"]), strict=True))
         else:
             lines = {at: one.at(where[at]) for at, one in lines.items()}
@@ -172,7 +170,8 @@ class Joint:
             for sample, pieces in zip(new, found["behind"], strict=True):
                 self._behind[sample] = Members(names, _ordinals(pieces))
             if cuts:
-                self._cuts = self._cut(found["persons"], found["labels"], codec.digest(cohort or {}))
+                about = codec.digest(cohort or {})
+                self._cuts = self._cut(found["persons"], found["labels"], about)
         return (*(self._behind[one] for one in samples), *(self._cuts or ()))
 
     def _cut(self, persons: Any, labels: Any, about: str) -> tuple[Members, ...]:
