@@ -15,6 +15,7 @@ import polyclinic as pc
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.engines.caches import Cache, bytes_of
+from polyclinic.engines.held import Holder
 from polyclinic.models.glm.support import Data
 from tests.engines.near import near
 
@@ -128,3 +129,42 @@ def test_rows_that_were_judged_are_let_go_at_once():
         assert there() is None
     finally:
         gc.enable()
+
+
+class Lasting:
+    """What a task says is to stay."""
+
+    lasting = True
+
+    def __init__(self, size):
+        self.values = np.zeros(size)
+
+
+def test_what_is_lasting_goes_last():
+    rows, cache = Partition({"x": np.zeros(100)}), Cache()
+    cache["lasting"], cache["small"] = Lasting(100), np.zeros(10)
+    cache.settle(rows, 800)
+    assert list(cache) == ["lasting"] and cache.bytes == cache.lasting == 800
+    cache["small"] = np.zeros(10)
+    cache.forget()
+    assert list(cache) == ["lasting"] and cache.bytes == 800
+    cache.settle(rows, 799)
+    assert not cache
+
+
+def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, monkeypatch):
+    cluster = near(tmp_path, workers=1, memory=HELD * 3 // 4)
+    read, load = [], Holder._load
+    monkeypatch.setattr(Holder, "_load", lambda *a: read.append(a[2:4]) or load(*a))
+    reads = []
+    model = pc.KMeans(3, max_iter=2).fit(
+        pc.scan(files, BOOK),
+        "~ x0 + x1",
+        engine=cluster,
+        callbacks=[lambda _: reads.append(len(read))],
+    )
+    holder = cluster.machines.holders["w0"]
+    lasting = sum(one.lasting for one in holder._caches())
+    assert 0 < lasting and holder._size() + lasting <= holder.memory
+    steps = [done.step for done in model.rounds_]
+    assert reads[steps.index("clusters") - 1] == reads[-1]  # each round of clusters reads nothing

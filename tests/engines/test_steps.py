@@ -103,13 +103,3 @@ def test_the_gate_judges_the_same_numbers(spec, tmp_path):
 def _there(exposure):
     """Without cells that nobody is in, of which nothing is compared."""
     return replace(exposure, members=tuple(one for one in exposure.members if len(one.patients)))
-
-
-def test_survival_stays_in_one_place(tmp_path):
-    frame = visits(300).drop_duplicates("patient")
-    book = {**BOOK.to_dict()}
-    data = pc.scan(write(frame, tmp_path / "visits"), type(BOOK).from_dict(book))
-    model = pc.GradientBoostingSurvival(n_estimators=1)
-    with pytest.raises(pc.PolyclinicError) as caught:
-        model.fit(data, "Surv(age, readmitted) ~ hba1c", engine=streamed(tmp_path))
-    assert caught.value.code == "TOO_LARGE_FOR_ONE"

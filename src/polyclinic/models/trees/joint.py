@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -176,6 +176,8 @@ class Joint:
 
     def _cut(self, persons: Any, labels: Any, about: str) -> tuple[Members, ...]:
         patients, found = _ordinals(persons), list[Members]()
+        if len(patients) and patients.max() < 1 << 31:  # they stay while trees grow
+            patients = cast(Ints, patients.astype(np.int32))
         for j, feature in enumerate(self.spec.features):
             label = np.concatenate([one[j] for one in labels])
             order, counts = np.argsort(label, kind="stable"), np.bincount(label)
