@@ -165,6 +165,6 @@ def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, m
     )
     holder = cluster.machines.holders["w0"]
     lasting = sum(one.lasting for one in holder._caches())
-    assert 0 < lasting and holder._size() + lasting <= holder.memory
+    assert lasting > 0 and holder._size() + lasting <= holder.memory
     steps = [done.step for done in model.rounds_]
     assert reads[steps.index("clusters") - 1] == reads[-1]  # each round of clusters reads nothing

@@ -87,7 +87,7 @@ def bytes_of(value: Any, known: set[int]) -> int:
         if isinstance(one, Mapping):
             todo += one.values()
         elif isinstance(one, list | tuple | set | frozenset):
-            todo += one
+            todo += [each for each in one if not isinstance(each, PLAIN)]
         elif not isinstance(one, np.memmap):
             size = getattr(one, "nbytes", None)
             total += size if isinstance(size, int) else 0
