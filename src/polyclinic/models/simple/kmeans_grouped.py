@@ -46,12 +46,12 @@ class Grouped(Labelled):
     patients than a group.
     """
 
+    grain: Grain
+
     def about(self, plan: Plan) -> str:
         """The terms, the rows, and the size of groups."""
         spec = plan.values["spec"]
         return codec.digest([spec["design"], plan.values["rows"], int(spec["group"])])
-
-    grain: Grain
 
     def everyone(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """How patients share in sums over all rows, the same in every round."""

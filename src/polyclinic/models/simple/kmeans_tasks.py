@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError, PolyclinicError
@@ -68,9 +69,19 @@ class Labelled(Exposed):
     def _label(self, plan: Plan, site: str, units: Units | Groups) -> Ints:
         raise NotImplementedError
 
+    def _whole(self, plan: Plan, partition: Partition) -> Exposure:
+        """Of all rows, whatever their parts; the same in every round."""
+
+        def made() -> Exposure:
+            return super(Labelled, self).exposure(plan, partition, {})
+
+        name = codec.digest([plan.values["spec"]["design"], plan.values["rows"]])
+        found: Exposure = partition.cached(f"exposure {name}", made)
+        return found
+
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Also the patients of each part, and how they share in its sums."""
-        found, units = super().exposure(plan, partition, own), units_of(plan, partition)
+        found, units = self._whole(plan, partition), units_of(plan, partition)
         label = self._label(plan, partition.site, units)
         persons = partition.persons[units.table.used]
         columns = found.members[0].columns
