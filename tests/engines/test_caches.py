@@ -153,18 +153,15 @@ def test_what_is_lasting_goes_last():
 
 
 def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, monkeypatch):
-    cluster = near(tmp_path, workers=1, memory=HELD * 3 // 4)
-    read, load = [], Holder._load
-    monkeypatch.setattr(Holder, "_load", lambda *a: read.append(a[2:4]) or load(*a))
+    cluster, read, load = near(tmp_path, workers=1, memory=HELD // 4), [], Holder._load
+    monkeypatch.setattr(Holder, "_load", lambda *a: read.append(a[2]) or load(*a))
     reads = []
-    model = pc.KMeans(3, max_iter=2).fit(
-        pc.scan(files, BOOK),
-        "~ x0 + x1",
-        engine=cluster,
-        callbacks=[lambda _: reads.append(len(read))],
+    model = pc.KMeans(3, max_iter=2)
+    model.fit(
+        pc.scan(files, BOOK), "~ x0", engine=cluster, callbacks=[lambda _: reads.append(len(read))]
     )
     holder = cluster.machines.holders["w0"]
     lasting = sum(one.lasting for one in holder._caches())
     assert lasting > 0 and holder._size() + lasting <= holder.memory
-    steps = [done.step for done in model.rounds_]
-    assert reads[steps.index("clusters") - 1] == reads[-1]  # each round of clusters reads nothing
+    first = [done.step for done in model.rounds_].index("clusters")
+    assert reads[first - 1] == reads[-1]  # each round of clusters reads nothing

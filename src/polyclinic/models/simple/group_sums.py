@@ -121,7 +121,8 @@ def groups_in(
     order = np.argsort(of, kind="stable")
     far = weight * np.einsum("ij,ij->i", away, away)
     squares = np.bincount(label, weights=far, minlength=size)
-    bare = replace(whole, members=tuple(replace(m, patients=persons[:0]) for m in whole.members))
+    none = np.zeros(0, dtype=np.int64)  # a view would hold what it is a view of
+    bare = replace(whole, members=tuple(replace(m, patients=none) for m in whole.members))
     return Groups(
         site,
         means_of(points, group),
