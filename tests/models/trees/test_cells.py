@@ -222,6 +222,27 @@ def test_samples_that_differ_by_a_few_patients_are_refused():
     assert refused.value.code == "COHORT_TOO_CLOSE"
 
 
+@pytest.mark.parametrize("forest", [False, True])
+def test_what_was_asked_before_changes_no_answer(forest):
+    columns, seen = world.rows(200), []
+    spec = world.spec(columns, "event", **{**FINE, "depth": 2}, trees=3, cell=LEAST, forest=forest)
+    task, part = CellsTask(), Partition(columns, site="s")
+    engine = site(columns)
+    asked = engine.total
+    engine.total = lambda plan: (seen.append(plan), asked(plan))[1]
+    fit(spec.algorithm(), engine)
+    plans = [plan for plan in seen if plan.task == "trees.cells"]
+    tree = one_split(spec, 0, 90)
+    plans += [asked_for(spec, tree, nodes=(1, 2), base=base) for base in ([0.0], [0.4])]
+    order = np.random.default_rng(0).permutation(len(plans)).tolist()
+    for plan in (plans[i] for i in [*order, *range(len(plans))]):
+        fresh = task.local(plan, Partition(columns, site="s"))
+        kept = task.local(plan, part)
+        for name, sums in fresh.leaves.items():
+            np.testing.assert_array_equal(kept.leaves[name], sums)
+            np.testing.assert_array_equal(kept.evidence.cells[name], fresh.evidence.cells[name])
+
+
 def test_sums_without_shares_never_cross_a_border():
     columns = world.rows(300)
     spec = world.spec(columns, "event", **FINE, cell=LEAST)
