@@ -455,6 +455,15 @@ def test_what_was_dropped_leaves_again_with_the_same_bytes_only(ledger):
     assert row["times"] == 4
 
 
+def test_two_cells_less_what_nearly_joins_them_show_two_patients():
+    made = Ledger(None)
+    for i, cell in enumerate((range(20), range(20, 40), range(40, 60))):
+        commit(made, f"{i}", cohort_mask=having(90, cell))
+    joined = having(90, range(38))  # none of which it is near
+    assert refusal("COHORT_TOO_CLOSE", commit, made, "joined", cohort_mask=joined)
+    commit(made, "other", cohort_mask=having(90, range(30)))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_cohorts_that_share_nobody_are_judged_as_the_audit_judges_them(seed, monkeypatch):
     """Cells of a column, then groups across them: with the audit of every cohort, and without."""

@@ -241,6 +241,10 @@ def test_what_was_asked_before_changes_no_answer(forest):
         for name, sums in fresh.leaves.items():
             np.testing.assert_array_equal(kept.leaves[name], sums)
             np.testing.assert_array_equal(kept.evidence.cells[name], fresh.evidence.cells[name])
+        shown = [task.exposure(plan, one, {}) for one in (Partition(columns, site="s"), part)]
+        for name, shares in shown[0].cells.items():
+            for part_of, values in vars(shares).items():
+                np.testing.assert_array_equal(getattr(shown[1].cells[name], part_of), values)
 
 
 def test_sums_without_shares_never_cross_a_border():
