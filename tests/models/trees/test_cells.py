@@ -243,8 +243,8 @@ def test_what_was_asked_before_changes_no_answer(forest):
             np.testing.assert_array_equal(kept.evidence.cells[name], fresh.evidence.cells[name])
         shown = [task.exposure(plan, one, {}) for one in (Partition(columns, site="s"), part)]
         for name, shares in shown[0].cells.items():
-            for part_of, values in vars(shares).items():
-                np.testing.assert_array_equal(getattr(shown[1].cells[name], part_of), values)
+            for part_of, numbers in vars(shares).items():
+                np.testing.assert_array_equal(getattr(shown[1].cells[name], part_of), numbers)
 
 
 def test_sums_without_shares_never_cross_a_border():
