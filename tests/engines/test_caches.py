@@ -171,3 +171,11 @@ def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, m
     assert lasting > 0 and holder._size() + lasting <= holder.memory
     first = [done.step for done in model.rounds_].index("clusters")
     assert reads[first - 1] == reads[-1]  # each round of clusters reads nothing
+
+    cluster._known.clear()  # someone else asks, who does not know what the chunks hold
+    again = [
+        pc.KMeans(2, max_iter=2).fit(pc.scan(files, BOOK), "~ x0", engine=engine).cluster_centers_
+        for engine in (cluster, pc.Embedded())
+    ]
+    assert again[0].tobytes() == again[1].tobytes()
+    assert sum(one.lasting for one in holder._caches()) == lasting  # the same groups

@@ -98,7 +98,8 @@ class Part:
     @property
     def caches(self) -> list[Cache]:
         pieces = [] if self.whole is None else [self.whole, *self.chunks]
-        return [one.cache for one in pieces if isinstance(one.cache, Cache)]
+        found = {id(one.cache): one.cache for one in pieces}
+        return [cache for cache in found.values() if isinstance(cache, Cache)]
 
     def take(self, loaded: Partition, streamed: dict[int, Cache]) -> None:
         """Add columns. What tasks have cached stays: they read columns that their plan names.
@@ -114,6 +115,8 @@ class Part:
             starts = self.edges[:-1]
             caches = [streamed.pop(at, Cache()).handed(held=True) for at in starts]
             self.chunks = [replace(one, cache=c) for one, c in zip(cut, caches, strict=True)]
+            if len(self.chunks) == 1:
+                self.whole = replace(self.whole, cache=caches[0])
             return
         for i, (a, b) in enumerate(spans):
             more = {name: values[a:b] for name, values in loaded.columns.items()}
@@ -141,6 +144,11 @@ class Rows:
         mine = [one for part in self.parts.values() for one in part.caches]
         return [*mine, *self.streamed.values()]
 
+    def clear(self) -> None:
+        """Let go of all of it."""
+        self.parts.clear()
+        self.streamed.clear()
+
     def let_go(self, number: int) -> None:
         """Of a part's rows, but not of what is lasting."""
         part = self.parts.pop(number)
@@ -148,12 +156,12 @@ class Rows:
             if isinstance(chunk.cache, Cache):
                 self.streamed[start] = chunk.cache.handed(held=False)
 
-    def kept(self, number: int) -> list[Cache | None]:
-        """What is cached of each chunk of a part."""
-        part = self.parts.get(number)
-        if part is not None and part.chunks:
-            return [one.cache if isinstance(one.cache, Cache) else None for one in part.chunks]
-        return [self.streamed.get(start) for start in self.of(number)[:-1]]
+    def bare(self, number: int) -> list[Partition]:
+        """The chunks of a part with what is cached of them, but no columns where none are held."""
+        if number in self.parts:
+            return self.parts[number].chunks
+        starts = self.of(number)[:-1]
+        return [Partition({}, first=at, cache=self.streamed.get(at, Cache())) for at in starts]
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
@@ -272,8 +280,13 @@ class Holder:
             summed, memory = remembered(plan, all_rows, asked["memory"])
             self._settle(all_rows)
             return {"sum": summed.to_data(), "memory": dict(memory)}
-        steps = asked["op"] == "part"  # chunk by chunk: what is computed of one is soon let go
-        pieces, name = self._pieces(rows, plan, asked["parts"], whole and not steps), asked["name"]
+        name, steps = asked["name"], asked["op"] == "part"
+        pieces = self._bare(rows, plan, asked) or self._pieces(
+            rows,
+            plan,
+            asked["parts"],
+            whole and not steps,  # a chunk's state is soon let go
+        )
         if asked["chunks"]:
             pieces = [chunk for piece in pieces for chunk in piece.chunks()]
         if isinstance(task, Informed):
@@ -315,18 +328,27 @@ class Holder:
     ) -> Iterable[Partition]:
         """Of held parts a list; where one does not fit, chunks that are read one by one."""
         columns = rows.source.needed(plan)
-        found = [_bare(rows, plan, part) or self._held(rows, part, columns) for part in parts]
+        found: list[Part | None] = [self._held(rows, part, columns) for part in parts]
         if None not in found:
-            return [piece for part in found if part for piece in _pieces_of(part, whole)]
+            held = [part for part in found if part is not None]
+            return [p for part in held for p in _pieces_of(part, whole)]
         if WHOLE in parts:
             raise _too_large(plan, self.memory)
         return self._streamed(rows, parts, found, columns, whole)
+
+    def _bare(self, rows: Rows, plan: Plan, asked: Mapping[str, Any]) -> list[Partition]:
+        """Chunks of which the task has kept all that it sums; none where it has to read some."""
+        task = lookup(plan.task, plan.version)
+        if WHOLE in asked["parts"] or asked["op"] == "facts" or not isinstance(task, Keeping):
+            return []
+        found = [chunk for part in asked["parts"] for chunk in rows.bare(part)]
+        return found if all(task.keeps(plan, chunk.cache) for chunk in found) else []
 
     def _streamed(
         self,
         rows: Rows,
         parts: Sequence[int],
-        found: Sequence[Part | list[Partition] | None],
+        found: Sequence[Part | None],
         columns: Sequence[str],
         whole: bool,
     ) -> Iterator[Partition]:
@@ -364,15 +386,19 @@ class Holder:
         what is lasting."""
         if not isinstance(piece.cache, Cache):
             return
-        others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
         piece.cache.measure(piece)
-        while self._size() + others + piece.cache.lasting > self.memory and self._made_room():
-            others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
-        piece.cache.settle(piece, self.memory - self._size() - others)
+        while self._size() + self._beside(piece) > self.memory - piece.cache.lasting:
+            if not self._made_room():
+                break
+        piece.cache.settle(piece, self.memory - self._size() - self._beside(piece))
 
     def _made_room(self) -> bool:
-        """Whether rows that are held could be let go: a part of the analysis of now."""
-        rows = next(reversed(self._rows.values()))
+        """Whether rows could be let go: of other analyses, then a part of the one of now."""
+        *others, rows = self._rows.values()
+        for other in others:
+            if other.parts or other.streamed:
+                other.clear()
+                return True
         if rows.source.mapped or not rows.parts:
             return False
         rows.let_go(max(rows.parts))
@@ -381,51 +407,42 @@ class Holder:
     def _room(self, rows: Rows, size: int) -> bool:
         """Make room for columns. Caches go first; then what others own by now, and the parts of
         other analyses, the oldest first."""
-        if self._size() + sum(one.bytes for one in self._caches()) + size <= self.memory:
+        if self._size() + self._cached() + size <= self.memory:
             return True
         own = {n: part for n, part in rows.parts.items() if n in self._read.own}
-        size += sum(one.lasting for one in self._caches())
-        if replace(rows, parts=own).bytes() + size > self.memory:
+        lasting = sum(one.lasting for one in rows.caches)
+        if replace(rows, parts=own).bytes() + lasting + size > self.memory:
             return False
         for cache in self._caches():
             cache.forget()
-        if self._size() + size > self.memory:
+        if self._size() + self._cached() + size > self.memory:
             for number in set(rows.parts) - set(own):
                 rows.let_go(number)
         for other in self._rows.values():
-            if self._size() + size <= self.memory:
+            if self._size() + self._cached() + size <= self.memory:
                 return True
             if other is not rows:
-                other.parts.clear()
-                other.streamed.clear()
+                other.clear()
         return True
 
     def _caches(self) -> list[Cache]:
         return [one for rows in self._rows.values() for one in rows.caches]
+
+    def _cached(self) -> int:
+        """Bytes of what tasks have cached."""
+        return sum(one.bytes for one in self._caches())
+
+    def _beside(self, piece: Partition) -> int:
+        """The same beside that of a piece."""
+        return sum(one.bytes for one in self._caches() if one is not piece.cache)
 
     def _size(self) -> int:
         """Bytes of columns."""
         return sum(rows.bytes() for rows in self._rows.values())
 
 
-def _bare(rows: Rows, plan: Plan, number: int) -> list[Partition] | None:
-    """The chunks of a part without rows, where the task needs none; None: it needs them."""
-    task = lookup(plan.task, plan.version)
-    if number == WHOLE or not isinstance(task, Keeping):
-        return None
-    starts, caches = rows.of(number)[:-1], rows.kept(number)
-    if not all(cache is not None and task.keeps(plan, cache) for cache in caches):
-        return None
-    return [
-        Partition({}, first=start, cache=cache or {})
-        for start, cache in zip(starts, caches, strict=True)
-    ]
-
-
-def _pieces_of(part: Part | list[Partition], whole: bool) -> list[Partition]:
+def _pieces_of(part: Part, whole: bool) -> list[Partition]:
     """Whole numbers add up to the same in one go; others are added chunk by chunk."""
-    if isinstance(part, list):
-        return part
     if whole or len(part.edges) == 2:
         return [] if part.whole is None else [part.whole]
     return part.chunks

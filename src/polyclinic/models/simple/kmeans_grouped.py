@@ -144,8 +144,8 @@ def _name_of(plan: Plan) -> str:
     spec, state = plan.values["spec"], plan.values["state"]
 
     def key() -> str:
-        parts = [dict(spec), dict(plan.values["rows"]), state["centre"], state["scale"]]
-        return f"groups {codec.digest(parts)}"
+        about = [spec["design"], int(spec["group"]), plan.values["rows"]]
+        return f"groups {codec.digest([*about, state['centre'], state['scale']])}"
 
     return plan.once("groups", key)
 
