@@ -162,10 +162,8 @@ def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, m
     cluster, read, load = near(tmp_path, workers=1, memory=HELD // 4), [], Holder._load
     monkeypatch.setattr(Holder, "_load", lambda *a: read.append(a[2]) or load(*a))
     reads = []
-    model = pc.KMeans(3, max_iter=2)
-    model.fit(
-        pc.scan(files, BOOK), "~ x0", engine=cluster, callbacks=[lambda _: reads.append(len(read))]
-    )
+    data, model = pc.scan(files, BOOK), pc.KMeans(3, max_iter=2)
+    model.fit(data, "~ x0", engine=cluster, callbacks=[lambda _: reads.append(len(read))])
     holder = cluster.machines.holders["w0"]
     lasting = sum(one.lasting for one in holder._caches())
     assert lasting > 0 and holder._size() + lasting <= holder.memory
@@ -174,8 +172,10 @@ def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, m
 
     cluster._known.clear()  # someone else asks, who does not know what the chunks hold
     again = [
-        pc.KMeans(2, max_iter=2).fit(pc.scan(files, BOOK), "~ x0", engine=engine).cluster_centers_
+        pc.KMeans(2, max_iter=2).fit(data, "~ x0", engine=engine).cluster_centers_
         for engine in (cluster, pc.Embedded())
     ]
     assert again[0].tobytes() == again[1].tobytes()
+    (workers,) = cluster._known.values()
+    assert [known["patients"].tolist() for known in workers._known.values()] == [[ROWS]]
     assert sum(one.lasting for one in holder._caches()) == lasting  # the same groups
