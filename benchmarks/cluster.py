@@ -9,6 +9,7 @@ growth     seconds by rows and workers, and a model of up to 1024 workers from w
 
 scripts/bench cluster [--part peers overhead large growth] [--rows 1e6] [--repeats 3]
                       [--models logistic ...] [--only Polyclinic ...] [--gigabytes 8]
+                      [--fits GLM boosting k-means] [--memory "1 GiB"]
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--only", nargs="+", default=every, choices=every)
     parser.add_argument("--gigabytes", type=float, default=8.0)
+    fits = _cluster_large.FITS
+    parser.add_argument("--fits", nargs="+", default=list(fits), choices=fits, help="in part large")
     parser.add_argument("--memory", default="1 GiB", help="of a worker, in part large")
     parser.add_argument("--folder", type=Path, help="where files are made, and removed after")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)

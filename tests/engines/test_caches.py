@@ -15,6 +15,7 @@ import polyclinic as pc
 from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook
 from polyclinic.engines.caches import Cache, bytes_of
+from polyclinic.engines.held import Holder
 from polyclinic.models.glm.support import Data
 from tests.engines.near import near
 
@@ -79,8 +80,14 @@ def test_clusters_of_rows_that_fit_nowhere_are_those_of_one_process(files, tmp_p
     here = pc.KMeans(3, max_iter=2).fit(data, "~ x0")
     streamed = near(tmp_path, memory=1 << 20)
     whole = near(tmp_path, 2)
+
+    def lose(done):
+        if done.step == "clusters":  # of whose groups nobody else knows
+            streamed.machines.lost.add("w1")
+
     for engine in (streamed, whole):
-        there = pc.KMeans(3, max_iter=2).fit(data, "~ x0", engine=engine)
+        model = pc.KMeans(3, max_iter=2)
+        there = model.fit(data, "~ x0", engine=engine, callbacks=[lose])
         assert there.cluster_centers_.tobytes() == here.cluster_centers_.tobytes()
 
 
@@ -128,3 +135,47 @@ def test_rows_that_were_judged_are_let_go_at_once():
         assert there() is None
     finally:
         gc.enable()
+
+
+class Lasting:
+    """What a task says is to stay."""
+
+    lasting = True
+
+    def __init__(self, size):
+        self.values = np.zeros(size)
+
+
+def test_what_is_lasting_goes_last():
+    rows, cache = Partition({"x": np.zeros(100)}), Cache()
+    cache["lasting"], cache["small"] = Lasting(100), np.zeros(10)
+    cache.settle(rows, 800)
+    assert list(cache) == ["lasting"] and cache.bytes == cache.lasting == 800
+    cache["small"] = np.zeros(10)
+    cache.forget()
+    assert list(cache) == ["lasting"] and cache.bytes == 800
+    cache.settle(rows, 799)
+    assert not cache
+
+
+def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, monkeypatch):
+    cluster, read, load = near(tmp_path, workers=1, memory=HELD // 4), [], Holder._load
+    monkeypatch.setattr(Holder, "_load", lambda *a: read.append(a[2]) or load(*a))
+    reads = []
+    data, model = pc.scan(files, BOOK), pc.KMeans(3, max_iter=2)
+    model.fit(data, "~ x0", engine=cluster, callbacks=[lambda _: reads.append(len(read))])
+    holder = cluster.machines.holders["w0"]
+    lasting = sum(one.lasting for one in holder._caches())
+    assert lasting > 0 and holder._size() + lasting <= holder.memory
+    first = [done.step for done in model.rounds_].index("clusters")
+    assert reads[first - 1] == reads[-1]  # each round of clusters reads nothing
+
+    cluster._known.clear()  # someone else asks, who does not know what the chunks hold
+    again = [
+        pc.KMeans(2, max_iter=2).fit(data, "~ x0", engine=engine).cluster_centers_
+        for engine in (cluster, pc.Embedded())
+    ]
+    assert again[0].tobytes() == again[1].tobytes()
+    (workers,) = cluster._known.values()
+    assert [known["patients"].tolist() for known in workers._known.values()] == [[ROWS]]
+    assert sum(one.lasting for one in holder._caches()) == lasting  # the same groups

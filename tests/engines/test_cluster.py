@@ -150,6 +150,21 @@ def test_workers_that_are_killed_change_no_byte_and_the_last_stops_the_run(
     assert fitted(data(), pc.Embedded(3), store=store) == expected
 
 
+def test_trees_over_rows_that_fit_nowhere_outlast_a_worker(files):
+    def fits(engine, **more):
+        model = pc.GradientBoostingClassifier(n_estimators=2, max_depth=2)
+        trees = model.fit(pc.scan(files, BOOK), FORMULA, engine=engine, **more).result_.trees
+        return codec.encode(trees.to_data())
+
+    def kill(done):
+        if done.number == 3:
+            os.kill(next(iter(engine.worker_pids().values())), signal.SIGKILL)
+
+    with pc.cluster(workers=2, partitions=3, memory=100, patience=5) as engine:
+        assert fits(engine, callbacks=[kill]) == fits(pc.Embedded(3))
+        assert len(engine.worker_pids()) == 1
+
+
 def test_what_cannot_be_is_said():
     for wrong in ({"policy": "best"}, {"workers": 0}):
         with pytest.raises(pc.InputError) as caught:

@@ -11,7 +11,7 @@ import pytest
 from polyclinic.core.errors import InputError, PolyclinicError, Refused, Stopped
 from polyclinic.privacy import cohorts
 from polyclinic.privacy.budget import Budget
-from polyclinic.privacy.ledger import Asked, Ledger
+from polyclinic.privacy.ledger import Asked, Ledger, _Apart
 
 ENTRY = {
     "study": "heart-four-hospitals",
@@ -453,3 +453,37 @@ def test_what_was_dropped_leaves_again_with_the_same_bytes_only(ledger):
     assert ledger.released(name("one")) == b"first" and ledger.holds(name("two")) is None
     (row,) = ledger.rows()
     assert row["times"] == 4
+
+
+def test_two_cells_less_what_nearly_joins_them_show_two_patients():
+    made = Ledger(None)
+    for i, cell in enumerate((range(20), range(20, 40), range(40, 60))):
+        commit(made, f"{i}", cohort_mask=having(90, cell))
+    joined = having(90, range(38))  # none of which it is near
+    assert refusal("COHORT_TOO_CLOSE", commit, made, "joined", cohort_mask=joined)
+    commit(made, "other", cohort_mask=having(90, range(30)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_cohorts_that_share_nobody_are_judged_as_the_audit_judges_them(seed, monkeypatch):
+    """Cells of a column, then groups across them: with the audit of every cohort, and without."""
+    rng = np.random.default_rng(seed)
+    label = np.sort(rng.integers(0, 9, 200))
+    asked = [label == k for k in range(8)]
+    asked += [(label <= 4) & (rng.random(200) < 0.5), label <= 6, label != 3, rng.random(200) < 0.9]
+    asked += [(label == 8) | having(200, label.searchsorted(2))]
+
+    def codes():
+        made, found = Ledger(None), []
+        for i, mask in enumerate(asked):
+            try:
+                commit(made, f"{i}", cohort_mask=mask)
+                found.append("")
+            except Refused as error:
+                found.append(error.code)
+        return found
+
+    quick, audits = codes(), []
+    monkeypatch.setattr(_Apart, "holds", lambda *a: audits.append(1) is not None)
+    assert quick == codes() and len(audits) >= 12
+    assert quick[:8] == [""] * 8 and "COHORT_TOO_CLOSE" in quick

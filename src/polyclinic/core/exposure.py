@@ -7,8 +7,10 @@ the site; under secure sums the parts that are safe may be summed over sites.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -75,6 +77,13 @@ class Members:
     patients: Ints
     cell: tuple[str, int] | None = None
     candidate: int | None = None
+
+    @cached_property
+    def digest(self) -> bytes:
+        """Of who they are, whatever the order."""
+        inside = np.zeros(int(self.patients.max(initial=-1)) + 1, dtype=bool)
+        inside[self.patients] = True
+        return hashlib.sha256(np.packbits(inside).tobytes()).digest()
 
 
 @dataclass(frozen=True)
@@ -158,6 +167,26 @@ class Unaided:
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """None."""
         return (), 0
+
+
+def packed(ordinals: Ints) -> dict[str, Any]:
+    """Ascending ordinals as a bit each where that is shorter."""
+    ordinals = np.asarray(ordinals, dtype=np.int64)
+    if len(ordinals) and np.all(np.diff(ordinals) > 0):
+        first, span = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
+        if span <= 64 * len(ordinals):
+            bits = np.zeros(span, dtype=bool)
+            bits[ordinals - first] = True
+            return {"first": first, "bits": np.packbits(bits).view(np.int8)}
+    return {"all": ordinals}
+
+
+def unpacked(data: Mapping[str, Any]) -> Ints:
+    """The ordinals that `packed` has written."""
+    if "all" in data:
+        return np.asarray(data["all"])
+    bits = np.unpackbits(np.asarray(data["bits"]).view(np.uint8))
+    return np.flatnonzero(bits).astype(np.int64) + int(data["first"])
 
 
 def _plus(a: Any, b: Any) -> Any:

@@ -6,7 +6,8 @@ entry point in the group ``polyclinic.tasks`` that names a list of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
 from importlib.metadata import entry_points
 from threading import RLock
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -16,12 +17,14 @@ from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution
 from polyclinic.core.errors import PolyclinicError
+from polyclinic.core.exposure import Exposure
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 
 Facts = Mapping[str, NDArray[np.int64]]
 Grain = Literal["row", "patient", "site"]
+Answer = Mapping[str, Any]
 GROUP = "polyclinic.tasks"
 
 
@@ -82,6 +85,70 @@ class Informed(Protocol):
 
     def apart(self, known: Facts) -> bool:
         """Whether chunks are computed one by one; else all rows of the site in one call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a site asks of each of its chunks, as data.
+
+    long  whether answers are as long as there are rows: it is then asked of a few chunks at a time
+    """
+
+    values: Mapping[str, Any]
+    long: bool = False
+
+
+Steps = Generator[Question, Answer, tuple[Contribution, Exposure]]
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A task of grain "site" whose site asks its chunks several questions, one after the other, and
+    makes its contribution of what they hold together.
+
+    Questions and answers stay inside the site: no gate judges them. What they end in has the same
+    bytes however rows are cut.
+    """
+
+    def by_steps(self, plan: Plan) -> bool:
+        """Whether it goes so; else all rows of the site in one call of `local`."""
+        ...
+
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """Yields questions, is sent the answers of all chunks together, and returns what the site
+        contributes and how its patients share in it.
+
+        kept  what it knows from earlier plans about the same rows; it may vanish at any time
+        """
+        ...
+
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """The answer of one chunk. Pure."""
+        ...
+
+    def together(self, one: Answer, other: Answer) -> Answer:
+        """The answer of two parts, the second behind the first."""
+        ...
+
+
+def answered(steps: Steps, ask: Callable[[Question], Answer]) -> tuple[Contribution, Exposure]:
+    """What steps end in when `ask` answers their questions."""
+    try:
+        question = next(steps)
+        while True:
+            question = steps.send(ask(question))
+    except StopIteration as end:
+        found: tuple[Contribution, Exposure] = end.value
+        return found
+
+
+@runtime_checkable
+class Keeping(Protocol):
+    """A task that sums what it keeps of a chunk, so that the chunk is not read again."""
+
+    def keeps(self, plan: Plan, cache: Mapping[str, Any]) -> bool:
+        """Whether all that is asked for is there; it is then called with rows without columns."""
         ...
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -129,7 +128,7 @@ class Books:
         """
         # Noise hides a patient in any combination of cohorts; what it costs is the budget's.
         compared = () if spend and policy.budget else members
-        cohorts = self._cohorts(compared, population)
+        cohorts = self._cohorts(compared)
         beside: dict[str, Any] = {"known": known} if known else {}
         chain: tuple[str, ...] = () if memory is None else memory.chain
         if memory is not None:
@@ -141,37 +140,50 @@ class Books:
             entry=entry,
             asked=asked,
             dataset=self.budget or self.dataset,
-            cohorts=[(name, mask) for name, mask, _ in cohorts],
+            cohorts=_Masks(cohorts, population),
             k=policy.min_difference,
             max_cohorts=policy.max_cohorts,
             spend=spend,
             budget=policy.budget,
             forget=chain[:-HELD_ROUNDS],
         )
-        self._known.update((name, digest) for name, _, digest in cohorts)
+        self._known.update((name, one.digest) for name, one in cohorts)
         return _opened(kept)
 
     def check(self, members: Iterable[Members], population: int, policy: Policy) -> None:
         """Whether sums over these patients may leave, too. Raises what the commit would raise."""
-        for name, mask, _ in self._cohorts(members, population):
+        for name, mask in _Masks(self._cohorts(members), population):
             self.ledger.check_cohort(name, mask, policy.min_difference, policy.max_cohorts)
 
-    def _cohorts(
-        self, members: Iterable[Members], population: int
-    ) -> list[tuple[str, Mask, bytes]]:
-        """Data set, patients and their digest, of each column; those not yet in the ledger."""
+    def _cohorts(self, members: Iterable[Members]) -> list[tuple[str, Members]]:
+        """Data set and patients, of each column; those not yet in the ledger."""
         found = {}
         for one in members:
             if not len(one.patients):
                 continue
-            mask = np.zeros(population, dtype=bool)
-            mask[one.patients] = True
-            digest = hashlib.sha256(np.packbits(mask).tobytes()).digest()
             for column in one.columns or ("",):
                 name = f"{self.dataset}/{column}"
-                if (name, digest) not in self._known:
-                    found[name, digest] = mask
-        return [(name, mask, digest) for (name, digest), mask in found.items()]
+                if (name, one.digest) not in self._known:
+                    found[name, one.digest] = one
+        return [(name, one) for (name, _), one in found.items()]
+
+
+@dataclass(frozen=True)
+class _Masks(Sequence[tuple[str, Mask]]):
+    """Data set and patients as a ledger takes them, each made when it is asked for: a truth value
+    for each of many patients, of all cells of all columns at once, would be large."""
+
+    of: Sequence[tuple[str, Members]]
+    population: int
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __getitem__(self, at: Any) -> Any:
+        name, members = self.of[at]
+        mask = np.zeros(self.population, dtype=bool)
+        mask[members.patients] = True
+        return name, mask
 
 
 def _opened(data: bytes) -> Kept:

@@ -16,13 +16,15 @@ PLAIN = (str, bytes, int, float, complex, type(None), np.generic)
 class Cache(dict[str, Any]):
     """Of one piece of rows: `Partition.cache` that knows its size and what of it was asked for.
 
-    held   whether the rows stay, too: what is a view of them then takes nothing
-    bytes  of memory, when it was last measured
+    held     whether the rows stay, too: what is a view of them then takes nothing
+    bytes    of memory, when it was last measured
+    lasting  bytes of entries that say of themselves that they are: they took long to make and
+             little room, and stay before rows do
     """
 
     def __init__(self, held: bool = True) -> None:
         super().__init__()
-        self.held, self.bytes = held, 0
+        self.held, self.bytes, self.lasting = held, 0, 0
         self._used: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -39,6 +41,7 @@ class Cache(dict[str, Any]):
         known = {id(_root(one)) for one in arrays}
         sizes = {name: bytes_of(made, known) for name, made in self.items()}
         self.bytes = sum(sizes.values())
+        self.lasting = sum(size for name, size in sizes.items() if _lasts(self[name]))
         return sizes
 
     def settle(self, rows: Partition, room: int) -> None:
@@ -49,12 +52,26 @@ class Cache(dict[str, Any]):
         """
         used, self._used = self._used, set()
         while (sizes := self.measure(rows)) and self.bytes > room:
-            del self[max(sizes, key=lambda name: (name not in used, sizes[name]))]
+            del self[max(sizes, key=lambda name: self._worth(name, used, sizes))]
+
+    def _worth(self, name: str, used: set[str], sizes: Mapping[str, int]) -> tuple[Any, ...]:
+        return not _lasts(self[name]), name not in used, sizes[name]
 
     def forget(self) -> None:
-        """Let go of all of it."""
-        self.clear()
-        self.bytes = 0
+        """Let go of all of it but what is lasting."""
+        for name in [name for name, made in self.items() if not _lasts(made)]:
+            del self[name]
+        self.bytes = self.lasting
+
+    def handed(self, held: bool) -> Cache:
+        """The same with what is lasting, when the rows are held or are not any more."""
+        self.forget()
+        self.held = held
+        return self
+
+
+def _lasts(made: Any) -> bool:
+    return bool(getattr(made, "lasting", False))
 
 
 def bytes_of(value: Any, known: set[int]) -> int:

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.federation import remembered
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Informed, facts_added, lookup
+from polyclinic.core.task import Answer, Informed, Keeping, Question, Stepwise, facts_added, lookup
 from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
@@ -101,17 +102,25 @@ class Part:
     @property
     def caches(self) -> list[Cache]:
         pieces = [] if self.whole is None else [self.whole, *self.chunks]
-        return [one.cache for one in pieces if isinstance(one.cache, Cache)]
+        found = {id(one.cache): one.cache for one in pieces}
+        return [cache for cache in found.values() if isinstance(cache, Cache)]
 
-    def take(self, loaded: Partition) -> None:
-        """Add columns. What tasks have cached stays: they read columns that their plan names."""
+    def take(self, loaded: Partition, streamed: dict[int, Cache]) -> None:
+        """Add columns. What tasks have cached stays: they read columns that their plan names.
+
+        streamed  what was cached of chunks by their start before they were held
+        """
         start = self.edges[0]
         spans = [(a - start, b - start) for a, b in pairwise(self.edges)]
         self.columns.update(loaded.columns)
         if self.whole is None:
             self.whole = replace(loaded, columns=self.columns, cache=Cache())
             cut = (self.whole.slice(a, b) for a, b in spans)
-            self.chunks = [replace(one, cache=Cache()) for one in cut]
+            starts = self.edges[:-1]
+            caches = [streamed.pop(at, Cache()).handed(held=True) for at in starts]
+            self.chunks = [replace(one, cache=c) for one, c in zip(cut, caches, strict=True)]
+            if len(self.chunks) == 1:
+                self.whole = replace(self.whole, cache=caches[0])
             return
         for i, (a, b) in enumerate(spans):
             more = {name: values[a:b] for name, values in loaded.columns.items()}
@@ -138,6 +147,25 @@ class Rows:
     def caches(self) -> list[Cache]:
         mine = [one for part in self.parts.values() for one in part.caches]
         return [*mine, *self.streamed.values()]
+
+    def clear(self) -> None:
+        """Let go of all of it."""
+        self.parts.clear()
+        self.streamed.clear()
+
+    def let_go(self, number: int) -> None:
+        """Of a part's rows, but not of what is lasting."""
+        part = self.parts.pop(number)
+        for start, chunk in zip(part.edges, part.chunks, strict=False):
+            if isinstance(chunk.cache, Cache):
+                self.streamed[start] = chunk.cache.handed(held=False)
+
+    def bare(self, number: int) -> list[Partition]:
+        """The chunks of a part with what is cached of them, but no columns where none are held."""
+        if number in self.parts:
+            return self.parts[number].chunks
+        starts = self.of(number)[:-1]
+        return [Partition({}, first=at, cache=self.streamed.get(at, Cache())) for at in starts]
 
     def of(self, part: int) -> list[int]:
         return [self.edges[0][0], self.edges[-1][-1]] if part == WHOLE else self.edges[part]
@@ -258,7 +286,13 @@ class Holder:
             summed, memory = remembered(plan, all_rows, asked["memory"])
             self._settle(all_rows)
             return {"sum": summed.to_data(), "memory": dict(memory)}
-        pieces, name = self._pieces(rows, plan, asked["parts"], whole), asked["name"]
+        name, steps = asked["name"], asked["op"] == "part"
+        pieces = self._bare(rows, plan, asked) or self._pieces(
+            rows,
+            plan,
+            asked["parts"],
+            whole and not steps,  # a chunk's state is soon let go
+        )
         if asked["chunks"]:
             pieces = [chunk for piece in pieces for chunk in piece.chunks()]
         if isinstance(task, Informed):
@@ -266,6 +300,11 @@ class Holder:
             if asked["op"] == "facts":
                 found = self._each(lambda one: told.facts(plan, one), pieces, name)
                 return {"facts": dict(facts_added(found))}
+        if steps and isinstance(task, Stepwise):
+            stepwise, question = task, Question(asked["question"])
+            parts = self._each(lambda one: stepwise.part(plan, question, one), pieces, name)
+            whole_of: Answer = reduce(stepwise.together, parts)
+            return {"part": whole_of}
         if asked["op"] == "sum":
             done = self._each(lambda one: Sum.of(leaves, task.local(plan, one)), pieces, name)
             return {"sum": added(done).to_data()}
@@ -303,6 +342,14 @@ class Holder:
             raise _too_large(plan, self.memory)
         return self._streamed(rows, parts, found, columns, whole)
 
+    def _bare(self, rows: Rows, plan: Plan, asked: Mapping[str, Any]) -> list[Partition]:
+        """Chunks of which the task has kept all that it sums; none where it has to read some."""
+        task = lookup(plan.task, plan.version)
+        if WHOLE in asked["parts"] or asked["op"] == "facts" or not isinstance(task, Keeping):
+            return []
+        found = [chunk for part in asked["parts"] for chunk in rows.bare(part)]
+        return found if all(task.keeps(plan, chunk.cache) for chunk in found) else []
+
     def _streamed(
         self,
         rows: Rows,
@@ -334,39 +381,66 @@ class Holder:
             size = part.rows * row_bytes(more)
             if not rows.source.mapped and not self._room(rows, size):
                 return None
-            part.take(self._load(rows, part.edges[0], part.edges[-1], more))
+            part.take(self._load(rows, part.edges[0], part.edges[-1], more), rows.streamed)
             rows.parts[number] = part
-            for start in part.edges:
+            for start in part.edges[:-1]:
                 rows.streamed.pop(start, None)
         return part
 
     def _settle(self, piece: Partition) -> None:
-        """What a task has cached stays where there is room beside the columns."""
-        if isinstance(piece.cache, Cache):
-            others = sum(one.bytes for one in self._caches()) - piece.cache.bytes
-            piece.cache.settle(piece, self.memory - self._size() - others)
+        """What a task has cached stays where there is room beside the columns; these make room for
+        what is lasting."""
+        if not isinstance(piece.cache, Cache):
+            return
+        piece.cache.measure(piece)
+        while self._size() + self._beside(piece) > self.memory - piece.cache.lasting:
+            if not self._made_room():
+                break
+        piece.cache.settle(piece, self.memory - self._size() - self._beside(piece))
+
+    def _made_room(self) -> bool:
+        """Whether rows could be let go: of other analyses, then a part of the one of now."""
+        *others, rows = self._rows.values()
+        for other in others:
+            if other.parts or other.streamed:
+                other.clear()
+                return True
+        if rows.source.mapped or not rows.parts:
+            return False
+        rows.let_go(max(rows.parts))
+        return True
 
     def _room(self, rows: Rows, size: int) -> bool:
         """Make room for columns. Caches go first; then what others own by now, and the parts of
         other analyses, the oldest first."""
-        if self._size() + sum(one.bytes for one in self._caches()) + size <= self.memory:
+        if self._size() + self._cached() + size <= self.memory:
             return True
         own = {n: part for n, part in rows.parts.items() if n in self._read.own}
-        if replace(rows, parts=own).bytes() + size > self.memory:
+        lasting = sum(one.lasting for one in rows.caches)
+        if replace(rows, parts=own).bytes() + lasting + size > self.memory:
             return False
         for cache in self._caches():
             cache.forget()
-        if self._size() + size > self.memory:
-            rows.parts = own
+        if self._size() + self._cached() + size > self.memory:
+            for number in set(rows.parts) - set(own):
+                rows.let_go(number)
         for other in self._rows.values():
-            if self._size() + size <= self.memory:
+            if self._size() + self._cached() + size <= self.memory:
                 return True
             if other is not rows:
-                other.parts.clear()
+                other.clear()
         return True
 
     def _caches(self) -> list[Cache]:
         return [one for rows in self._rows.values() for one in rows.caches]
+
+    def _cached(self) -> int:
+        """Bytes of what tasks have cached."""
+        return sum(one.bytes for one in self._caches())
+
+    def _beside(self, piece: Partition) -> int:
+        """The same beside that of a piece."""
+        return sum(one.bytes for one in self._caches() if one is not piece.cache)
 
     def _size(self) -> int:
         """Bytes of columns."""

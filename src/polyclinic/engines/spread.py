@@ -11,18 +11,27 @@ import shutil
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
 from polyclinic.core import codec
-from polyclinic.core.contribution import Sum
+from polyclinic.core.contribution import Contribution, Sum
 from polyclinic.core.errors import InputError
 from polyclinic.core.exposure import Exposure
 from polyclinic.core.federation import Memory
 from polyclinic.core.partition import Partition, cuts
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Facts, Informed, facts_added, lookup
+from polyclinic.core.task import (
+    Answer,
+    Facts,
+    Informed,
+    Question,
+    Stepwise,
+    answered,
+    facts_added,
+    lookup,
+)
 from polyclinic.data.located import Survey
 from polyclinic.data.scan import Selected
 from polyclinic.engines import machines as lines
@@ -78,10 +87,15 @@ class SpreadWorkers:
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
         self._columns: set[str] = set()
         self._known: dict[str, Facts] = {}
+        self._kept: dict[str, Any] = {}  # what tasks know of all rows
+        self._last: tuple[str, tuple[Contribution, Exposure]] | None = None
         self._name = codec.digest([self._source, self._edges])
 
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added at the workers first."""
+        task = lookup(plan.task, plan.version)
+        if isinstance(task, Stepwise) and task.by_steps(plan):
+            return Sum.of(task.leaves(plan), self._stepped(task, plan)[0])
         replies = self._ask("sum", plan)
         return added(iter([Sum.from_data(reply["sum"]) for reply in replies]))
 
@@ -92,9 +106,27 @@ class SpreadWorkers:
 
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""
-        own = summed.opened(lookup(plan.task, plan.version).leaves(plan))
+        task = lookup(plan.task, plan.version)
+        if isinstance(task, Stepwise) and task.by_steps(plan):
+            return self._stepped(task, plan)[1]
+        own = summed.opened(task.leaves(plan))
         replies = self._ask("exposure", plan, more={"total": own})
         return added(iter([wire.exposure_from_data(reply["exposure"]) for reply in replies]))
+
+    def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
+        """What a task has made of the answers of all chunks."""
+        if self._last is None or self._last[0] != plan.content_hash:
+            steps = task.steps(plan, self._kept)
+            self._last = plan.content_hash, answered(steps, partial(self._answer, task, plan))
+        return self._last[1]
+
+    def _answer(self, task: Stepwise, plan: Plan, question: Question) -> Answer:
+        """Of all chunks together. Where it is long each worker answers over one part at a time."""
+        every, more = range(len(self._edges)), {"question": dict(question.values)}
+        many = len(self._holdings.workers) if question.long else len(every)
+        slices = [every[at : at + max(many, 1)] for at in range(0, len(every), max(many, 1))]
+        replies = [reply for some in slices for reply in self._ask("part", plan, some, more)]
+        return reduce(task.together, (reply["part"] for reply in replies))
 
     def located(self) -> tuple[dict[str, Any], list[list[int]]]:
         """What a worker is told to find the rows, and the edges of each part's chunks."""
@@ -110,7 +142,7 @@ class SpreadWorkers:
         """Answers that cover all parts, in the order of the parts."""
         parts, chunks = (parts, False) if parts else self._parts(op, plan)
         todo, replies = set(parts), list[dict[str, Any]]()
-        tree = self.machines.tree if WHOLE not in todo and op != "facts" else None
+        tree = self.machines.tree if WHOLE not in todo and op in ("sum", "exposure") else None
         if tree is not None and len(self._holdings.workers) < tree.workers:
             tree = None
 

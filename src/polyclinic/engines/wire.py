@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from polyclinic.core.errors import (
     NOTHING_LEFT,
@@ -17,7 +16,7 @@ from polyclinic.core.errors import (
     Refused,
     Stopped,
 )
-from polyclinic.core.exposure import Exposure, Members, Shares
+from polyclinic.core.exposure import Exposure, Members, Shares, packed, unpacked
 from polyclinic.core.ring import RingError
 
 NONE = np.zeros(0, dtype=np.int64)
@@ -95,26 +94,6 @@ def _members_from_data(data: Mapping[str, Any]) -> Members:
     cell = None if data["cell"] is None else (data["cell"][0], data["cell"][1])
     patients = np.concatenate([unpacked(piece) for piece in data["patients"]])
     return Members(tuple(data["columns"]), patients, cell, data["candidate"])
-
-
-def packed(ordinals: NDArray[np.int64]) -> dict[str, Any]:
-    """Ascending ordinals as a bit each where that is shorter."""
-    ordinals = np.asarray(ordinals, dtype=np.int64)
-    if len(ordinals) and np.all(np.diff(ordinals) > 0):
-        first, span = int(ordinals[0]), int(ordinals[-1] - ordinals[0]) + 1
-        if span <= 64 * len(ordinals):
-            bits = np.zeros(span, dtype=bool)
-            bits[ordinals - first] = True
-            return {"first": first, "bits": np.packbits(bits).view(np.int8)}
-    return {"all": ordinals}
-
-
-def unpacked(data: Mapping[str, Any]) -> NDArray[np.int64]:
-    """The ordinals that `packed` has written."""
-    if "all" in data:
-        return np.asarray(data["all"])
-    bits = np.unpackbits(np.asarray(data["bits"]).view(np.uint8))
-    return np.flatnonzero(bits).astype(np.int64) + int(data["first"])
 
 
 def error_to_data(error: Exception) -> dict[str, Any]:

@@ -9,12 +9,13 @@ that is asked again gets the bytes of the first time, which cost nothing more.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,34 @@ class Asked:
 
 
 @dataclass
+class _Apart:
+    """Cohorts no two of which share a patient, as the cells of a column are.
+
+    Each is then an atom, and what is left is one that is in no sum. So nothing smaller than the
+    smallest cohort is in the row space, nor two atoms of together fewer: no audit is needed.
+    """
+
+    fewest: float = math.inf
+    union: NDArray[np.uint64] | None = None
+    broken: bool = False
+
+    def add(self, rows: Sequence[NDArray[np.uint64]]) -> None:
+        for row in rows:
+            if self.broken:
+                return
+            if self.union is None:
+                self.union = np.zeros_like(row)
+            self.broken = bool((row & self.union).any())
+            self.union |= row
+            self.fewest = min(self.fewest, int(np.bitwise_count(row).sum()))
+
+    def holds(self, new: NDArray[np.uint64], k: int) -> bool:
+        """Whether all are so, with one more of at least `k` patients."""
+        shared = self.union is not None and bool((new & self.union).any())
+        return not self.broken and self.fewest >= k and not shared
+
+
+@dataclass
 class _Seen:
     """The committed cohorts of one data set up to the row `last`, and the audit of the first ones.
 
@@ -70,10 +99,13 @@ class _Seen:
     atoms: cohorts.Atoms
     last: int = 0
     audited: int = 0
+    apart: _Apart = field(default_factory=lambda: _Apart())
     tried: tuple[NDArray[np.uint64], cohorts.Atoms] | None = None
 
     def exposes(self, new: NDArray[np.uint64], k: int) -> bool:
         """Whether one more cohort exposes an atom that was not exposed before it."""
+        if self.apart.holds(new, k):
+            return False
         for row in self.bits[self.audited :]:
             self.atoms = self._with(row)
         self.audited = len(self.bits)
@@ -374,6 +406,7 @@ class Ledger:
         if found:
             new = [np.frombuffer(self._unseal(bits), dtype="<u8") for _, _, bits in found]
             seen.bits = np.vstack([seen.bits, *new])
+            seen.apart.add(new)
             seen.last = found[-1][0]
         self._seen[dataset] = seen
         return seen

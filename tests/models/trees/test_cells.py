@@ -13,9 +13,9 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.learner import values
 from polyclinic.models.trees import Feature
-from polyclinic.models.trees.cells import grouped
+from polyclinic.models.trees.cells import CellsTask, RoutedRows, joint_of
 from polyclinic.models.trees.level import roots
-from polyclinic.models.trees.rows import State, spec_of
+from polyclinic.models.trees.rows import State, same_rows, spec_of, state_of
 from polyclinic.models.trees.stack import Stack
 from polyclinic.privacy.policy import Policy
 from tests.models.trees import world
@@ -44,6 +44,14 @@ def asked_for(spec, tree=None, nodes=(0,), base=None, task="trees.cells"):
         np.array([(0, node) for node in nodes]),
     )
     return Plan(task, values(spec, **state.to_data()))
+
+
+def grouped(plan, part):
+    """The rows of a hospital at a plan, and the cells of a node of its growing trees."""
+    CellsTask().local(plan, part)
+    state, joint = state_of(plan), joint_of(plan, part.cache)
+    rows = same_rows(spec_of(plan), state, part, RoutedRows)
+    return rows, lambda tree, node: joint.cells[state.trees.trees + tree, node]
 
 
 def one_split(spec, feature, split):
@@ -82,11 +90,11 @@ def test_no_number_has_fewer_patients_than_the_minimum(several_rows):
         n = total["n"]
         assert np.all((n == 0) | (n >= LEAST))
         assert np.all((total["h"] == 0) == (n == 0))
-        rows = grouped(plan, part)
+        rows, cells_of = grouped(plan, part)
         for i, (tree, node) in enumerate(plan.values["state"]["asked"]):
             held = rows.nodes[tree].rows(int(node))
             for line in range(3):
-                where = rows.cells_of(tree, int(node)).where[line][rows.bins[held, line]]
+                where = cells_of(tree, int(node)).where[line][rows.bins[held, line]]
                 for b in np.unique(where):
                     behind = len(np.unique(rows.keys[held[where == b]]))
                     assert behind >= LEAST and n[i, line, b] == np.sum(where == b)
@@ -152,8 +160,7 @@ def test_a_chosen_start_never_leaves_one_residual_in_a_cell():
     for start in np.unique(columns["number"]):
         part = Partition(columns, site="s")
         plan = asked_for(spec, base=[start])
-        rows = grouped(plan, part)
-        lines = rows.cells_of(0, 0).lines
+        lines = grouped(plan, part)[1](0, 0).lines
         try:
             site(columns).total(plan)
         except Refused as error:
@@ -163,12 +170,12 @@ def test_a_chosen_start_never_leaves_one_residual_in_a_cell():
         assert np.all((top == 0) | (lines.total[..., 0] - top - lines.second[..., 0] >= 0.1 * top))
 
 
-def released_sets(rows, tree, nodes, line):
+def released_sets(rows, cells_of, tree, nodes, line):
     """Rows behind every number of one column's lines, as 0/1 rows of a matrix."""
     sets = []
     for node in nodes:
         held = rows.nodes[tree].rows(node)
-        where = rows.cells_of(tree, node).where[line][rows.bins[held, line]]
+        where = cells_of(tree, node).where[line][rows.bins[held, line]]
         for b in np.unique(where):
             one = np.zeros(len(rows.y))
             one[held[where == b]] = 1.0
@@ -196,10 +203,11 @@ def test_parents_less_children_show_no_patient(seed):
     found = fit(spec.algorithm(), site(columns)).model
     tree = found.trees.tree(0)
     assert len(tree.left) >= 5
-    rows = grouped(asked_for(spec, tree, np.flatnonzero(tree.left < 0).tolist(), found.base), part)
+    leaves = np.flatnonzero(tree.left < 0).tolist()
+    rows, cells_of = grouped(asked_for(spec, tree, leaves, found.base), part)
     nodes = range(len(tree.left))
     for line in range(3):
-        sets = released_sets(rows, 0, nodes, line)
+        sets = released_sets(rows, cells_of, 0, nodes, line)
         assert sets.sum(axis=1).min() >= LEAST
         assert exposed(sets) == (0, 0)
 
@@ -212,6 +220,31 @@ def test_samples_that_differ_by_a_few_patients_are_refused():
     with pytest.raises(Refused) as refused:
         fit(replace(spec, rows_share=0.995).algorithm(), site(columns))
     assert refused.value.code == "COHORT_TOO_CLOSE"
+
+
+@pytest.mark.parametrize("forest", [False, True])
+def test_what_was_asked_before_changes_no_answer(forest):
+    columns, seen = world.rows(200), []
+    spec = world.spec(columns, "event", **{**FINE, "depth": 2}, trees=3, cell=LEAST, forest=forest)
+    task, part = CellsTask(), Partition(columns, site="s")
+    engine = site(columns)
+    asked = engine.total
+    engine.total = lambda plan: (seen.append(plan), asked(plan))[1]
+    fit(spec.algorithm(), engine)
+    plans = [plan for plan in seen if plan.task == "trees.cells"]
+    tree = one_split(spec, 0, 90)
+    plans += [asked_for(spec, tree, nodes=(1, 2), base=base) for base in ([0.0], [0.4])]
+    order = np.random.default_rng(0).permutation(len(plans)).tolist()
+    for plan in (plans[i] for i in [*order, *range(len(plans))]):
+        fresh = task.local(plan, Partition(columns, site="s"))
+        kept = task.local(plan, part)
+        for name, sums in fresh.leaves.items():
+            np.testing.assert_array_equal(kept.leaves[name], sums)
+            np.testing.assert_array_equal(kept.evidence.cells[name], fresh.evidence.cells[name])
+        shown = [task.exposure(plan, one, {}) for one in (Partition(columns, site="s"), part)]
+        for name, shares in shown[0].cells.items():
+            for part_of, numbers in vars(shares).items():
+                np.testing.assert_array_equal(getattr(shown[1].cells[name], part_of), numbers)
 
 
 def test_sums_without_shares_never_cross_a_border():

@@ -1,6 +1,14 @@
 """Learners by sums of a few kinds: naive Bayes, components, clusters, scales, screening."""
 
-from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler, screening_tasks
+from polyclinic.models.simple import (
+    bayes,
+    kmeans,
+    kmeans_grouped,
+    kmeans_tasks,
+    pca,
+    scaler,
+    screening_tasks,
+)
 from polyclinic.models.simple import form as _form  # noqa: F401  # registers itself
 from polyclinic.models.simple.bayes import GaussianNBFit, GaussianNBPredictor, GaussianNBSpec
 from polyclinic.models.simple.kinds import kinds
@@ -18,6 +26,7 @@ tasks = [
     kmeans.MOMENTS,
     kmeans.PRODUCTS,
     *kmeans_tasks.tasks,
+    *kmeans_grouped.tasks,
     screening_tasks.task,
 ]
 

@@ -13,7 +13,7 @@ from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
 from polyclinic.models.descriptive import Column as Described
 from polyclinic.models.learner import Asked, Check, Column, Kind, check_options
-from polyclinic.models.simple import bayes, kmeans, kmeans_tasks, pca, scaler
+from polyclinic.models.simple import bayes, kmeans, kmeans_grouped, kmeans_tasks, pca, scaler
 from polyclinic.models.simple.bayes import GaussianNBSpec
 from polyclinic.models.simple.kmeans import KMeansSpec
 from polyclinic.models.simple.moments import MAX_ROUNDS, check_forms, check_state, is_array
@@ -290,11 +290,11 @@ kinds = [
             kmeans.PRODUCTS.name: _of_plan(check_products),
             **{
                 task.name: _of_plan(kmeans_tasks.check_cells)
-                for task in (kmeans_tasks.cells, kmeans_tasks.grouped_cells)
+                for task in (kmeans_tasks.cells, kmeans_grouped.cells)
             },
             **{
                 task.name: _of_plan(kmeans_tasks.check_clusters)
-                for task in (kmeans_tasks.clusters, kmeans_tasks.grouped_clusters)
+                for task in (kmeans_tasks.clusters, kmeans_grouped.clusters)
             },
         },
         pooled=False,

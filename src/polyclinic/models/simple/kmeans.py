@@ -9,7 +9,8 @@ References: Lloyd, *IEEE Trans. Inf. Theory* 28 (1982); Sculley, "Web-scale k-me
 2010; Calinski & Harabasz, *Communications in Statistics* 3 (1974).
 
 What leaves the site: counts, sums and products of all rows, sums of cells of space from which the
-first centres are found (`seeds.py`), and of the clusters of each round (`kmeans_tasks.py`).
+first centres are found (`seeds.py`), and of the clusters of each round (`kmeans_tasks.py`,
+`kmeans_grouped.py`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from polyclinic.core.contribution import Total
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.plan import Plan
+from polyclinic.models.simple import kmeans_grouped
 from polyclinic.models.simple import kmeans_tasks as site
 from polyclinic.models.simple.moments import Moments, MomentsAlgorithm, MomentsTask
 from polyclinic.models.simple.nearest import Scaled, nearest
@@ -104,13 +106,13 @@ class KMeansSpec:
 
         def cells(results: Sequence[Any]) -> Algorithm:
             _check(self, results[0])
-            task = site.grouped_cells if grouped else site.cells
+            task = kmeans_grouped.cells if grouped else site.cells
             scale = self.scale.of(results[0])
             return CellsAlgorithm(task.name, data, results[0], results[1], scale)
 
         def lloyd(results: Sequence[Any]) -> Algorithm:
             _check(self, results[0])
-            task = site.grouped_clusters if grouped else site.clusters
+            task = kmeans_grouped.clusters if grouped else site.clusters
             return Lloyd(task.name, self, results[0], None if self.init else results[2])
 
         return Stages((moments, lloyd) if self.init else (moments, products, cells, lloyd))

@@ -28,12 +28,12 @@ from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.sampling import uniform
-from polyclinic.core.task import Facts, Grain
+from polyclinic.core.task import Grain
 from polyclinic.models.glm.support import patients
+from polyclinic.models.simple.group_sums import Groups
 from polyclinic.models.simple.moments import LARGEST, is_array
 from polyclinic.models.simple.nearest import Scaled, added, fast, nearest
 from polyclinic.models.simple.rows import Exposed, Own, Table, design
-from polyclinic.models.simple.units import MOST, groups_of, means_of, points_of, ruled, summed_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -43,33 +43,31 @@ _PLAIN = ("value", "level", "missing")
 
 @dataclass(frozen=True)
 class Units:
-    """What is put into cells as a whole: groups of patients, or rows.
+    """Rows that are put into cells one by one.
 
-    x       the rows, n_rows of them
-    means   of the units, n_units of them
-    unit    number of each row's unit, (n_rows,); None: each is a unit by itself
-    first   ordinal of the first patient of each unit, (n_units,); None: the row's own
+    x       the rows
+    keys    ordinals of their patients, by which samples are drawn
     """
 
     table: Table
     x: Scaled
-    means: Scaled
-    unit: Ints | None = None
-    first: Ints | None = None
+    keys: Ints
 
-    def rows(self, label: Ints) -> Ints:
-        """Of labels of the units those of their rows."""
-        return label if self.unit is None else label[self.unit]
+    @property
+    def means(self) -> Scaled:
+        """What is put into a cell: each row."""
+        return self.x
 
-    def drawn_by(self, partition: Partition) -> Ints:
-        """The ordinals by which units are drawn."""
-        return partition.keys[self.table.used] if self.first is None else self.first
+    @property
+    def first(self) -> Ints:
+        """Ordinal of each one's patient, (n_rows,)."""
+        return self.keys[self.table.used]
 
 
 class Labelled(Exposed):
     """A task that sums over parts of a hospital's patients, and is judged on each part.
 
-    A task says in `_label` which part each unit of a hospital is in, -1 for none.
+    A task says in `_label` which part each unit is in, -1 for none.
     """
 
     grain: Grain
@@ -77,7 +75,7 @@ class Labelled(Exposed):
     def _size(self, plan: Plan) -> int:
         raise NotImplementedError
 
-    def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
+    def _label(self, plan: Plan, site: str, units: Units | Groups) -> Ints:
         raise NotImplementedError
 
     def _whole(self, plan: Plan, partition: Partition) -> Exposure:
@@ -92,15 +90,14 @@ class Labelled(Exposed):
 
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Also the patients of each part, and how they share in its sums."""
-        found = self._whole(plan, partition)
-        units = units_of(plan, partition, self.grain)
-        label = units.rows(self._label(plan, partition, units))
+        found, units = self._whole(plan, partition), units_of(plan, partition)
+        label = self._label(plan, partition.site, units)
         persons = partition.persons[units.table.used]
         columns = found.members[0].columns
         members = tuple(
             Members(columns, np.unique(persons[label == k])) for k in range(self._size(plan))
         )
-        parts = _parts(plan, partition, units.table)
+        parts = parts_of(plan, partition, units.table)
         shares = _shares(parts, label, units.table.key, self._size(plan))
         x, weight = (_of(shares, at) for at in (np.s_[:, :-1], np.s_[:, -1]))
         cells = {"x": x, "weight": weight}
@@ -121,15 +118,15 @@ def _shares(parts: Floats, label: Ints, key: Ints | None, size: int) -> Shares:
     return Shares(*(np.stack(part) for part in zip(*stacked, strict=True)))
 
 
-def _plain(plan: Plan, table: Table) -> NDArray[np.bool_]:
+def plain(plan: Plan, table: Table) -> NDArray[np.bool_]:
     """The terms that are 0 or 1 in all of the hospital's rows, (n_terms,)."""
     if "several" in plan.known:
         return np.asarray(plan.known["several"] == 0)
     return np.asarray(~np.any((table.x != 0) & (table.x != 1), axis=0))
 
 
-def _parts(
-    plan: Plan, partition: Partition, table: Table, plain: NDArray[np.bool_] | None = None
+def parts_of(
+    plan: Plan, partition: Partition, table: Table, plain_terms: NDArray[np.bool_] | None = None
 ) -> Floats:
     """Each row's part in the sums of the terms and, last, of the weights, (n_rows, n_terms + 1).
 
@@ -139,7 +136,7 @@ def _parts(
     asked = design(plan)
     found = np.abs(table.x) * table.weight[:, None]
     if not asked.weight:
-        found[:, _plain(plan, table) if plain is None else plain] = 0.0
+        found[:, plain(plan, table) if plain_terms is None else plain_terms] = 0.0
     for j, term in enumerate(asked.terms):
         for column in {f.column for f in term.factors} & set(asked.fills):
             found[np.isnan(partition.columns[column][table.used]), j] = 0.0
@@ -198,7 +195,7 @@ class CellsTask(Labelled):
     def _size(self, plan: Plan) -> int:
         return len(plan.values["state"]["ask"])
 
-    def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
+    def _label(self, plan: Plan, site: str, units: Units | Groups) -> Ints:
         state = plan.values["state"]
         node = nodes_of(units.means, state["axes"], state["split"])
         every = np.arange(int(node.max(initial=0)) + 1)  # few, beside the rows
@@ -211,10 +208,10 @@ class CellsTask(Labelled):
         return label[node]
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        units = units_of(plan, partition, self.grain)
-        label = units.rows(self._label(plan, partition, units))
-        m, state = self._size(plan), plan.values["state"]
-        centres = np.zeros((m, len(state["centre"])))
+        units = units_of(plan, partition)
+        label = self._label(plan, partition.site, units)
+        state = plan.values["state"]
+        centres = np.zeros((self._size(plan), len(state["centre"])))
         leaves, cells, _ = _summed(units, label, centres)
         return Contribution(leaves, Evidence(units.table.patients, cells))
 
@@ -243,19 +240,17 @@ class ClustersTask(Labelled):
     def _size(self, plan: Plan) -> int:
         return len(plan.values["state"]["centres"])
 
-    def _label(self, plan: Plan, partition: Partition, units: Units) -> Ints:
+    def _label(self, plan: Plan, site: str, units: Units | Groups) -> Ints:
         spec, state = plan.values["spec"], plan.values["state"]
         label = nearest(units.means, state["centres"])
         if state["round"] < 0:
             return label
-        place = uniform(
-            units.drawn_by(partition), int(spec["seed"]), int(state["round"]), partition.site
-        )
+        place = uniform(units.first, int(spec["seed"]), int(state["round"]), site)
         return np.where(place < float(spec["batch"] or 1.0), label, -1)
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        units, centres = units_of(plan, partition, self.grain), plan.values["state"]["centres"]
-        label = units.rows(self._label(plan, partition, units))
+        units, centres = units_of(plan, partition), plan.values["state"]["centres"]
+        label = self._label(plan, partition.site, units)
         leaves, cells, inertia = _summed(units, label, centres)
         if plan.values["state"]["round"] >= 0:
             inertia = 0.0  # it would be a sum of squares over as few as are in one part
@@ -301,59 +296,27 @@ def nodes_of(
 _SPLIT = ("node", "axis", "at")
 
 
-def units_of(plan: Plan, partition: Partition, grain: Grain) -> Units:
-    """The units of a partition; found once per scale of the columns.
+def units_of(plan: Plan, partition: Partition) -> Units:
+    """The rows of a partition, each by itself."""
+    check_group(plan, int(plan.values["spec"]["group"]) <= 1)
+    return Units(*scaled(plan, partition), partition.keys)
 
-    Patients are grouped only where the whole site is at hand, or a chunk that can be by itself.
-    """
-    spec, state = plan.values["spec"], plan.values["state"]
-    least = int(spec["group"])
-    if (least > 1) != (grain == "site"):
+
+def scaled(plan: Plan, partition: Partition) -> tuple[Table, Scaled]:
+    """A partition's rows, and their terms scaled."""
+    table, state = Table.of(plan, partition), plan.values["state"]
+    return table, Scaled(table.x, state["centre"], state["scale"])
+
+
+def check_group(plan: Plan, good: bool) -> None:
+    """Raises BAD_MESSAGE for groups of a size that the task is not for."""
+    if not good:
         raise PolyclinicError(
-            f"{plan.task} with groups of {least}",
+            f"{plan.task} with groups of {plan.values['spec']['group']}",
             code="BAD_MESSAGE",
             rule="a step over groups of patients is one for whole hospitals",
         )
     check_terms(design(plan))
-
-    def scaled() -> tuple[Table, Floats]:
-        table = Table.of(plan, partition)
-        x = table.x - state["centre"]
-        x /= state["scale"]
-        return table, x
-
-    def groups() -> NDArray[np.int32]:
-        table, x = scaled()
-        points, _ = points_of(x, table.key)
-        parts = summed_of(_parts(plan, partition, table), table.key)
-        sides = points_of(table.x[:, _plain(plan, table)], table.key)[0] > 0.5
-        patients = int(np.sum(plan.known.get("patients", len(points))))
-        found = groups_of(points, parts, sides, max(least, -(-patients // MOST)))
-        return found.astype(np.int32)
-
-    def made() -> Units:
-        table, x = scaled()
-        points, place = points_of(x, table.key)
-        first = np.full(int(group.max()) + 1 if len(group) else 0, np.iinfo(np.int64).max)
-        np.minimum.at(first, group[place], partition.keys[table.used])
-        means = Scaled.of(means_of(points, group))
-        return Units(
-            table, Scaled(table.x, state["centre"], state["scale"]), means, group[place], first
-        )
-
-    def key() -> str:
-        parts = (spec, plan.values["rows"], state["centre"], state["scale"])
-        return codec.digest([dict(parts[0]), dict(parts[1]), *parts[2:]])
-
-    if least <= 1:
-        table = Table.of(plan, partition)
-        rows = Scaled(table.x, state["centre"], state["scale"])
-        return Units(table, rows, rows)
-    name = plan.once("units", key)
-    # Kept apart: it is what takes long, and far smaller than the rest.
-    group = partition.cached(f"groups {name}", groups).astype(np.int64)
-    found: Units = partition.cached(f"units {name}", made)
-    return found
 
 
 def check_cells(plan: Plan) -> None:
@@ -403,52 +366,5 @@ def _check_scale(plan: Plan, more: set[str]) -> None:
         raise ValueError("the scale is a number above 0 per term")
 
 
-class Grouped:
-    """A task over groups of patients: chunks are cut into groups one by one, where each of them
-    can be a group of its own; else all of the hospital's rows together.
-
-    What is known: `patients`, how many there are; `several`, rows by term that are neither 0 nor 1;
-    `ruled`, chunks by sum of which two patients make up nearly all; `small`, chunks that hold fewer
-    patients than a group.
-    """
-
-    def about(self, plan: Plan) -> str:
-        """The terms, the rows, and the size of groups."""
-        spec = plan.values["spec"]
-        return codec.digest([spec["design"], plan.values["rows"], int(spec["group"])])
-
-    def facts(self, plan: Plan, partition: Partition) -> Facts:
-        """Of one chunk. Whether a term is 0 or 1 in all rows is not known yet."""
-        check_terms(design(plan))
-        table = Table.of(plan, partition)
-        parts = _parts(plan, partition, table, np.zeros(table.x.shape[1], dtype=bool))
-        parts = summed_of(parts, table.key)
-        several = np.count_nonzero((table.x != 0) & (table.x != 1), axis=0)
-        small = len(parts) < int(plan.values["spec"]["group"])
-        return {
-            "patients": np.array([len(parts)], dtype=np.int64),
-            "several": several.astype(np.int64),
-            "ruled": ruled(parts).astype(np.int64),
-            "small": np.array([small], dtype=np.int64),
-        }
-
-    def apart(self, known: Facts) -> bool:
-        """Whether groups are formed within chunks."""
-        judged = np.append(known["several"] > 0, True)
-        return not known["small"].any() and not known["ruled"][judged].any()
-
-
-@dataclass(frozen=True)
-class GroupedCells(Grouped, CellsTask):
-    """`CellsTask` over groups."""
-
-
-@dataclass(frozen=True)
-class GroupedClusters(Grouped, ClustersTask):
-    """`ClustersTask` over groups."""
-
-
 cells, clusters = CellsTask("kmeans.cells", "row"), ClustersTask("kmeans.clusters", "row")
-grouped_cells = GroupedCells("kmeans.grouped_cells", "site")
-grouped_clusters = GroupedClusters("kmeans.grouped_clusters", "site")
-tasks = [cells, clusters, grouped_cells, grouped_clusters]
+tasks = [cells, clusters]

@@ -46,10 +46,11 @@ def summed_of(parts: Floats, key: Ints | None) -> Floats:
 def ruled(parts: Floats) -> NDArray[np.bool_]:
     """The sums of which one patient or two make up nearly all, (n_sums,)."""
     first, second = np.zeros((2, parts.shape[1]))
-    if len(parts) > 1:
-        second, first = np.partition(parts, -2, axis=0)[-2:]
-    elif len(parts):
-        first = parts[0]
+    if len(parts):
+        first, at = parts.max(axis=0), parts.argmax(axis=0)
+        for j, i in enumerate(at.tolist()):
+            rest = max(parts[:i, j].max(initial=0.0), parts[i + 1 :, j].max(initial=0.0))
+            second[j] = rest
     total, two = parts.sum(axis=0), first + second
     return np.asarray((first > 0) & ((two > TWO * total) | (total - two < REST * first)))
 
@@ -64,16 +65,17 @@ def groups_of(points: Floats, parts: Floats, sides: NDArray[np.bool_], least: in
     sides : what says yes or no of each patient, (n_patients, n_columns).
     """
     group = np.zeros(len(points), dtype=np.int64)
-    waiting, found = [np.arange(len(points))], 0
+    waiting, found = [(np.arange(len(points)), points, parts, sides)], 0
     while waiting:
-        inside = waiting.pop()
-        halves = _sides(points[inside], parts[inside], sides[inside], least)
-        halves = halves or _cut(points[inside], parts[inside], least)
+        inside, x, mine, yes = waiting.pop()
+        halves = _sides(x, mine, yes, least) or _cut(x, mine, least)
         if halves is None:
             group[inside] = found
             found += 1
-        else:
-            waiting += [inside[half] for half in halves]
+        else:  # what belongs together lies together, and is read at once
+            for half in halves:
+                own = x.take(half, axis=0), mine.take(half, axis=0), yes.take(half, axis=0)
+                waiting.append((inside[half], *own))
     return group
 
 
@@ -100,7 +102,7 @@ def _sides(
         apart = x[column].mean(axis=0) - x[~column].mean(axis=0)
         gain = yes * (n - yes) / n * float(apart @ apart)
         halves = np.flatnonzero(column), np.flatnonzero(~column)
-        if gain > best and all(_shared(parts[half])[-1] for half in halves):
+        if gain > best and not any(ruled(parts.take(half, axis=0)).any() for half in halves):
             best, found = gain, halves
     return found
 
@@ -120,7 +122,7 @@ def _cut(x: Floats, parts: Floats, least: int) -> tuple[Ints, Ints] | None:
     gain[: edge - 1] = gain[n - edge :] = 0.0
     at = int(np.argmax(gain)) + 1
     halves = order[:at], order[at:]
-    if gain[at - 1] > 0 and not all(_shared(parts[half])[-1] for half in halves):
+    if gain[at - 1] > 0 and any(ruled(parts.take(half, axis=0)).any() for half in halves):
         gain[~(_shared(parts[order])[:-1] & _shared(parts[order[::-1]])[-2::-1])] = 0.0
         at = int(np.argmax(gain)) + 1
         halves = order[:at], order[at:]
@@ -140,9 +142,11 @@ def _shared(parts: Floats) -> NDArray[np.bool_]:
 def _direction(x: Floats) -> Floats:
     """Nearly the principal direction of centred rows."""
     v = x[np.argmax(np.einsum("ij,ij->i", x, x))]
+    few = x.T @ x if len(x) > x.shape[1] else None
     for _ in range(STEPS):
         size = np.sqrt(v @ v)
         if size == 0:
             break
-        v = x.T @ (x @ (v / size))
+        v = v / size
+        v = x.T @ (x @ v) if few is None else few @ v
     return np.asarray(v / max(np.sqrt(v @ v), 1e-300))

@@ -14,6 +14,9 @@ as a whole whatever the margins are, and are compared like cohorts with those of
 Derivatives of survival follow the order of times in risk sets of all rows: who makes these up is
 judged as well (survival.py).
 
+What bins are joined to is found step by step over all chunks of the hospital's rows (joint.py),
+but for survival, whose rows stay together.
+
 The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
 are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
 """
@@ -22,117 +25,45 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Members, Shares
+from polyclinic.core.exposure import Exposure, Shares, packed
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
+from polyclinic.core.task import Answer, Grain, Question, Steps, answered
 from polyclinic.models.trees.bins import Bools
-from polyclinic.models.trees.groups import Lines, joined, lines_of
+from polyclinic.models.trees.groups import Lines, lines_of
+from polyclinic.models.trees.joint import Joint, lines_to, state_at, together
 from polyclinic.models.trees.kernels import COUNT
-from polyclinic.models.trees.rows import Rows, kept_rows, line_columns, spec_of, state_of
-from polyclinic.models.trees.spec import Spec
+from polyclinic.models.trees.rows import Rows, line_columns, same_rows, spec_of, state_of
 from polyclinic.models.trees.stack import Stack
 from polyclinic.models.trees.survival import exposed_at, slots_of
-from polyclinic.models.trees.tasks import histogram_leaves, histograms, members
+from polyclinic.models.trees.tasks import histogram_leaves, histograms
 
 Ints = NDArray[np.int64]
 
 
-@dataclass(frozen=True)
-class Cells:
-    """One node's cells: at which bin each bin is counted, and who is behind each of them."""
+class RoutedRows(Rows):
+    """Rows of a chunk, which go where the hospital's cells go.
 
-    where: Ints
-    lines: Lines
+    ways  of each split that is known which bins go left, by tree and node
+    """
 
+    ways: Mapping[tuple[int, int], Bools]
 
-class GroupedRows(Rows):
-    """Rows of a hospital, of which whole cells move."""
+    def _follow(self, at: int, tree: Stack) -> None:
+        nodes = self.nodes[at]
+        for node in tree.split_nodes:
+            left = self.ways.get((self.grown + at, node))
+            if left is not None and node not in nodes.done:
+                nodes.follow(tree, node, self.columns, left)
 
-    def __init__(self, spec: Spec, partition: Partition, class_weight: NDArray[np.float64]) -> None:
-        super().__init__(spec, partition, class_weight)
-        self._members: dict[int, Members] = {}
-        self._cuts: tuple[Members, ...] | None = None
-        self.whole = self._whole_cells(partition)
-
-    def _whole_cells(self, partition: Partition) -> Ints:
-        """Bins joined until each has enough of the cohort's patients: what moves together in every
-        tree, whatever its margins are."""
-        nothing = np.zeros((partition.n_rows, 0), np.int64)
-        lines = lines_of(
-            self.bins, nothing, self.spec.widest + 1, self.keys if self.several else None
-        )
-        return joined([lines], None, max(self.spec.cell, 1))
-
-    def cuts(self, partition: Partition, cohort: Any) -> tuple[Members, ...]:
-        """The cohort's patients by cell of each column, each patient once: other edges that differ
-        by a few are refused like a cohort."""
-        if self._cuts is None:
-            first = np.flatnonzero(np.diff(self.keys, prepend=-1))
-            about, persons, found = codec.digest(cohort or {}), partition.persons[first], []
-            for j, feature in enumerate(self.spec.features):
-                cell, column = self.whole[j][self.bins[first, j]], (f"{feature.name} in {about}",)
-                found += [Members(column, np.unique(persons[cell == b])) for b in np.unique(cell)]
-            self._cuts = tuple(found)
-        return self._cuts
-
-    @cached_property
-    def several(self) -> bool:
-        """Whether a patient has several rows."""
-        return bool(np.any(np.diff(self.keys) == 0))
-
-    def _begin(self, first_tree: int, many: int) -> None:
-        super()._begin(first_tree, many)
-        self.cells: list[dict[int, Cells]] = [{} for _ in range(many)]
-        self.parents: list[dict[int, int]] = [{} for _ in range(many)]
-
-    def behind(self, partition: Partition, first: int, trees: list[int]) -> tuple[Members, ...]:
-        """Patients behind the sums of some trees: of samples, those of each."""
-        if self.spec.rows_share >= 1.0:
-            trees = [0]
-        samples = sorted({(first + tree) // self.spec.at_once for tree in trees})
-        for sample in samples:
-            if sample not in self._members:
-                mask = _used(self)
-                if self.spec.rows_share < 1.0:
-                    mask[self.used] = self.draws(sample * self.spec.at_once) > 0
-                self._members[sample] = members(self.spec, partition, mask)
-        return tuple(self._members[sample] for sample in samples)
-
-    def goes_left(self, at: int, tree: Stack, node: int) -> Bools:
-        """Bins go where the one goes that they are counted at."""
-        left = int(tree.left[node])
-        self.parents[at] |= {left: node, left + 1: node}
-        where = self.cells_of(at, node).where[int(tree.feature[node])]
-        found: Bools = super().goes_left(at, tree, node)[where]
-        return found
-
-    def cells_of(self, at: int, node: int) -> Cells:
-        """Of a node whose parents were split, made together with its sibling's."""
-        if node not in self.cells[at]:
-            if node == 0:
-                pair, before = [0], self.whole
-            else:
-                parent = self.parents[at][node]
-                pair = sorted(k for k, above in self.parents[at].items() if above == parent)
-                before = self.cells_of(at, parent).where
-            lines = [self._lines(at, one) for one in pair]
-            where = joined(lines, before, max(self.spec.cell, 1))
-            for one, mine in zip(pair, lines, strict=True):
-                moved = self._lines(at, one, where) if len(mine.most) else mine.at(where)
-                self.cells[at][one] = Cells(where, moved)
-        return self.cells[at][node]
-
-    def _lines(self, at: int, node: int, where: Ints | None = None) -> Lines:
+    def lines(self, at: int, node: int, several: bool, where: Ints | None = None) -> Lines:
         """Of the rows of a node, at their bins or at `where` these are counted."""
         order = self.nodes[at].rows(node)
         parts, bins = np.abs(self.lanes[at][order]), self.bins[order]
@@ -140,14 +71,19 @@ class GroupedRows(Rows):
         if where is not None:
             bins = where[np.arange(len(where)), bins]
         # One more bin stands for missing values where the study keeps none.
-        return lines_of(
-            bins, parts, self.spec.widest + 1, self.keys[order] if self.several else None
-        )
+        return lines_of(bins, parts, self.spec.widest + 1, self.keys[order] if several else None)
 
+    def all_lines(self, several: bool) -> Lines:
+        """Of all rows, fitted or not."""
+        nothing = np.zeros((len(self.y), 0), np.int64)
+        return lines_of(self.bins, nothing, self.spec.widest + 1, self.keys if several else None)
 
-def grouped(plan: Plan, partition: Partition) -> GroupedRows:
-    """The hospital's rows at the place of the plan."""
-    return kept_rows(spec_of(plan), state_of(plan), partition, GroupedRows)
+    @property
+    def fitted(self) -> Bools:
+        """Which rows are fitted."""
+        found = np.zeros(len(self.y), dtype=bool)
+        found[self.used] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -162,52 +98,16 @@ class CellsTask:
         return histogram_leaves(plan, "cells")
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        spec, state = spec_of(plan), state_of(plan)
-        rows, first = grouped(plan, partition), state.trees.trees
-        leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
-        own = histograms(rows, first, state.asked)
-        behind = np.zeros(leaves["n"].shape, np.int64)
-        for i, (tree, node) in enumerate(state.asked.tolist()):
-            columns = line_columns(spec, first + tree, node)
-            cells = rows.cells_of(tree, node)
-            where = cells.where[columns, : spec.bins]
-            to = (where + spec.bins * np.arange(len(columns))[:, None]).ravel()
-            for name, sums in own.items():
-                flat = (len(to), *sums.shape[3:])
-                np.add.at(leaves[name][i].reshape(flat), to, sums[i].reshape(flat))
-            behind[i] = cells.lines.count[columns, : spec.bins]
-        by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
-        evidence = {"g": by_lane, "h": behind, "n": behind}
-        patients = partition.patients(_used(rows))
-        return Contribution(leaves, Evidence(patients, evidence))
+        return self._found(plan, partition)[0]
 
     def exposure(
         self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]
     ) -> Exposure:
         """Shares of patients in the magnitudes that each cell adds up."""
-        spec, state = spec_of(plan), state_of(plan)
-        rows, first = grouped(plan, partition), state.trees.trees
-        parts: dict[str, list[Ints]] = {name: [] for name in ("total", "first", "second")}
-        for tree, node in state.asked.tolist():
-            columns = line_columns(spec, first + tree, node)
-            lines = rows.cells_of(tree, node).lines
-            for name, kept in parts.items():
-                kept.append(getattr(lines, name)[columns, : spec.bins])
-        shape = (0, spec.columns, spec.bins, spec.width + 1)
-        total, most, second = (
-            np.stack(kept).astype(np.float64) if kept else np.zeros(shape)
-            for kept in parts.values()
-        )
-        shares = Shares(total, most**2, most, second)
-        found = Exposure(
-            cells={"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)},
-            members=(
-                *rows.behind(partition, first, state.asked[:, 0].tolist()),
-                *rows.cuts(partition, plan.cohort),
-            ),
-        )
+        found, spec = self._found(plan, partition)[1], spec_of(plan)
         if not spec.survival:
             return found
+        rows = same_rows(spec, state_of(plan), partition, RoutedRows)
         margin = rows.margin[rows.used, 0]
         everyone = exposed_at(rows, partition, rows.used, rows.risks, margin)
         return replace(
@@ -217,6 +117,16 @@ class CellsTask:
             members=(*found.members, *everyone.members),
         )
 
+    def _found(self, plan: Plan, partition: Partition) -> tuple[Contribution, Exposure]:
+        """Of all rows in one place."""
+        kept = partition.cache.get("cells of a plan")
+        if kept is None or kept[0] != plan.content_hash:
+            steps = self.steps(plan, partition.cache)
+            found = answered(steps, lambda question: self.part(plan, question, partition))
+            kept = partition.cache["cells of a plan"] = plan.content_hash, found
+        done: tuple[Contribution, Exposure] = kept[1]
+        return done
+
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Of survival, whose sums are about the risk sets of all rows; else none."""
         return slots_of(spec_of(plan)) if spec_of(plan).survival else ()
@@ -225,12 +135,114 @@ class CellsTask:
         """Of survival the shares in all risk sets; else none: cells are judged each by itself."""
         return (), int(spec_of(plan).survival)
 
+    def by_steps(self, plan: Plan) -> bool:
+        """But for survival, where a derivative depends on all who are at risk."""
+        return not spec_of(plan).survival
+
+    def together(self, one: Answer, other: Answer) -> Answer:
+        """Sums of both, and what each chunk has side by side."""
+        return together(one, other)
+
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """Cells of the asked nodes, then who is behind them."""
+        spec, state = spec_of(plan), state_of(plan)
+        joint = joint_of(plan, kept)
+        yield from joint.at(state)
+        first = state.trees.trees
+        trees = (state.asked[:, 0] + first).tolist() if spec.rows_share < 1.0 else [0]
+        samples = sorted({tree // spec.at_once for tree in trees})
+        members = yield from joint.members(samples, plan.cohort)
+        exposure = Exposure(cells=_shares(spec, joint, first, state.asked), members=members)
+        return self._joined(plan, joint), exposure
+
+    def _joined(self, plan: Plan, joint: Joint) -> Contribution:
+        """The histograms with bins counted where their cells are."""
+        spec, state = spec_of(plan), state_of(plan)
+        leaves = {leaf.name: np.zeros(leaf.shape, np.int64) for leaf in self.leaves(plan)}
+        behind = np.zeros(leaves["n"].shape, np.int64)
+        for i, (tree, node) in enumerate(state.asked.tolist()):
+            columns = line_columns(spec, state.trees.trees + tree, node)
+            cells = joint.cells[state.trees.trees + tree, node]
+            where = cells.where[columns, : spec.bins]
+            to = (where + spec.bins * np.arange(len(columns))[:, None]).ravel()
+            for name, sums in joint.sums.items():
+                flat = (len(to), *sums.shape[3:])
+                np.add.at(leaves[name][i].reshape(flat), to, sums[i].reshape(flat))
+            behind[i] = cells.lines.count[columns, : spec.bins]
+        by_lane = np.repeat(behind[..., None], spec.width, axis=-1)
+        return Contribution(
+            leaves, Evidence(joint.patients, {"g": by_lane, "h": behind, "n": behind})
+        )
+
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """What one chunk holds; see `Joint`."""
+        asked, spec, state = question.values, spec_of(plan), state_of(plan)
+        rows = same_rows(spec, state, partition, RoutedRows)
+        if asked["ask"] == "whole":
+            several = bool(np.any(np.diff(rows.keys) == 0))
+            return {
+                "lines": lines_to([rows.all_lines(several)]),
+                "several": int(several),
+                "patients": partition.patients(rows.fitted),
+            }
+        if asked["ask"] == "members":
+            return _members(asked, rows, partition)
+        splits = map(tuple, asked["split"].tolist())
+        rows.ways = dict(zip(splits, asked["left"], strict=True))
+        rows.at(state_at(state, spec, asked["first"]))
+        nodes, several = asked["nodes"].tolist(), asked["several"]
+        if asked["ask"] == "moved":
+            pairs = zip(nodes, asked["where"], strict=True)
+            return {
+                "lines": lines_to([rows.lines(i, k, several, where) for (i, k), where in pairs])
+            }
+        return {
+            "lines": lines_to([rows.lines(i, k, several) for i, k in nodes]),
+            "sums": histograms(rows, asked["first"], asked["sums"]),
+        }
+
+
+def joint_of(plan: Plan, kept: dict[str, Any]) -> Joint:
+    """What is known of the rows under a plan's spec."""
+    spec, state = spec_of(plan), state_of(plan)
+    found: Joint | None = kept.get("cells")
+    same = found is not None and np.array_equal(found.class_weight, state.class_weight)
+    if found is None or not same or found.spec != spec:
+        found = kept["cells"] = Joint(spec, state.class_weight)
+    return found
+
+
+def _members(asked: Mapping[str, Any], rows: RoutedRows, partition: Partition) -> Answer:
+    """A chunk's patients behind each sample; and all of them with their cell of each column."""
+    spec, behind = rows.spec, []
+    for sample in asked["samples"]:
+        mask = rows.fitted
+        if spec.rows_share < 1.0:
+            mask[rows.used] = rows.draws(sample * spec.at_once) > 0
+        behind.append([packed(np.unique(partition.persons[mask]))])
+    if not asked["cuts"]:
+        return {"behind": behind, "persons": [], "labels": []}
+    first = np.flatnonzero(np.diff(rows.keys, prepend=-1))
+    kind = np.int16 if spec.widest < 1 << 15 else np.int64
+    cells = [where[rows.bins[first, j]].astype(kind) for j, where in enumerate(asked["where"])]
+    persons = [packed(partition.persons[first])]
+    return {"behind": behind, "persons": persons, "labels": [cells]}
+
+
+def _shares(spec: Any, joint: Joint, first: int, asked: Ints) -> dict[str, Shares]:
+    parts: dict[str, list[Ints]] = {name: [] for name in ("total", "first", "second")}
+    for tree, node in asked.tolist():
+        columns = line_columns(spec, first + tree, node)
+        lines = joint.cells[first + tree, node].lines
+        for name, kept in parts.items():
+            kept.append(getattr(lines, name)[columns, : spec.bins])
+    shape = (0, spec.columns, spec.bins, spec.width + 1)
+    total, most, second = (
+        np.stack(kept).astype(np.float64) if kept else np.zeros(shape) for kept in parts.values()
+    )
+    shares = Shares(total, most**2, most, second)
+    return {"g": _lanes(shares, slice(0, -1)), "h": _lanes(shares, -1)}
+
 
 def _lanes(shares: Shares, lanes: Any) -> Shares:
     return Shares(*(part[..., lanes] for part in vars(shares).values()))
-
-
-def _used(rows: Rows) -> Bools:
-    found = np.zeros(len(rows.y), dtype=bool)
-    found[rows.used] = True
-    return found

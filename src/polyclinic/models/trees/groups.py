@@ -48,6 +48,18 @@ class Lines:
     second: Ints
     most: Ints
 
+    def __add__(self, other: Lines) -> Lines:
+        """Of both, who are different patients."""
+        return Lines(
+            self.rows + other.rows,
+            self.count + other.count,
+            self.once + other.once,
+            self.total + other.total,
+            np.maximum(self.first, other.first),
+            np.maximum(np.minimum(self.first, other.first), np.maximum(self.second, other.second)),
+            np.maximum(self.most, other.most),
+        )
+
     def at(self, where: Ints) -> Lines:
         """Of patients with one row each, with each bin's counted at bin `where`."""
         n_lines, n_bins = where.shape

@@ -68,7 +68,7 @@ class PrivateRows(Rows):
     def _begin(self, first_tree: int, many: int) -> None:
         """All rows stand at the roots, with their parts."""
         self.grown = first_tree
-        self.lanes = [self._parts()] * many
+        self._lanes = [self._parts()] * many
         self.nodes = [Nodes.of(self.used) for _ in range(many)]
 
     def _parts(self) -> Ints:

@@ -176,7 +176,8 @@ class Rows:
         self.margin: Floats = np.zeros((0, 0))
         self.trees = Stack.none(spec.width)
         self.nodes: list[Nodes] = []
-        self.lanes: list[Ints] = []
+        self._drawn: list[Floats] = []  # weights of the rows in each tree that grows now
+        self._lanes: list[Ints] | None = []
         self.grown = 0  # trees before those that are grown now, or -1
 
     def risk_sets(self, rows: Ints) -> RiskSets:
@@ -295,7 +296,15 @@ class Rows:
                 used = used[drawn > 0]
             weights.append(weight)
             self.nodes.append(Nodes.of(used))
-        self.lanes = self._whole(weights)
+        self._drawn, self._lanes = weights, None
+
+    @property
+    def lanes(self) -> list[Ints]:
+        """Derivatives of each tree that grows now, (n_rows, width + 1); found when first asked for:
+        of finished trees nobody does."""
+        if self._lanes is None:
+            self._lanes = self._whole(self._drawn)
+        return self._lanes
 
     def _whole(self, weights: list[Floats]) -> list[Ints]:
         """Derivatives of each tree as whole numbers; block by block, so that rows stay near."""
@@ -329,6 +338,13 @@ R = TypeVar("R", bound=Rows)
 
 def kept_rows(spec: Spec, state: State, partition: Partition, kind: type[R]) -> R:
     """The rows in the partition's cache, brought to a state."""
+    found = same_rows(spec, state, partition, kind)
+    found.at(state)
+    return found
+
+
+def same_rows(spec: Spec, state: State, partition: Partition, kind: type[R]) -> R:
+    """The rows in the partition's cache, in whatever state they are."""
     name = f"trees: {kind.__name__}"
     kept: R | None = partition.cache.get(name)
     if (
@@ -337,7 +353,6 @@ def kept_rows(spec: Spec, state: State, partition: Partition, kind: type[R]) -> 
         or not np.array_equal(kept.class_weight, state.class_weight)
     ):
         kept = partition.cache[name] = kind(spec, partition, state.class_weight)
-    kept.at(state)
     return kept
 
 

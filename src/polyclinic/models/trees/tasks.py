@@ -199,10 +199,14 @@ class LossTask:
 
 def members(spec: Spec, partition: Partition, mask: NDArray[np.bool_]) -> Members:
     """Patients behind sums over the rows `mask`."""
-    names = tuple(f.name for f in spec.features)
+    return Members(columns_named(spec), np.unique(partition.persons[mask]))
+
+
+def columns_named(spec: Spec) -> tuple[str, ...]:
+    """All columns that sums are about."""
     design = spec.design
     more = (one for one in (design.response, design.weight, design.event) if one)
-    return Members((*names, *more, *design.strata), np.unique(partition.persons[mask]))
+    return (*(f.name for f in spec.features), *more, *design.strata)
 
 
 def mask_of(rows: Ints, size: int) -> NDArray[np.bool_]:
