@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    Discriminator,
     Field,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -19,10 +17,10 @@ from polyclinic.core.device import PATTERN, VARIABLE
 from polyclinic.core.errors import InputError
 from polyclinic.core.overlap import across_borders
 from polyclinic.data.expression import parse
-from polyclinic.data.query import Query
 from polyclinic.data.toml import load_toml, validate
 from polyclinic.engines.assign import Policy
 from polyclinic.evaluation.shuffled import MOST
+from polyclinic.governance.study_data import Data
 from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
@@ -43,59 +41,6 @@ class About(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
     title: str = ""
     purpose: str = ""
-
-
-class AskedOf(Section):
-    """One of [data] sites: a database and what it is asked, see `polyclinic.query`.
-
-    folder  where the answer is kept while the study runs, if workers are on other machines
-    """
-
-    at: str
-    query: str
-    folder: str | None = None
-
-    @model_validator(mode="after")
-    def _answerable(self) -> AskedOf:
-        try:
-            Query(self.at, self.query)
-        except InputError as error:
-            raise ValueError(f"{error.what}; {error.rule}; {error.next}") from None
-        return self
-
-
-def _kind_of_site(value: Any) -> str:
-    return "str" if isinstance(value, str) else "dict"
-
-
-SiteRows = Annotated[  # as `validate` leaves these tags out of its words
-    Annotated[str, Tag("str")] | Annotated[AskedOf, Tag("dict")], Discriminator(_kind_of_site)
-]
-
-
-class Data(Section):
-    """[data]: codebook and files of the hospitals, a hub that they joined, or a named data set.
-
-    unreadable  of files that are read in parts: whether the study stops at one that cannot be read
-    """
-
-    schema_: Annotated[str | None, Field(alias="schema")] = None
-    sites: dict[str, SiteRows] | None = None
-    unreadable: Literal["stop", "leave out"] = "stop"
-    folder: str | None = None
-    dataset: str | None = None
-    hub: str | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        given = [name for name in ("sites", "folder", "dataset", "hub") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError("give one of: sites, folder, dataset, hub")
-        if self.unreadable != "stop" and not self.sites:
-            raise ValueError("unreadable is of the files that sites names")
-        if self.dataset is None and self.schema_ is None:
-            raise ValueError('files need a codebook: schema = "..."')
-        return self
 
 
 class CohortSection(Section):
@@ -434,6 +379,8 @@ def _both(where: str | None, more: str) -> str:
 
 def _forget_unused(content: dict[str, Any]) -> None:
     """Drop keys that say nothing: a study without them is the one that it always was."""
+    if content["data"]["unreadable"] == "stop":
+        del content["data"]["unreadable"]
     for name in OF_NETWORKS[:2]:
         if content["model"][name] is None:
             del content["model"][name]

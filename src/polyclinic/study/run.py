@@ -25,7 +25,8 @@ from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.engines.spark import spark
 from polyclinic.evaluation import Shuffle, exchanges
-from polyclinic.governance.study_file import AskedOf, Data, EngineSection, Study, load_study
+from polyclinic.governance.study_data import AskedOf, Data
+from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import SET_ASIDE, Results
