@@ -69,6 +69,7 @@ NAMES = [
     "images",
     "load",
     "partition",
+    "query",
     "read",
     "run",
     "scan",

@@ -59,6 +59,7 @@ _WHERE = {
     "Sites": "polyclinic.study.sites",
     "read": "polyclinic.study.door",
     "scan": "polyclinic.study.door",
+    "query": "polyclinic.data.query",
     "from_spark": "polyclinic.study.door",
     "split": "polyclinic.study.door",
     "images": "polyclinic.study.pictures",

@@ -90,7 +90,7 @@ def test_missing_in_every_spelling(column):
         ("chol", ["49.99", "800.01"], "OUT_OF_RANGE", 2),
         ("sex", ["2", "male", "-1"], "UNKNOWN_LEVEL", 3),
         ("smoker", ["Never", "now", "0"], "UNKNOWN_LEVEL", 2),
-        ("seen", ["31.01.2020", "2020-13-01", "x"], "NOT_A_DATE", 3),
+        ("seen", ["31.01.2020", "2020-13-01", "infinity"], "NOT_A_DATE", 3),
     ],
 )
 def test_bad_cells_are_counted_and_never_shown(column, name, bad, code, count):

@@ -23,6 +23,7 @@ from polyclinic.data.source import (
     Source,
     cell_text,
     count_rows,
+    day_number,
     is_number,
     level_case,
     missing_condition,
@@ -186,7 +187,7 @@ def _values(
     if column.levels is not None:
         value = level_case(text, column, mapped, source.format)
     elif column.type == "date":
-        value = f"CAST(TRY_CAST({text} AS DATE) - DATE '1970-01-01' AS DOUBLE)"
+        value = day_number(text)
     else:
         value = number(text, source.format)
     query = f"SELECT {value} AS v FROM source WHERE NOT ({condition})"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import secrets
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.data.query import refuse_secrets
 
 SUFFIXES = (".parquet", ".pq")
 
@@ -26,6 +28,15 @@ class Group:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A row group that cannot be read, or a whole file (`group` and `rows` None)."""
+
+    file: str
+    group: int | None
+    rows: int | None
+
+
+@dataclass(frozen=True)
 class Lake:
     """Files with the same columns.
 
@@ -33,6 +44,9 @@ class Lake:
     names   of the columns that the files hold
     marks   size, time and rows of each file: it is read only while these are the same
     key     of the hashes that stand for patients while parts are put together
+    content digest of rows that were written for this process; "": the files are somebody else's
+    left_out  what cannot be read, and was found so before the first round
+    kept    what the files live as long as; None: they are somebody else's
     """
 
     base: str
@@ -41,6 +55,15 @@ class Lake:
     marks: tuple[tuple[int, int, int], ...]
     groups: tuple[Group, ...]
     key: str = field(default_factory=lambda: secrets.token_hex(8), repr=False)
+    content: str = ""
+    left_out: tuple[LeftOut, ...] = ()
+    kept: object = field(default=None, compare=False, repr=False)
+
+    @property
+    def identity(self) -> Any:
+        """What is another where the rows are others."""
+        rows = self.content or self.marks
+        return (rows, self.left_out) if self.left_out else rows
 
     @cached_property
     def _system(self) -> Any:
@@ -69,8 +92,36 @@ class Lake:
                 f"{self.where(group)} cannot be read ({type(error).__name__})",
                 code="UNREADABLE",
                 rule="every worker reads its parts of the files itself",
-                next="check that the file is whole and that each worker's machine reaches it",
+                next="check that the file is whole and that each worker's machine reaches it; "
+                'or go on without: unreadable = "leave out", of polyclinic.scan or [data]',
             ) from None
+
+    def sound(self, group: Group, columns: Sequence[str]) -> bool:
+        """Whether a part can be read. Raises SOURCE_CHANGED."""
+        try:
+            self.read(group, columns)
+        except PolyclinicError as error:
+            if error.code != "UNREADABLE":
+                raise
+            return False
+        return True
+
+    def counts(self, group: Group, column: str) -> dict[str | None, int]:
+        """Rows of a part by the text of a column. Raises UNREADABLE, SOURCE_CHANGED."""
+        found = _texts(self.read(group, [column])[column]).value_counts()
+        return {
+            str(one["values"]) if one["values"].is_valid else None: one["counts"].as_py()
+            for one in found
+        }
+
+    def without(self, groups: Iterable[Group], site: str) -> Lake:
+        """The same with these parts left out. Raises NO_FILE where none would be left."""
+        gone = tuple(groups)
+        rest = tuple(group for group in self.groups if group not in gone)
+        if not rest:
+            raise _no_file(site, self.base, "has no part that can be read")
+        more = (LeftOut(self.files[one.file], one.group, one.rows) for one in gone)
+        return replace(self, groups=rest, left_out=(*self.left_out, *more))
 
     def _changed(self, path: str) -> PolyclinicError:
         return PolyclinicError(
@@ -103,48 +154,87 @@ class Lake:
         )
 
 
-def open_lake(where: str, site: str) -> Lake:
-    """The files that a path, a folder or a pattern names, in the order of their names.
+def _texts(column: Any) -> Any:
+    return column.cast("string")
 
-    Raises
-    ------
-    InputError : NO_FILE, BAD_FILE.
-    """
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError:
+
+def matching(column: Any, text: str) -> Any:
+    """Which cells of an arrow column have this text."""
+    from pyarrow import compute
+
+    return compute.equal(_texts(column), text)
+
+
+def need_pyarrow() -> None:
+    """Raises InputError MISSING_EXTRA."""
+    if importlib.util.find_spec("pyarrow") is None:
         raise InputError(
             "pyarrow is not installed",
             code="MISSING_EXTRA",
             rule="Parquet files are read in parts by pyarrow",
             next='pip install "polyclinic[cluster]"',
-        ) from None
+        )
+
+
+def open_lake(where: str, site: str, leave_out: bool = False) -> Lake:
+    """The files that a path, a folder or a pattern names, in the order of their names.
+
+    leave_out  whether a file that cannot be opened is noted in `left_out`, and not met with an
+               error
+
+    Raises
+    ------
+    InputError : NO_FILE, BAD_FILE, PASSWORD_SHOWN, MISSING_EXTRA.
+    """
+    need_pyarrow()
+    from pyarrow import ArrowException
+
+    refuse_secrets(where)
     try:
         base, system, files = _files(where)
-        marks, groups, names = [], [], None
-        for number, path in enumerate(files):
-            with system.open_input_file(path) as file:
-                opened = parquet.ParquetFile(file)
-                about, kinds = opened.metadata, [(f.name, str(f.type)) for f in opened.schema_arrow]
-            if names is not None and kinds != names:
-                raise InputError(
-                    f"{site}: {path} has other columns than {files[0]}",
-                    code="BAD_FILE",
-                    site=site,
-                    rule="the files of a scan have the same columns in the same order",
-                    next="take the other file out, or export it anew",
-                )
-            names = kinds
-            marks.append((*_mark(system, path), about.num_rows))
-            sizes = [about.row_group(i) for i in range(about.num_row_groups)]
-            groups += [
-                Group(number, i, one.num_rows, one.total_byte_size) for i, one in enumerate(sizes)
-            ]
     except (OSError, ArrowException) as error:
         raise _no_file(site, where, f"cannot be read ({type(error).__name__})") from None
-    if names is None or not groups:
+    marks, groups, left_out = list[tuple[int, int, int]](), list[Group](), list[LeftOut]()
+    first: tuple[str, list[tuple[str, str]]] | None = None
+    for number, path in enumerate(files):
+        try:
+            kinds, mark, sizes = _footer(system, path)
+        except (OSError, ArrowException) as error:
+            if not leave_out:
+                what = f"cannot be read ({type(error).__name__})"
+                raise _no_file(site, path, what) from None
+            left_out.append(LeftOut(path, None, None))
+            marks.append((0, 0, 0))
+            continue
+        first = first or (path, kinds)
+        if kinds != first[1]:
+            raise InputError(
+                f"{site}: {path} has other columns than {first[0]}",
+                code="BAD_FILE",
+                site=site,
+                rule="the files of a scan have the same columns in the same order",
+                next="take the other file out, or export it anew",
+            )
+        marks.append(mark)
+        groups += [Group(number, i, rows, size) for i, (rows, size) in enumerate(sizes)]
+    if first is None or not groups:
         raise _no_file(site, where, "names no Parquet file with rows")
-    return Lake(base, tuple(files), tuple(n for n, _ in names), tuple(marks), tuple(groups))
+    names = tuple(name for name, _ in first[1])
+    return Lake(base, tuple(files), names, tuple(marks), tuple(groups), left_out=tuple(left_out))
+
+
+def _footer(
+    system: Any, path: str
+) -> tuple[list[tuple[str, str]], tuple[int, int, int], list[tuple[int, int]]]:
+    """Columns and types of a file, its mark, and rows and bytes of each row group."""
+    from pyarrow import parquet
+
+    with system.open_input_file(path) as file:
+        opened = parquet.ParquetFile(file)
+        about, kinds = opened.metadata, [(f.name, str(f.type)) for f in opened.schema_arrow]
+    parts = [about.row_group(i) for i in range(about.num_row_groups)]
+    sizes = [(one.num_rows, one.total_byte_size) for one in parts]
+    return kinds, (*_mark(system, path), about.num_rows), sizes
 
 
 def _file_system(base: str) -> tuple[Any, str]:

@@ -25,6 +25,7 @@ from polyclinic.data.source import (
     Source,
     cell_text,
     count_rows,
+    day_number,
     held_numbers,
     is_number,
     level_case,
@@ -168,7 +169,7 @@ def column_values(source: Source, codebook: Codebook, site: str, name: str, n_ro
         value = level_case(text, column, mapped, source.format)
         what, code = "hold a level not in the codebook", "UNKNOWN_LEVEL"
     elif column.type == "date":
-        value = f"CAST(TRY_CAST({text} AS DATE) - DATE '1970-01-01' AS DOUBLE)"
+        value = day_number(text)
         what, code = "hold no date (year-month-day)", "NOT_A_DATE"
     else:
         value = number(text, source.format)

@@ -8,7 +8,9 @@ from a survey of each part.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -22,12 +24,15 @@ from polyclinic.core.partition import Partition
 from polyclinic.data.codebook import Codebook, Mapped
 from polyclinic.data.cohort import Cohort
 from polyclinic.data.located import Located, Survey, located
-from polyclinic.data.parquet import Group, Lake, open_lake
+from polyclinic.data.parquet import Group, Lake, matching, open_lake
 from polyclinic.data.read import patient_cells, to_table
 from polyclinic.data.source import open_arrow
 from polyclinic.data.table import Table
 
 Ints = NDArray[np.int64]
+READERS = 4  # parts that are read at once where it is only looked whether they can be
+NAMED = 5  # parts that are named, of those that cannot
+FEW = 5  # rows that are not counted in words for others
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,13 @@ class Scan:
     """A hospital's rows in files; nothing of them is held here.
 
     groups  the parts that are read at once, in the order of the rows
+    only    a column of the files, and its value in this hospital's rows; None: all rows are its
     """
 
     site: str
     codebook: Codebook
     lake: Lake
+    only: tuple[str, str] | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -56,7 +63,8 @@ class Scan:
     @cached_property
     def fingerprint(self) -> str:
         """Name of the content, from the ends of the files: changed files are other data."""
-        return hashlib.sha256(repr(self.lake.marks).encode()).hexdigest()[:16]
+        about = (self.lake.identity, self.only) if self.only else self.lake.identity
+        return hashlib.sha256(repr(about).encode()).hexdigest()[:16]
 
     def at(self, site: str) -> Scan:
         """The same rows as those of the hospital of this name. Raises InputError NO_COLUMN."""
@@ -92,6 +100,34 @@ class Scan:
         here = [name for name in names if name not in section.not_recorded]
         return {name: section.map.get(name, Mapped()).column or name for name in here}
 
+    def readable(self) -> Scan:
+        """The same without what cannot be read, by reading each part once. Raises NO_FILE."""
+        names, lake = tuple(dict.fromkeys(self._stored.values())), self.lake
+        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+            sound = list(pool.map(lambda group: lake.sound(group, names), self.groups))
+        gone = [group for group, well in zip(self.groups, sound, strict=True) if not well]
+        return replace(self, lake=lake.without(gone, self.site))
+
+    @property
+    def left_out(self) -> str:
+        """What could not be read, in words; "": nothing."""
+        gone = self.lake.left_out
+        if not gone:
+            return ""
+        rows = sum(one.rows or 0 for one in gone)
+        many = f"{rows:,} rows" if rows >= FEW or not rows else f"fewer than {FEW} rows"
+        unknown = any(one.rows is None for one in gone)
+        counted = " and ".join(
+            [many] * bool(rows) + ["files of which nobody knows the rows"] * unknown
+        )
+        named = [
+            one.file.rpartition("/")[2] + ("" if one.group is None else f", row group {one.group}")
+            for one in gone[:NAMED]
+        ]
+        more = [f"and {len(gone) - NAMED} more"] if len(gone) > NAMED else []
+        whose = "files of all hospitals" if self.only else self.site
+        return f"{whose}: {counted} cannot be read and are left out: {'; '.join([*named, *more])}"
+
     def read(self, group: int, columns: Sequence[str]) -> tuple[Table, NDArray[np.uint64] | None]:
         """Some columns of a part, and a keyed hash of the patient of every row (None: of its own).
 
@@ -102,7 +138,7 @@ class Scan:
         wanted = [*columns, *used]
         id_column = self.codebook.patient.id
         names = {self._stored[n] for n in (*wanted, id_column) if n in self._stored}
-        rows = self.lake.read(self.groups[group], [n for n in self.lake.names if n in names])
+        rows = self._own(group, names)
         source = open_arrow(rows, self.codebook, self.site)
         try:
             table = to_table(source, self.codebook, self.site, wanted)
@@ -119,9 +155,54 @@ class Scan:
         hashed = pd.util.hash_array(cells.to_numpy(dtype=object), hash_key=self.lake.key)
         return table, hashed
 
+    def _own(self, group: int, names: set[str]) -> Any:
+        """Some columns of this hospital's rows of a part."""
+        if self.only is None:
+            return self.lake.read(self.groups[group], [n for n in self.lake.names if n in names])
+        by, value = self.only
+        found = self.lake.read(
+            self.groups[group], [n for n in self.lake.names if n in names or n == by]
+        )
+        return found.filter(matching(found[by], value))
+
+    def split(self, by: str) -> dict[str, Scan]:
+        """One scan per value of a column of the files, in the order in which these come; the column
+        is read once, here.
+
+        Raises
+        ------
+        InputError : NO_COLUMN, also of the codebook at one of them; MISSING_VALUES.
+        """
+        check_by(by, self.lake.names)
+        with ThreadPoolExecutor(min(READERS, os.cpu_count() or 1)) as pool:
+            counts = list(pool.map(lambda group: self.lake.counts(group, by), self.groups))
+        gaps = sum(one.get(None, 0) for one in counts)
+        if gaps:
+            raise InputError(
+                f"{by}: {gaps} rows belong to no site",
+                code="MISSING_VALUES",
+                rule="every row has a site",
+                next="complete the column, or leave the rows out of the files",
+            )
+        values = dict.fromkeys(value for one in counts for value in one if value is not None)
+        return {
+            value: self._of(by, value, [one.get(value, 0) for one in counts]) for value in values
+        }
+
+    def _of(self, by: str, value: str, rows: Sequence[int]) -> Scan:
+        """The hospital of a value, which has so many rows in each part."""
+        groups = tuple(
+            replace(one, rows=n, bytes=one.bytes * n // max(one.rows, 1))
+            for one, n in zip(self.groups, rows, strict=True)
+            if n
+        )
+        lake = replace(self.lake, groups=groups)
+        return replace(self, lake=lake, only=(by, value)).at(value)
+
     def to_data(self) -> dict[str, Any]:
         """As workers get it."""
         return {
+            "only": None if self.only is None else list(self.only),
             "site": self.site,
             "codebook": self.codebook.to_dict(),
             "lake": self.lake.to_data(),
@@ -130,19 +211,33 @@ class Scan:
     @staticmethod
     def from_data(data: Mapping[str, Any]) -> Scan:
         codebook = Codebook.from_dict(data["codebook"])
-        return Scan(data["site"], codebook, Lake.from_data(data["lake"]))
+        only = None if data["only"] is None else (data["only"][0], data["only"][1])
+        return Scan(data["site"], codebook, Lake.from_data(data["lake"]), only)
 
 
-def scan_files(where: str, codebook: Codebook, site: str) -> Scan:
+def scan_files(where: str, codebook: Codebook, site: str, leave_out: bool = False) -> Scan:
     """The Parquet files that a path, a pattern with * or an address names.
+
+    leave_out  whether what cannot be read is left out; all of it is then read once, here
 
     Raises
     ------
-    InputError : NO_FILE, BAD_FILE, NO_COLUMN, WRONG_VALUE.
+    InputError : NO_FILE, BAD_FILE, NO_COLUMN, WRONG_VALUE, PASSWORD_SHOWN.
     """
-    found = Scan(site, codebook, open_lake(where, site))
+    found = Scan(site, codebook, open_lake(where, site, leave_out))
     found.check()
-    return found
+    return found.readable() if leave_out else found
+
+
+def check_by(by: str, names: Sequence[str]) -> None:
+    """Raises InputError NO_COLUMN unless the rows have the column that tells hospitals apart."""
+    if by not in names:
+        raise InputError(
+            f"{by} is no column of the rows",
+            code="NO_COLUMN",
+            rule=f"columns: {', '.join(names)}",
+            next="correct by=",
+        )
 
 
 def columns_read(

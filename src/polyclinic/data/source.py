@@ -231,6 +231,12 @@ def number(text: str, how: FileFormat) -> str:
     return f"TRY_CAST({text} AS DOUBLE)"
 
 
+def day_number(text: str) -> str:
+    """SQL for a cell as days since 1970; databases know a date infinity, which is none."""
+    day = f"TRY_CAST({text} AS DATE)"
+    return f"CASE WHEN isfinite({day}) THEN CAST({day} - DATE '1970-01-01' AS DOUBLE) END"
+
+
 def missing_codes(how: FileFormat, column: Column, mapped: Mapped) -> list[str]:
     """Cells that say that a value is missing."""
     codes = [*how.missing, *map(str, column.missing)]

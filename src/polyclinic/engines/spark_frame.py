@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.data.kept import new_folder
 
 GROUP = 100_000 * 8  # bytes of a column in a row group, at most
 
@@ -50,7 +47,7 @@ def written(
     from pyspark.errors import PySparkException
     from pyspark.sql import functions
 
-    where, remove = _new_folder(frame, below)
+    where, remove = _folder(frame, below)
     cells = [functions.col(f"`{name}`") for name in columns]
     chosen = frame.select(*cells)
     if patient is not None:
@@ -73,7 +70,7 @@ def written(
     return where, remove
 
 
-def _new_folder(frame: Any, below: str | Path | None) -> tuple[str, Callable[[], None]]:
+def _folder(frame: Any, below: str | Path | None) -> tuple[str, Callable[[], None]]:
     """The address of a folder that is not there yet, and what removes it."""
     session = frame.sparkSession
     local = hasattr(session, "_sc") and session.conf.get("spark.master").startswith("local")
@@ -84,30 +81,4 @@ def _new_folder(frame: Any, below: str | Path | None) -> tuple[str, Callable[[],
             rule="they write the rows where whoever computes can read them",
             next='name a folder that all see: from_spark(..., folder="hdfs://...")',
         )
-    if below is None or "://" not in str(below):
-        made = tempfile.mkdtemp(prefix="polyclinic-rows-", dir=below)
-        return (Path(made) / "rows").as_uri(), partial(shutil.rmtree, made, ignore_errors=True)
-    return _at_address(str(below))
-
-
-def _at_address(below: str) -> tuple[str, Callable[[], None]]:
-    """The same where pyarrow reaches it, so that nothing is written that cannot be removed."""
-    from pyarrow import ArrowException, fs
-
-    where = f"{below.rstrip('/')}/polyclinic-rows-{uuid.uuid4().hex}"
-    try:
-        system, path = fs.FileSystem.from_uri(where)
-        system.create_dir(path)
-    except (OSError, ArrowException) as error:
-        raise InputError(
-            f"{below} cannot be written to from here ({type(error).__name__})",
-            code="WRONG_VALUE",
-            rule="whoever computes reads the rows through pyarrow's file systems",
-            next="name a folder that pyarrow.fs reaches; for hdfs:// it needs libhdfs",
-        ) from None
-    return f"{where}/rows", partial(_removed, system, path)
-
-
-def _removed(system: Any, path: str) -> None:
-    if system.get_file_info([path])[0].type.name == "Directory":
-        system.delete_dir(path)
+    return new_folder(below)

@@ -20,6 +20,7 @@ from polyclinic.data.expression import parse
 from polyclinic.data.toml import load_toml, validate
 from polyclinic.engines.assign import Policy
 from polyclinic.evaluation.shuffled import MOST
+from polyclinic.governance.study_data import Data
 from polyclinic.governance.study_federation import FederationSection, Section
 from polyclinic.models import tasks as _  # noqa: F401  # installs the kinds of models
 from polyclinic.models.glm.spec import MASKED, NOISY, NOT_ROUNDING, ROUNDING
@@ -40,25 +41,6 @@ class About(Section):
     name: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,64}$")]
     title: str = ""
     purpose: str = ""
-
-
-class Data(Section):
-    """[data]: codebook and files of the hospitals, a hub that they joined, or a named data set."""
-
-    schema_: Annotated[str | None, Field(alias="schema")] = None
-    sites: dict[str, str] | None = None
-    folder: str | None = None
-    dataset: str | None = None
-    hub: str | None = None
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        given = [name for name in ("sites", "folder", "dataset", "hub") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError("give one of: sites, folder, dataset, hub")
-        if self.dataset is None and self.schema_ is None:
-            raise ValueError('files need a codebook: schema = "..."')
-        return self
 
 
 class CohortSection(Section):
@@ -397,6 +379,8 @@ def _both(where: str | None, more: str) -> str:
 
 def _forget_unused(content: dict[str, Any]) -> None:
     """Drop keys that say nothing: a study without them is the one that it always was."""
+    if content["data"]["unreadable"] == "stop":
+        del content["data"]["unreadable"]
     for name in OF_NETWORKS[:2]:
         if content["model"][name] is None:
             del content["model"][name]

@@ -13,7 +13,8 @@ from polyclinic.core.errors import InputError
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.formula import formula_columns
 from polyclinic.governance.paper import Paper
-from polyclinic.governance.study_file import Data, Session, Study, load_study
+from polyclinic.governance.study_data import Data
+from polyclinic.governance.study_file import Session, Study, load_study
 from polyclinic.study import hubstore
 from polyclinic.study.connected import no_leaving_out
 from polyclinic.study.hub import HubHome, Locked

@@ -104,6 +104,7 @@ def assemble(
             "last plan": rounds[-1].plan if rounds else "",
         },
     }
+    results["model"]["warnings"] = [*sites.unread(), *results["model"]["warnings"]]
     if sites.federation_part is not None:
         results["federation"] = sites.federation_part
     if table_one is not None:

@@ -14,16 +14,18 @@ from typing import Any
 import pandas as pd
 
 from polyclinic.core.checkpoint import Checkpoint, write_atomic
-from polyclinic.core.errors import InputError
+from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.fit import Callback, Round, fit
 from polyclinic.data.codebook import Codebook
 from polyclinic.data.cohort import rules_of
 from polyclinic.data.formula import compile_formula, complete_columns, formula_columns
+from polyclinic.data.query import Query
 from polyclinic.data.read import PARQUET
 from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.engines.spark import spark
 from polyclinic.evaluation import Shuffle, exchanges
+from polyclinic.governance.study_data import AskedOf, Data
 from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
@@ -93,7 +95,7 @@ def run(
     name = engine.name if engine else study.engine.name
     sites = sites or open_sites(study, base, in_parts=name != "embedded")
     folder = Path(out) if out is not None else base / study.output.folder / study.study.name
-    _prepare(folder, study, resume)
+    _prepare(folder, study, resume, sites.fingerprints())
     with nullcontext(engine) if engine else engine_of(study.engine) as where:
         return _Steps(study, sites, folder, tell, callbacks, where).run()
 
@@ -139,17 +141,27 @@ def open_sites(study: Study, base: Path, in_parts: bool = False) -> Sites:
         return read(base / data.folder, base / str(data.schema_), policy=policy)
     book = Codebook.load(base / str(data.schema_))
     paths = data.sites or {}
-    source = {s: _source(base, where, book, s, in_parts) for s, where in paths.items()}
+    source = {s: _source(base, where, book, s, data, in_parts) for s, where in paths.items()}
     return read(source, book, policy=policy)
 
 
-def _source(base: Path, where: str, book: Codebook, site: str, in_parts: bool) -> Path | Scanned:
-    """A hospital's file; files that an address or a pattern names, and Parquet files on a cluster,
-    are read in parts."""
-    if "://" in where:
-        return scan(where, book, site=site)
-    if "*" in where or (in_parts and where.lower().endswith(PARQUET)):
-        return scan(base / where, book, site=site)
+def _source(
+    base: Path, where: str | AskedOf, book: Codebook, site: str, data: Data, in_parts: bool
+) -> Path | Scanned:
+    """A hospital's file; what an address or a pattern names, Parquet files on a cluster, and what a
+    database answers are read in parts."""
+    if isinstance(where, AskedOf):
+        below = where.folder
+        folder = below if below is None or "://" in below else base / below
+        return scan(Query(where.at, where.query, base), book, site=site, folder=folder)
+    how: dict[str, Any] = {"site": site, "unreadable": data.unreadable}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # it stands in the results
+        if "://" in where:
+            return scan(where, book, **how)
+        parted = in_parts or data.unreadable != "stop"
+        if "*" in where or (parted and where.lower().endswith(PARQUET)):
+            return scan(base / where, book, **how)
     return base / where
 
 
@@ -366,12 +378,13 @@ def as_json(value: Any) -> bytes:
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _prepare(folder: Path, study: Study, resume: bool) -> None:
-    """Make the run folder, or check that it is of this study."""
+def _prepare(folder: Path, study: Study, resume: bool, rows: dict[str, str]) -> None:
+    """Make the run folder, or check that it is of this study, and of these rows in files."""
     mark = folder / "study.json"
     content = as_json(study.model_dump(by_alias=True))
     if mark.exists():
-        same = json.loads(mark.read_bytes()).get("hash") == study.hash
+        before = json.loads(mark.read_bytes())
+        same = before.get("hash") == study.hash
         if resume and not same:
             raise InputError(
                 f"{folder} holds a run of another study",
@@ -380,6 +393,7 @@ def _prepare(folder: Path, study: Study, resume: bool) -> None:
                 next="run it anew with --out, or restore the study file",
                 kept=f"{folder}",
             )
+        rows = _same_rows(folder, before.get("rows", {}), rows) if resume else rows
         if not resume:
             if not (folder / "metrics.json").exists():
                 raise InputError(
@@ -401,4 +415,20 @@ def _prepare(folder: Path, study: Study, resume: bool) -> None:
             rule="--resume goes on with a run that was started",
             next="run the study without --resume",
         )
-    write_atomic(mark, as_json({"hash": study.hash, "study": json.loads(content)}))
+    about = {"hash": study.hash, "study": json.loads(content), "rows": rows}
+    write_atomic(mark, as_json(about))
+
+
+def _same_rows(folder: Path, before: dict[str, str], now: dict[str, str]) -> dict[str, str]:
+    """What is known of the rows. Another engine may have read a file as a whole: then nothing."""
+    for site in before:
+        if now.get(site, before[site]) != before[site]:
+            raise InputError(
+                f"{site}: the files, or what the query gives, are not what they were at the start",
+                code="SOURCE_CHANGED",
+                site=site,
+                rule="all rounds of a run are about the same rows",
+                next="run it anew with --out, or restore the rows",
+                kept=f"{folder}",
+            )
+    return {**now, **before}

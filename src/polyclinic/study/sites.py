@@ -283,6 +283,16 @@ class Sites(Described):
         found = self._tables[site]
         return {} if isinstance(found, Scan) else cohort.left_out(found)
 
+    def fingerprints(self) -> dict[str, str]:
+        """Name of the content of each hospital whose rows stay in files."""
+        scans = {site: one for site, one in self._tables.items() if isinstance(one, Scan)}
+        return {site: one.fingerprint for site, one in scans.items()}
+
+    def unread(self) -> list[str]:
+        """What could not be read of hospitals' files and is left out, in words."""
+        scans = [one for one in self._tables.values() if isinstance(one, Scan)]
+        return list(dict.fromkeys(one.left_out for one in scans if one.left_out))
+
     def ledgers(self) -> dict[str, dict[str, Any]]:
         """What each hospital's ledger says: patients behind each step, refusals, budget."""
         found = {}
