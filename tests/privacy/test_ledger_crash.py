@@ -10,6 +10,7 @@ import sys
 import time
 import traceback
 from contextlib import closing
+from itertools import count
 
 import numpy as np
 import pytest
@@ -170,9 +171,10 @@ def test_killed_at_every_statement_of_the_first_opening(tmp_path):
 
 
 def commit_many(path, acknowledged, first):
+    """Until it is killed."""
     ledger = Ledger(path)
     file = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    for i in range(first, first + 300):
+    for i in count(first):
         commit(ledger, i % 300, budget=None)
         os.write(file, f"{i % 300}\n".encode())
 
