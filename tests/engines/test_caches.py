@@ -179,3 +179,14 @@ def test_groups_stay_before_rows_and_rounds_then_read_nothing(files, tmp_path, m
     (workers,) = cluster._known.values()
     assert [known["patients"].tolist() for known in workers._known.values()] == [[ROWS]]
     assert sum(one.lasting for one in holder._caches()) == lasting  # the same groups
+
+
+def test_what_a_task_did_not_use_goes_before_what_is_large():
+    rows, cache = Partition({"x": np.arange(10.0)}), Cache()
+    cache["small"], cache["large"] = np.zeros(10), np.zeros(1000)
+    cache.settle(rows, 1 << 20)
+    assert cache.get("large") is not None
+    cache.settle(rows, 8000)
+    assert list(cache) == ["large"] and cache.bytes == 8000
+    cache.forget()
+    assert not cache and cache.bytes == 0
