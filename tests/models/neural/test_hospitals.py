@@ -40,7 +40,7 @@ def proof(rows: Rows) -> Proof:
     return Proof("", lambda seed: rows, "linear", {}, 4, 12, 0.1)
 
 
-def test_x_rays_over_hospitals_are_learned_as_if_pooled_and_no_hospital_alone_is_as_good():
+def test_x_rays_over_hospitals_are_learned_as_if_pooled_and_no_hospital_alone_is_as_good(data_dir):
     """20 images of each hospital, half as high and wide; the published rows for validation."""
     real = xrays()
     rows = real.split(1)
@@ -58,7 +58,7 @@ def test_x_rays_over_hospitals_are_learned_as_if_pooled_and_no_hospital_alone_is
     assert max(alone.values()) > 0.8
 
 
-def test_a_seed_deals_all_published_training_images_and_none_of_the_others():
+def test_a_seed_deals_all_published_training_images_and_none_of_the_others(data_dir):
     real = xrays()
     first, other = real.split(1), real.split(2)
     assert [n for n, _ in first.shares().values()] == [941, 942, 941, 942, 942]
