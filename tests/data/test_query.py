@@ -14,7 +14,7 @@ from pyarrow import parquet
 import polyclinic as pc
 from polyclinic.data.kept import ROWS, write
 from polyclinic.governance.study_file import load_study
-from tests.engines.near import BOOK, FORMULA, near, visits
+from tests.engines.near import BOOK, FORMULA, SCHEMA, near, visits
 from tests.engines.near import write as write_files
 
 
@@ -181,20 +181,7 @@ report = []
 
 def study_in(folder, text=STUDY):
     (folder / "study.toml").write_text(text)
-    (folder / "visits.toml").write_text(
-        """
-format = 1
-name = "visits"
-[patient]
-id = "patient"
-[columns]
-patient = { type = "text" }
-age = { type = "integer", range = [0, 120] }
-sex = { type = "category", levels = { f = "female", m = "male" } }
-hba1c = { type = "number", range = [0, 30] }
-readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
-"""
-    )
+    (folder / "visits.toml").write_text(SCHEMA)
     return folder / "study.toml"
 
 

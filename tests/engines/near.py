@@ -33,6 +33,18 @@ BOOK = Codebook.from_dict(
         "derived": {"old": {"from": "age >= 65", "type": "binary"}},
     }
 )
+SCHEMA = """
+format = 1
+name = "visits"
+[patient]
+id = "patient"
+[columns]
+patient = { type = "text" }
+age = { type = "integer", range = [0, 120] }
+sex = { type = "category", levels = { f = "female", m = "male" } }
+hba1c = { type = "number", range = [0, 30] }
+readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
+"""
 FORMULA = "readmitted ~ age + C(sex) + hba1c"
 
 

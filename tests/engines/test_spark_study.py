@@ -9,24 +9,12 @@ import sys
 import pytest
 
 import polyclinic as pc
-from tests.engines.near import visits, write
+from tests.engines.near import SCHEMA, visits, write
 
 pytest.importorskip("pyspark")
 if shutil.which("java") is None:
     pytest.skip("there is no Java", allow_module_level=True)
 
-SCHEMA = """
-format = 1
-name = "visits"
-[patient]
-id = "patient"
-[columns]
-patient = { type = "text" }
-age = { type = "integer", range = [0, 120] }
-sex = { type = "category", levels = { f = "female", m = "male" } }
-hba1c = { type = "number", range = [0, 30] }
-readmitted = { type = "binary", levels = { 0 = "no", 1 = "yes" } }
-"""
 STUDY = """
 format = 1
 [study]
