@@ -215,6 +215,16 @@ def test_runs_are_not_mixed_up(folder):
         pc.run(study, folder / "run", resume=True)
 
 
+def test_a_study_that_stopped_before_its_first_round_can_be_mended(folder):
+    study = folder / "study.toml"
+    right = study.read_text()
+    study.write_text(right + "[evaluation]\nimportance = 2\nparts = { age = 2 }\n")
+    with pytest.raises(pc.InputError, match="only an image or a series has parts"):
+        pc.run(study, folder / "run")
+    study.write_text(right)
+    assert pc.run(study, folder / "run").report.exists()
+
+
 def test_a_study_can_ask_no_hospital_for_anything_of_its_own(folder):
     study = folder / "study.toml"
     study.write_text(study.read_text() + "[privacy]\nshow_sites = false\n")

@@ -395,7 +395,8 @@ def _prepare(folder: Path, study: Study, resume: bool, rows: dict[str, str]) -> 
             )
         rows = _same_rows(folder, before.get("rows", {}), rows) if resume else rows
         if not resume:
-            if not (folder / "metrics.json").exists():
+            stopped = not (folder / "metrics.json").exists()
+            if stopped and any((folder / "checkpoints").glob("*")):
                 raise InputError(
                     f"{folder} holds a run that was stopped"
                     + ("" if same else ", of another study or of this one before it was changed"),
@@ -407,7 +408,7 @@ def _prepare(folder: Path, study: Study, resume: bool, rows: dict[str, str]) -> 
                     kept=f"everything in {folder}",
                 )
             shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-            (folder / "metrics.json").unlink()
+            (folder / "metrics.json").unlink(missing_ok=True)
     elif resume:
         raise InputError(
             f"{folder} holds no run",
