@@ -61,10 +61,7 @@ class Sum:
         """Ring form of one contribution. Raises SCHEMA_MISMATCH when arrays are not as declared."""
         if set(contribution.leaves) != {leaf.name for leaf in leaves}:
             raise _mismatch("the arrays are not those that the task declares")
-        return Sum(
-            {leaf.name: _to_words(leaf, contribution.leaves[leaf.name]) for leaf in leaves},
-            contribution.evidence,
-        )
+        return Sum(_to_words(leaves, contribution.leaves), contribution.evidence)
 
     def to_data(self) -> dict[str, Any]:
         """As it travels inside a trust domain: evidence and all."""
@@ -156,15 +153,29 @@ def words_shape(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return (leaf.size, 2), np.dtype(np.uint64)
 
 
-def _to_words(leaf: Leaf, value: Array | float | int) -> Array:
-    array = np.asarray(value)
-    if array.shape != leaf.shape:
-        raise _mismatch(f"{leaf.name} has shape {array.shape}, declared {leaf.shape}")
-    if leaf.ring == "int64":
-        if array.dtype.kind not in "iub":
+def _to_words(leaves: Sequence[Leaf], values: Mapping[str, Any]) -> dict[str, Array]:
+    """Ring form of each; real numbers of one scale are encoded together."""
+    found: dict[str, Array] = {}
+    real: dict[int, list[Leaf]] = {}
+    flat: dict[str, Array] = {}
+    for leaf in leaves:
+        array = np.asarray(values[leaf.name])
+        if array.shape != leaf.shape:
+            raise _mismatch(f"{leaf.name} has shape {array.shape}, declared {leaf.shape}")
+        if leaf.ring != "int64":
+            real.setdefault(leaf.scale, []).append(leaf)
+            flat[leaf.name] = array.astype(np.float64).ravel()
+        elif array.dtype.kind in "iub":
+            found[leaf.name] = array.astype(np.int64, copy=False).ravel()
+        else:
             raise _mismatch(f"{leaf.name} is declared as integers")
-        return array.astype(np.int64, copy=False).ravel()
-    return ring.encode(array.astype(np.float64), leaf.scale)
+    for scale, alike in real.items():
+        parts = [flat[leaf.name] for leaf in alike]
+        words = ring.encode(parts[0] if len(parts) == 1 else np.concatenate(parts), scale)
+        ends = np.cumsum([leaf.size for leaf in alike])
+        for leaf, end in zip(alike, ends, strict=True):
+            found[leaf.name] = words[end - leaf.size : end]
+    return {leaf.name: found[leaf.name] for leaf in leaves}
 
 
 def _from_words(leaf: Leaf, words: Array) -> Array:

@@ -44,6 +44,10 @@ class Cache(dict[str, Any]):
         self.lasting = sum(size for name, size in sizes.items() if _lasts(self[name]))
         return sizes
 
+    def kept(self) -> None:
+        """After a task: there is room for all of it."""
+        self._used = set()
+
     def settle(self, rows: Partition, room: int) -> None:
         """After a task: what does not fit into `room` bytes is let go, first what it did not use,
         then what is largest.

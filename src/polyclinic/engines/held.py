@@ -393,6 +393,8 @@ class Holder:
         if not isinstance(piece.cache, Cache):
             return
         piece.cache.measure(piece)
+        if self._size() + self._cached() <= self.memory:
+            return piece.cache.kept()
         while self._size() + self._beside(piece) > self.memory - piece.cache.lasting:
             if not self._made_room():
                 break

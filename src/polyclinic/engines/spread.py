@@ -168,7 +168,7 @@ class SpreadWorkers:
     def _message(self, op: str, plan: Plan, more: Mapping[str, Any] | None = None) -> Message:
         """What makes a message for a worker about some parts."""
         kept = {word: found for word in plan.words if (found := _kept(plan, word)) is not None}
-        asked: dict[str, Any] = {"op": op, "rows": self._name, "plan": plan.to_data()}
+        asked: dict[str, Any] = {"op": op, "rows": self._name, "plan": codec.Fixed(plan.to_data())}
         asked |= {"kept": kept, "known": dict(plan.known), "chunks": False, **(more or {})}
         self._columns |= plan.words.intersection(self.rows.columns)
 

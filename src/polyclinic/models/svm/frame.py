@@ -21,7 +21,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.models.glm import Spec
 from polyclinic.models.glm.scale import Scale, unpack
 from polyclinic.models.glm.spec import Moments
-from polyclinic.models.learner import values
+from polyclinic.models.learner import Fixed
 from polyclinic.models.svm.spec import SVMSpec
 
 Floats = NDArray[np.float64]
@@ -63,6 +63,10 @@ class Frame:
     @cached_property
     def _scale(self) -> Scale:
         return Scale(Spec(self.spec.design, "binomial", 2), self.moments)
+
+    @cached_property
+    def _fixed(self) -> Fixed:
+        return Fixed(self.spec)
 
     @cached_property
     def transform(self) -> Floats:
@@ -117,7 +121,7 @@ class Frame:
             **self.map,
             **state,
         }
-        return Plan("svm.machines", values(self.spec, **more), step)
+        return Plan("svm.machines", self._fixed.plan_values(**more), step)
 
     def losses(self, total: Total, theta: Floats, start: int, share: float = 1.0) -> Floats:
         """Objective at the candidates from `start` on; infinite where it could not be shown."""

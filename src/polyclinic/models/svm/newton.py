@@ -48,6 +48,7 @@ SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
 INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
 REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 2.0  # from one optimum to the next
+WARM_SHARPER = 6.0  # the same on a sample, where a few sharp corners at the end do no harm
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
 SAFE = 8.0  # widths of a band in steps to the optimum: few rows move as far
@@ -342,7 +343,7 @@ class Newton:
         far = new["gain"] if exact else new["gain"] + point.corner
         if far <= (WARM_TOLERANCE if exact else WARM_CORNER) * least:
             return {**new, "theta": new["try"], "end": "converged"}
-        return self._sharpened(new, point)
+        return self._sharpened(new, point, WARM_SHARPER)
 
     def _ended(self, new: Machine, point: Point) -> Machine:
         if point.gap <= self._tolerance(new) * max(point.primal, self.frame.least):
@@ -355,27 +356,27 @@ class Newton:
         wanted = self.frame.spec.tolerance
         return wanted if machine["band"] is None else INSIDE * wanted
 
-    def _sharpened(self, new: Machine, point: Point) -> Machine:
+    def _sharpened(self, new: Machine, point: Point, times: float = SHARPER) -> Machine:
         """On to the next optimum, if this one is near; the last is approached while steps help."""
         if new["sharpness"] == 0.0 or new["gain"] > INNER * point.moved:
             return new
         reached = REACHED * self._tolerance(new) * max(point.primal, self.frame.least)
         if point.corner <= reached and new["falls"]:
             return new
-        return self._sharper(new)
+        return self._sharper(new, times)
 
-    def _sharper(self, machine: Machine) -> Machine:
+    def _sharper(self, machine: Machine, times: float = SHARPER) -> Machine:
         """The next optimum is another objective's: there is nothing to compare with."""
         sharpness = machine["sharpness"]
         if sharpness > SHARPEST:
             return {**machine, "end": "no_descent"}
         sharper = {**machine, "point": {**machine["point"], "value": None}}
         if self.frame.spec.squared:
-            return {**sharper, "sharpness": SHARPER * sharpness}
+            return {**sharper, "sharpness": times * sharpness}
         past = machine["past_sharpness"] + sharpness
         return {
             **sharper,
-            "sharpness": (SHARPER - 1.0) * past,
+            "sharpness": (times - 1.0) * past,
             "past": machine["past"] + sharpness * machine["theta"],
             "past_sharpness": past,
         }

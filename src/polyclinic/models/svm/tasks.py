@@ -67,7 +67,8 @@ class MachinesTask(Exposed):
             values["gradient"] = np.ldexp(found.gradient, -e)
         if order == 2:
             scaled = np.ldexp(found.hessian, -(e[:, None] + e))
-            values["hessian"] = scaled[(slice(None), *np.triu_indices(len(e)))]
+            upper = plan.once("svm upper", lambda: np.triu_indices(len(e)))
+            values["hessian"] = scaled[(slice(None), *upper)]
         for array in values.values():
             array[lost] = 0.0
         return Contribution({**values, "too_large": lost.astype(np.int64)}, Evidence(patients))
