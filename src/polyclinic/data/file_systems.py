@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 HADOOP = ("hdfs", "viewfs")
+JAVA = "LIBHDFS_OPTS"  # what Java starts with
 SECONDS = 10.0  # that a NameNode has to take a connection
 INTERNAL = 255  # errno of libhdfs for what has none
 PLAIN = "/%:@!$&'()*+,;=~"  # of a path, what an address may hold as it is
@@ -92,9 +93,9 @@ def _answered(host: str) -> None:
 
 def _leave_signals() -> None:
     """Java takes no signals: Ctrl-C is for this process to answer."""
-    given = os.environ.get("LIBHDFS_OPTS", "").split()
+    given = os.environ.get(JAVA, "").split()
     if "-Xrs" not in given:
-        os.environ["LIBHDFS_OPTS"] = " ".join([*given, "-Xrs"])
+        os.environ[JAVA] = " ".join([*given, "-Xrs"])
 
 
 def about(system: Any, path: str) -> Any:
@@ -119,11 +120,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == INTERNAL:
         return "Hadoop's client has written why to standard error"
     return type(error).__name__
-
-
-def next_step(error: Exception, usual: str) -> str:
-    """What to do about it."""
-    return error.next if isinstance(error, Unreached) else usual
 
 
 def files_of(where: str, suffixes: tuple[str, ...]) -> tuple[str, Any, list[str]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
-from polyclinic.data.file_systems import next_step, opened, reason
+from polyclinic.data.file_systems import Unreached, opened, reason
 
 ROWS = 100_000  # of a row group
 PREFIX = "polyclinic-rows-"
@@ -74,7 +74,9 @@ def _not_writable(below: str | Path | None, error: Exception) -> InputError:
         f"{below or 'the temporary folder'} cannot be written to from here ({reason(error)})",
         code="WRONG_VALUE",
         rule="whoever computes reads the rows through pyarrow's file systems",
-        next=next_step(error, "name a folder that pyarrow.fs reaches"),
+        next=error.next
+        if isinstance(error, Unreached)
+        else "name a folder that pyarrow.fs reaches",
     )
 
 

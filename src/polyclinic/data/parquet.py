@@ -10,11 +10,10 @@ from functools import cached_property
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
-from polyclinic.data.file_systems import about, files_of, next_step, opened, reason
+from polyclinic.data.file_systems import Unreached, about, files_of, opened, reason
 from polyclinic.data.query import refuse_secrets
 
 SUFFIXES = (".parquet", ".pq")
-USUAL = "check the path, and that this account may read it"
 
 
 @dataclass(frozen=True)
@@ -92,11 +91,10 @@ class Lake:
                 f"{self.where(group)} cannot be read ({reason(error)})",
                 code="UNREADABLE",
                 rule="every worker reads its parts of the files itself",
-                next=next_step(
-                    error,
-                    "check that the file is whole and that each worker's machine reaches it; "
-                    'or go on without: unreadable = "leave out", of polyclinic.scan or [data]',
-                ),
+                next=error.next
+                if isinstance(error, Unreached)
+                else "check that the file is whole and that each worker's machine reaches it; "
+                'or go on without: unreadable = "leave out", of polyclinic.scan or [data]',
             ) from None
 
     def sound(self, group: Group, columns: Sequence[str]) -> bool:
@@ -256,14 +254,16 @@ def _mark(system: Any, path: str) -> tuple[int, int]:
 
 
 def _unread(site: str, where: str, error: Exception) -> InputError:
-    return _no_file(site, where, f"cannot be read ({reason(error)})", next_step(error, USUAL))
+    return _no_file(site, where, f"cannot be read ({reason(error)})", error)
 
 
-def _no_file(site: str, where: str, what: str, next: str = USUAL) -> InputError:
+def _no_file(site: str, where: str, what: str, error: Exception | None = None) -> InputError:
     return InputError(
         f"{site}: {where} {what}",
         code="NO_FILE",
         site=site,
         rule="a scan is a Parquet file, a folder of them, or a pattern such as visits/*.parquet",
-        next=next,
+        next=error.next
+        if isinstance(error, Unreached)
+        else "check the path, and that this account may read it",
     )
