@@ -69,7 +69,7 @@ def _hadoop(scheme: str, host: str, path: str, options: str) -> tuple[Any, str]:
             return fs.HadoopFileSystem("default", **account, extra_conf=named), unquote(path)
         mark = "?" if named else ""
         found: tuple[Any, str] = fs.FileSystem.from_uri(
-            f"{scheme}://{host}{quote(path, PLAIN)}{mark}{urlencode(named)}"
+            f"{scheme}://{host}{quote(path, PLAIN)}{mark}{urlencode(named, quote_via=quote)}"
         )
         return found
     except OSError as error:
