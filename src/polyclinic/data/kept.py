@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.data.file_systems import Unreached, opened, reason
 
 ROWS = 100_000  # of a row group
 PREFIX = "polyclinic-rows-"
@@ -51,12 +52,12 @@ def new_folder(below: str | Path | None) -> tuple[str, Callable[[], None]]:
 
 def _at_address(below: str) -> tuple[str, Callable[[], None]]:
     """The same where pyarrow reaches it, so that nothing is written that cannot be removed."""
-    from pyarrow import ArrowException, fs
+    from pyarrow import ArrowException
 
     place, _, options = below.partition("?")
     where, options = f"{place.rstrip('/')}/{PREFIX}{uuid.uuid4().hex}", options and f"?{options}"
     try:
-        system, path = fs.FileSystem.from_uri(where + options)
+        system, path = opened(where + options)
         system.create_dir(path)
     except (OSError, ArrowException) as error:
         raise _not_writable(below, error) from None
@@ -70,11 +71,12 @@ def _removed(system: Any, path: str) -> None:
 
 def _not_writable(below: str | Path | None, error: Exception) -> InputError:
     return InputError(
-        f"{below or 'the temporary folder'} cannot be written to from here "
-        f"({type(error).__name__})",
+        f"{below or 'the temporary folder'} cannot be written to from here ({reason(error)})",
         code="WRONG_VALUE",
         rule="whoever computes reads the rows through pyarrow's file systems",
-        next="name a folder that pyarrow.fs reaches; for hdfs:// it needs libhdfs",
+        next=error.next
+        if isinstance(error, Unreached)
+        else "name a folder that pyarrow.fs reaches",
     )
 
 
@@ -86,10 +88,10 @@ def write(batches: Any, where: str) -> tuple[str, int]:
     ------
     PolyclinicError : CANNOT_KEEP. What the reader raises.
     """
-    from pyarrow import ArrowException, PythonFile, fs, parquet
+    from pyarrow import ArrowException, PythonFile, parquet
 
     n_rows = 0
-    system, path = fs.FileSystem.from_uri(where)
+    system, path = opened(where)
     try:
         system.create_dir(path)
         with system.open_output_stream(f"{path}/rows.parquet") as raw:
@@ -103,7 +105,7 @@ def write(batches: Any, where: str) -> tuple[str, int]:
                     writer.write_table(rows, row_group_size=ROWS)
     except (OSError, ArrowException) as error:
         raise PolyclinicError(
-            f"the rows could not be written ({type(error).__name__})",
+            f"the rows could not be written ({reason(error)})",
             code="CANNOT_KEEP",
             rule="rows of a query, or in another order, are written once, for all rounds",
             next="free some space, or name another folder: folder=",

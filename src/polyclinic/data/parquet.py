@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from polyclinic.core.errors import InputError, PolyclinicError
+from polyclinic.data.file_systems import Unreached, about, files_of, opened, reason
 from polyclinic.data.query import refuse_secrets
 
 SUFFIXES = (".parquet", ".pq")
@@ -67,7 +66,7 @@ class Lake:
 
     @cached_property
     def _system(self) -> Any:
-        return _file_system(self.base)[0]
+        return opened(self.base)[0]
 
     def where(self, group: Group) -> str:
         """File and row group, in words."""
@@ -82,26 +81,29 @@ class Lake:
         try:
             mark = _mark(self._system, path)
             with self._system.open_input_file(path) as file:
-                opened = parquet.ParquetFile(file)
-                if (*mark, opened.metadata.num_rows) != self.marks[group.file]:
+                whole = parquet.ParquetFile(file)
+                if (*mark, whole.metadata.num_rows) != self.marks[group.file]:
                     raise self._changed(path)
-                read = opened.read_row_group(group.group, columns=list(columns), use_threads=False)
+                read = whole.read_row_group(group.group, columns=list(columns), use_threads=False)
                 return read if columns else pa.table({"rows": pa.nulls(group.rows)})
         except (OSError, pa.ArrowException) as error:
             raise PolyclinicError(
-                f"{self.where(group)} cannot be read ({type(error).__name__})",
+                f"{self.where(group)} cannot be read ({reason(error)})",
                 code="UNREADABLE",
                 rule="every worker reads its parts of the files itself",
-                next="check that the file is whole and that each worker's machine reaches it; "
+                next=error.next
+                if isinstance(error, Unreached)
+                else "check that the file is whole and that each worker's machine reaches it; "
                 'or go on without: unreadable = "leave out", of polyclinic.scan or [data]',
             ) from None
 
     def sound(self, group: Group, columns: Sequence[str]) -> bool:
-        """Whether a part can be read. Raises SOURCE_CHANGED."""
+        """Whether a part can be read. Raises SOURCE_CHANGED; UNREADABLE where its folder cannot be
+        asked either."""
         try:
             self.read(group, columns)
         except PolyclinicError as error:
-            if error.code != "UNREADABLE":
+            if error.code != "UNREADABLE" or not _answers(self.base):
                 raise
             return False
         return True
@@ -191,18 +193,17 @@ def open_lake(where: str, site: str, leave_out: bool = False) -> Lake:
 
     refuse_secrets(where)
     try:
-        base, system, files = _files(where)
+        base, system, files = files_of(where, SUFFIXES)
     except (OSError, ArrowException) as error:
-        raise _no_file(site, where, f"cannot be read ({type(error).__name__})") from None
+        raise _unread(site, where, error) from None
     marks, groups, left_out = list[tuple[int, int, int]](), list[Group](), list[LeftOut]()
     first: tuple[str, list[tuple[str, str]]] | None = None
     for number, path in enumerate(files):
         try:
             kinds, mark, sizes = _footer(system, path)
         except (OSError, ArrowException) as error:
-            if not leave_out:
-                what = f"cannot be read ({type(error).__name__})"
-                raise _no_file(site, path, what) from None
+            if not leave_out or not _answers(base):
+                raise _unread(site, path, error) from None
             left_out.append(LeftOut(path, None, None))
             marks.append((0, 0, 0))
             continue
@@ -230,64 +231,39 @@ def _footer(
     from pyarrow import parquet
 
     with system.open_input_file(path) as file:
-        opened = parquet.ParquetFile(file)
-        about, kinds = opened.metadata, [(f.name, str(f.type)) for f in opened.schema_arrow]
-    parts = [about.row_group(i) for i in range(about.num_row_groups)]
+        read = parquet.ParquetFile(file)
+        footer, kinds = read.metadata, [(f.name, str(f.type)) for f in read.schema_arrow]
+    parts = [footer.row_group(i) for i in range(footer.num_row_groups)]
     sizes = [(one.num_rows, one.total_byte_size) for one in parts]
-    return kinds, (*_mark(system, path), about.num_rows), sizes
+    return kinds, (*_mark(system, path), footer.num_rows), sizes
 
 
-def _file_system(base: str) -> tuple[Any, str]:
-    from pyarrow import fs
-
-    system, path = fs.FileSystem.from_uri(base)
-    return system, path
-
-
-def _files(where: str) -> tuple[str, Any, list[str]]:
-    """Address of the folder, its file system, and the files that `where` names."""
-    from pyarrow import fs
-
-    if "://" not in where:
-        where = "file://" + str(Path(where).absolute())
-    scheme, _, rest = where.partition("://")
-    rest, _, options = rest.partition("?") if scheme != "file" else (rest, "", "")
-    wild = rest.find("*")
-    folder = rest[:wild].rpartition("/")[0] if wild >= 0 else rest
-    address = Path(folder).as_uri() if scheme == "file" else f"{scheme}://{folder}"
-    base = address + (f"?{options}" if options else "")
-    system, root = _file_system(base)
-    about = system.get_file_info([root])[0]
-    if about.type == fs.FileType.File:
-        return base, system, [root]
-    if about.type == fs.FileType.NotFound:
-        return base, system, []
-    found = system.get_file_info(fs.FileSelector(root, recursive=True))
-    paths = sorted(f.path for f in found if f.type == fs.FileType.File)
-    if wild < 0:
-        return base, system, [p for p in paths if p.lower().endswith(SUFFIXES)]
-    tail = rest[len(folder) :].lstrip("/")
-    fits = re.compile(_pattern(tail))
-    return base, system, [p for p in paths if fits.fullmatch(p[len(root) :].lstrip("/"))]
-
-
-def _pattern(glob: str) -> str:
-    """A pattern whose * stays within a folder, and whose **/ is any folders."""
-    steps = {"**/": "(?:.*/)?", "*": "[^/]*"}
-    return "".join(steps.get(one) or re.escape(one) for one in re.split(r"(\*\*/|\*)", glob))
+def _answers(base: str) -> bool:
+    """Whether a folder can be asked what is in it: if not, nothing is wrong with its files."""
+    try:
+        about(*opened(base))
+    except OSError:
+        return False
+    return True
 
 
 def _mark(system: Any, path: str) -> tuple[int, int]:
     """Size and time of a file."""
-    about = system.get_file_info([path])[0]
-    return int(about.size or 0), int(about.mtime_ns or 0)
+    found = about(system, path)
+    return int(found.size or 0), int(found.mtime_ns or 0)
 
 
-def _no_file(site: str, where: str, what: str) -> InputError:
+def _unread(site: str, where: str, error: Exception) -> InputError:
+    return _no_file(site, where, f"cannot be read ({reason(error)})", error)
+
+
+def _no_file(site: str, where: str, what: str, error: Exception | None = None) -> InputError:
     return InputError(
         f"{site}: {where} {what}",
         code="NO_FILE",
         site=site,
         rule="a scan is a Parquet file, a folder of them, or a pattern such as visits/*.parquet",
-        next="check the path, and that this account may read it",
+        next=error.next
+        if isinstance(error, Unreached)
+        else "check the path, and that this account may read it",
     )
