@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import runpy
 import signal
+import time
 import warnings
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
@@ -98,6 +101,23 @@ def test_a_worker_that_stands_still_is_not_waited_for(cluster):
         os.kill(stopped[0], signal.SIGCONT)
     assert state(cluster) == expected
     assert set(cluster.worker_pids().values()) >= set(stopped)
+
+
+def test_workers_let_go_of_rows_as_soon_as_nobody_asks(cluster):
+    def mapped():
+        maps = [psutil.Process(pid).memory_maps() for pid in cluster.worker_pids().values()]
+        return sum("/rows-" in one.path for own in maps for one in own)
+
+    x, seen = np.random.default_rng(0).standard_normal((2000, 3)), []
+    look = [lambda done: seen.append(mapped())]
+    model = pc.LinearRegression().fit(x, x.sum(axis=1), engine=cluster, callbacks=look)
+    assert max(seen) > 0
+    del model
+    gc.collect()
+    end = time.monotonic() + 60
+    while mapped():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_rounds_that_overlap_go_on_without_a_worker_that_is_killed(cluster):

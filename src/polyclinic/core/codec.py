@@ -70,6 +70,7 @@ class Fixed(Mapping[str, Any]):
 
     def __init__(self, of: Mapping[str, Any]) -> None:
         self._of = dict(of)
+        self.derived: dict[str, Any] = {}  # what is found out about it once
 
     def __getitem__(self, key: str) -> Any:
         return self._of[key]

@@ -76,7 +76,7 @@ class Sum:
 
     def opened(self, leaves: Sequence[Leaf]) -> dict[str, Array]:
         """The site's own numbers, for its own eyes."""
-        return {leaf.name: _from_words(leaf, self.words[leaf.name]) for leaf in leaves}
+        return _from_words(leaves, self.words)
 
     def __add__(self, other: Sum) -> Sum:
         words = {name: add_words(mine, other.words[name]) for name, mine in self.words.items()}
@@ -138,7 +138,7 @@ class Total:
 
 def open_total(leaves: Sequence[Leaf], words: Mapping[str, Array], **more: Any) -> Total:
     """Decode ring words into a Total."""
-    return Total({leaf.name: _from_words(leaf, words[leaf.name]) for leaf in leaves}, **more)
+    return Total(_from_words(leaves, words), **more)
 
 
 def add_words(a: Array, b: Array) -> Array:
@@ -155,32 +155,55 @@ def words_shape(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _to_words(leaves: Sequence[Leaf], values: Mapping[str, Any]) -> dict[str, Array]:
     """Ring form of each; real numbers of one scale are encoded together."""
-    found: dict[str, Array] = {}
-    real: dict[int, list[Leaf]] = {}
-    flat: dict[str, Array] = {}
-    for leaf in leaves:
-        array = np.asarray(values[leaf.name])
-        if array.shape != leaf.shape:
-            raise _mismatch(f"{leaf.name} has shape {array.shape}, declared {leaf.shape}")
-        if leaf.ring != "int64":
-            real.setdefault(leaf.scale, []).append(leaf)
-            flat[leaf.name] = array.astype(np.float64).ravel()
-        elif array.dtype.kind in "iub":
-            found[leaf.name] = array.astype(np.int64, copy=False).ravel()
-        else:
-            raise _mismatch(f"{leaf.name} is declared as integers")
-    for scale, alike in real.items():
-        parts = [flat[leaf.name] for leaf in alike]
-        words = ring.encode(parts[0] if len(parts) == 1 else np.concatenate(parts), scale)
-        ends = np.cumsum([leaf.size for leaf in alike])
-        for leaf, end in zip(alike, ends, strict=True):
-            found[leaf.name] = words[end - leaf.size : end]
+    arrays = {leaf.name: _declared(leaf, np.asarray(values[leaf.name])) for leaf in leaves}
+    found = {leaf.name: arrays[leaf.name] for leaf in leaves if _whole(leaf)}
+    for scale, alike in _by_scale(leaves):
+        words = ring.encode(_joined([arrays[leaf.name] for leaf in alike]), scale)
+        found |= {leaf.name: own for leaf, own in zip(alike, _cut(words, alike), strict=True)}
     return {leaf.name: found[leaf.name] for leaf in leaves}
 
 
-def _from_words(leaf: Leaf, words: Array) -> Array:
-    flat = words if leaf.ring == "int64" else ring.decode(words, leaf.scale)
-    return flat.reshape(leaf.shape)
+def _declared(leaf: Leaf, array: Array) -> Array:
+    """The array, flat and of the type of its ring. Raises SCHEMA_MISMATCH."""
+    if array.shape != leaf.shape:
+        raise _mismatch(f"{leaf.name} has shape {array.shape}, declared {leaf.shape}")
+    if not _whole(leaf):
+        return array.astype(np.float64).ravel()
+    if array.dtype.kind not in "iub":
+        raise _mismatch(f"{leaf.name} is declared as integers")
+    return array.astype(np.int64, copy=False).ravel()
+
+
+def _from_words(leaves: Sequence[Leaf], words: Mapping[str, Array]) -> dict[str, Array]:
+    """The numbers of each; real ones of one scale are decoded together."""
+    found = {leaf.name: words[leaf.name].reshape(leaf.shape) for leaf in leaves if _whole(leaf)}
+    for scale, alike in _by_scale(leaves):
+        flat = ring.decode(_joined([words[leaf.name] for leaf in alike]), scale)
+        for leaf, own in zip(alike, _cut(flat, alike), strict=True):
+            found[leaf.name] = own.reshape(leaf.shape)
+    return {leaf.name: found[leaf.name] for leaf in leaves}
+
+
+def _whole(leaf: Leaf) -> bool:
+    return leaf.ring == "int64"
+
+
+def _by_scale(leaves: Sequence[Leaf]) -> list[tuple[int, list[Leaf]]]:
+    """Those of real numbers."""
+    found: dict[int, list[Leaf]] = {}
+    for leaf in leaves:
+        if not _whole(leaf):
+            found.setdefault(leaf.scale, []).append(leaf)
+    return list(found.items())
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _cut(joined: Array, leaves: Sequence[Leaf]) -> list[Array]:
+    """What is each leaf's, one after the other."""
+    return np.split(joined, np.cumsum([leaf.size for leaf in leaves])[:-1])
 
 
 def _mismatch(what: str) -> PolyclinicError:

@@ -171,6 +171,11 @@ class Plan:
 def _words(value: Any) -> set[str]:
     if isinstance(value, str):
         return {value, *_WORD.findall(value)}
+    if isinstance(value, codec.Fixed):
+        if "words" not in value.derived:
+            value.derived["words"] = _words(dict(value))
+        found: set[str] = value.derived["words"]
+        return found
     if isinstance(value, Mapping):
         return _words(list(value)).union(*map(_words, value.values()))
     if isinstance(value, (list, tuple)):

@@ -172,6 +172,16 @@ class DaskMachines:
                 return False
         return True
 
+    def let_go(self) -> None:
+        """Rows have gone: workers let go of them, between messages."""
+
+        def begin() -> None:
+            for who in self._ready.items() - self._lost:
+                self.keep(self._said(who[0], ANSWER, gone=True))
+
+        with suppress(RuntimeError, Stopped):  # it was closed, and workers with it
+            self.loop().call_soon_threadsafe(begin)
+
     async def drop(self, address: str, name: str) -> None:
         """A worker need not go on with this."""
         await self._said(address, ANSWER, drop=name)

@@ -62,10 +62,16 @@ class Holds(WorkerPlugin):  # type: ignore[misc]
         beside.submit(load_installed)
 
         async def answer(
-            message: Any = b"", fetch: str = "", drop: str = "", about: bool = False
+            message: Any = b"",
+            fetch: str = "",
+            drop: str = "",
+            about: bool = False,
+            gone: bool = False,
         ) -> Any:
             if about:
                 return {"memory": holder.memory, "version": installed()}
+            if gone:
+                return await loop.run_in_executor(beside, holder.let_go)
             if drop:
                 return holder.drop(drop)
             if fetch:

@@ -241,6 +241,11 @@ class Holder:
             while len(self._dropped) > REMEMBERED:
                 self._dropped.popitem(last=False)
 
+    def let_go(self) -> None:
+        """Of rows that have gone: a map of a file holds its memory, also when it is removed."""
+        for name in [name for name, rows in self._rows.items() if rows.source.gone]:
+            del self._rows[name]
+
     def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
         if asked["op"] == "survey":
@@ -252,8 +257,7 @@ class Holder:
             raise Dropped
         name = asked["rows"]
         if "source" in asked:
-            for other in [other for other, rows in self._rows.items() if rows.source.gone]:
-                del self._rows[other]  # a map of a file holds its memory, also when it is removed
+            self.let_go()
             self._rows.setdefault(name, Rows(source_of(asked["source"]), asked["edges"]))
         if name not in self._rows:
             return {"unknown": True}

@@ -67,6 +67,8 @@ class Machines(Protocol):
 
     def talk(self) -> Talk: ...
     def live(self) -> list[str]: ...
+    def let_go(self) -> None:
+        """Rows have gone: who holds some of them need not wait for the next message."""
 
 
 class Together:
@@ -119,6 +121,9 @@ class AllAtOnce:
     def talk(self) -> Talk:
         """Messages of a round to the workers."""
         return Together(self.ask)
+
+    def let_go(self) -> None:
+        """They look at the next message."""
 
 
 def answers(machines: Machines, messages: Mapping[str, bytes]) -> dict[str, Any]:

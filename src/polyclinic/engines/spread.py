@@ -239,9 +239,15 @@ class SpreadWorkers:
                 next="polyclinic.scan(files, schema=...), or spool= a folder that all workers see",
             )
         spooled = spool(rows, self.machines.spool)
-        weakref.finalize(self, shutil.rmtree, spooled.folder, ignore_errors=True)
+        weakref.finalize(self, _removed, spooled.folder, self.machines)
         about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
         return rows, spooled.to_data(), about
+
+
+def _removed(folder: str, machines: Machines) -> None:
+    """When nobody asks about these rows any more."""
+    shutil.rmtree(folder, ignore_errors=True)
+    machines.let_go()
 
 
 def grouped(edges: list[int], most: int) -> list[list[int]]:

@@ -218,8 +218,8 @@ class Sums:
     def too_large(self) -> NDArray[np.bool_]:
         """Candidates so far off that a sum cannot be held, (m,)."""
         parts = (self.loss, self.sharp, self.dual, self.gradient, self.hessian)
-        worst = [np.abs(p.reshape(len(self.loss), -1)).max(axis=1, initial=0.0) for p in parts]
-        return np.asarray(~(np.max(worst, axis=0) < TOO_LARGE))
+        each = np.hstack([part.reshape(len(self.loss), -1) for part in parts])
+        return np.asarray(~(np.abs(each).max(axis=1) < TOO_LARGE))
 
 
 def sums(rows: Rows, asked: Question, order: int, shift: Floats | None, of_rows: int = 0) -> Sums:
@@ -283,6 +283,6 @@ def one_pass(rows: Rows, asked: Question, order: int, shift: Floats | None) -> S
         loss, sharp, dual = compiled.rounded(*given, past, sharpness, off, first, bend)
     hessian = np.zeros((1, 0, 0))
     if order == 2:
-        hessian = compiled.products(rows.x, off, bend, lead, BLOCK_ROWS)[None]
+        hessian = compiled.products(rows.x, off, bend, lead)[None]
     gradient = first[None, 1 - lead :] if order >= 1 else np.zeros((1, 0))
     return Sums(np.array([loss]), np.array([sharp]), np.array([dual]), gradient, hessian)

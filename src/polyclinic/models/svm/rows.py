@@ -70,6 +70,10 @@ def _exponents(spec: SVMSpec) -> NDArray[np.int64]:
 
 def shift_of(plan: Plan) -> Floats | None:
     """What is taken off each column first, in raw units; None: nothing."""
+    return plan.once("svm shift", lambda: _shift(plan))
+
+
+def _shift(plan: Plan) -> Floats | None:
     spec, shift = spec_of(plan), plan.values["state"]["shift"]
     if not np.any(shift):
         return None

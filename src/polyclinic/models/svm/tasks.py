@@ -69,7 +69,7 @@ class MachinesTask(Exposed):
             scaled = np.ldexp(found.hessian, -(e[:, None] + e))
             upper = plan.once("svm upper", lambda: np.triu_indices(len(e)))
             values["hessian"] = scaled[(slice(None), *upper)]
-        for array in values.values():
+        for array in values.values() if lost.any() else ():
             array[lost] = 0.0
         return Contribution({**values, "too_large": lost.astype(np.int64)}, Evidence(patients))
 
