@@ -13,6 +13,8 @@ import pytest
 import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.fit import fit
+from polyclinic.engines.held import Holder
+from polyclinic.engines.machines import Tree
 from polyclinic.engines.spark import bytes_of
 from tests.engines.near import BOOK, FORMULA, visits, write
 from tests.study.test_conformance import ALGORITHMS, partition
@@ -62,6 +64,39 @@ def test_the_kit_gives_the_bytes_of_one_process(name, spark):
     here = fit(algorithm(), pc.Embedded(3).domain(partition())).state
     there = fit(algorithm(), spark.domain(partition())).state
     assert codec.encode(here) == codec.encode(there)
+
+
+@pytest.fixture(scope="module")
+def tree(session):
+    """Four slots on two executors, which add their sums whatever their number and length."""
+    with pc.spark(session, workers=4, partitions=7) as found:
+        found.machines.tree = Tree(fan_in=4, workers=3, bytes=0)
+        yield found
+
+
+@pytest.fixture
+def jobs(tree, monkeypatch):
+    """Of every job that may add: how many slots were asked, and how many answers are in its sum."""
+    found, ask = [], tree.machines.added
+
+    def added(messages):
+        one = ask(messages)
+        assert (one.names == []) == (one.sum == {})
+        found.append((len(messages), len(one.names)))
+        return one
+
+    monkeypatch.setattr(tree.machines, "added", added)
+    return found
+
+
+@pytest.mark.parametrize("name", ["logistic", "boosting"])
+def test_executors_add_sums_to_the_bytes_of_one_process(name, tree, jobs):
+    algorithm = ALGORITHMS[name].algorithm
+    here = fit(algorithm(), pc.Embedded(7).domain(partition())).state
+    there = fit(algorithm(), tree.domain(partition())).state
+    assert codec.encode(here) == codec.encode(there)
+    assert (4, 4) in jobs
+    assert all(asked < 4 for asked, added in jobs if added < asked)
 
 
 def test_rows_stay_with_the_process_that_has_read_them(spark, tmp_path):
