@@ -23,8 +23,8 @@ name = "visits"
 schema = "visits.toml"
 sites = { north = "visits/*.parquet" }
 [model]
-kind = "logistic"
-formula = "readmitted ~ age + C(sex)"
+kind = "linear"
+formula = "hba1c ~ age + C(sex)"
 [evaluation]
 validate = "none"
 alone = false
