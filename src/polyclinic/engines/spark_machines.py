@@ -37,7 +37,7 @@ from polyclinic.engines.spool import local_places
 
 LOOK = 0.5  # seconds between two looks at the executors
 MANY = 32  # slots from which on executors add sums
-LONG = 1 << 24  # bytes of them all: 0.13 s at 1 Gbit/s, what Spark's second stage takes
+LONG = 1 << 25  # bytes of them all: 0.27 s at 1 Gbit/s, about what a second stage takes
 FAILED = (Py4JError, PySparkException, OSError)
 HERE = {
     "spark.driver.host": "localhost",
