@@ -103,3 +103,9 @@ def test_a_holder_keeps_few_sums_for_others():
     assert holder.fetch("0") is None and holder.fetch("1") == b"sum" and holder.fetch("1") is None
     holder.drop("2")
     assert holder.fetch("2") is None
+
+
+def test_what_is_no_sum_is_not_held():
+    holder, asked = Holder(1 << 20), {"op": "sum", "name": "one", "rows": "of nobody", "hold": 0}
+    assert codec.decode(holder.answer(codec.encode(asked))) == {"unknown": True}
+    assert holder.fetch("one") is None
