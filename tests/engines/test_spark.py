@@ -77,7 +77,7 @@ def test_the_kit_gives_the_bytes_of_one_process(name, spark):
 @pytest.fixture(scope="module")
 def tree(session):
     """Six slots on two executors, which add their sums whatever their number and length."""
-    with pc.spark(session, workers=SLOTS, partitions=7) as found:
+    with pc.spark(session, workers=SLOTS, partitions=7, policy="round_robin") as found:
         found.machines.tree = Tree(fan_in=SLOTS, workers=3, bytes=0)
         yield found
 
