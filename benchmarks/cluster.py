@@ -6,8 +6,9 @@ overhead   milliseconds of a round with next to nothing to compute, beside Dask'
 large      files larger than the workers' memory: peak memory of each worker and rows a second,
            beside pyarrow's decoder on the same files
 growth     seconds by rows and workers, and a model of up to 1024 workers from what is measured
+tree       32 tasks of Spark whose sums come one by one, or are added at the executors
 
-scripts/bench cluster [--part peers overhead large growth] [--rows 1e6] [--repeats 3]
+scripts/bench cluster [--part peers overhead large growth tree] [--rows 1e6] [--repeats 3]
                       [--models logistic ...] [--only Polyclinic ...] [--gigabytes 8]
                       [--fits GLM boosting k-means] [--memory "1 GiB"]
 """
@@ -21,10 +22,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import _cluster_growth, _cluster_large, _cluster_overhead, _cluster_peers
+from benchmarks import (
+    _cluster_growth,
+    _cluster_large,
+    _cluster_overhead,
+    _cluster_peers,
+    _cluster_tree,
+)
 from benchmarks._cluster_peers import DASK, HOSPITAL, MODELS, ONE, OURS, SPARK
 
-PARTS = ("peers", "overhead", "large", "growth")
+PARTS = ("peers", "overhead", "large", "growth", "tree")
 
 
 def main() -> None:
@@ -57,8 +64,10 @@ def main() -> None:
                 _cluster_overhead.show(args)
             elif part == "large":
                 _cluster_large.show(folder / part, args)
-            else:
+            elif part == "growth":
                 _cluster_growth.show(folder / part, args)
+            else:
+                _cluster_tree.show(args)
 
 
 if __name__ == "__main__":

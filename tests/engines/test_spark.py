@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import psutil
@@ -13,6 +14,7 @@ import pytest
 import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.fit import fit
+from polyclinic.engines.machines import Tree
 from polyclinic.engines.spark import bytes_of
 from tests.engines.near import BOOK, FORMULA, visits, write
 from tests.study.test_conformance import ALGORITHMS, partition
@@ -20,6 +22,14 @@ from tests.study.test_conformance import ALGORITHMS, partition
 pytest.importorskip("pyspark")
 if shutil.which("java") is None:
     pytest.skip("there is no Java", allow_module_level=True)
+
+from pyspark import TaskContext
+
+from polyclinic.engines import spark_machines, wire
+from polyclinic.engines.spark_worker import Added
+from polyclinic.engines.workers import ThreadWorkers
+
+SLOTS = 6
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +72,112 @@ def test_the_kit_gives_the_bytes_of_one_process(name, spark):
     here = fit(algorithm(), pc.Embedded(3).domain(partition())).state
     there = fit(algorithm(), spark.domain(partition())).state
     assert codec.encode(here) == codec.encode(there)
+
+
+@pytest.fixture(scope="module")
+def tree(session):
+    """Six slots on two executors, which add their sums whatever their number and length."""
+    with pc.spark(session, workers=SLOTS, partitions=7, policy="round_robin") as found:
+        found.machines.tree = Tree(fan_in=SLOTS, workers=3, bytes=0)
+        yield found
+
+
+@pytest.fixture
+def jobs(tree, monkeypatch):
+    """Of each job that may add: how many slots were asked, and how many answers its sum is of."""
+    found, ask = [], tree.machines.added
+
+    def added(messages):
+        one = ask(messages)
+        found.append((len(messages), len(one.names)))
+        return one
+
+    monkeypatch.setattr(tree.machines, "added", added)
+    return found
+
+
+@pytest.mark.parametrize("name", ["moments", "clusters"])
+def test_executors_add_sums_to_the_bytes_of_one_process(name, tree, jobs):
+    algorithm = ALGORITHMS[name].algorithm
+    here = fit(algorithm(), pc.Embedded(7).domain(partition())).state
+    there = fit(algorithm(), tree.domain(partition())).state
+    assert codec.encode(here) == codec.encode(there)
+    most = max(added for _, added in jobs)
+    assert most >= SLOTS - 1
+    unread = sum(asked - added for asked, added in jobs)
+    assert unread == sum(asked for asked, _ in jobs if asked < most)  # these were asked again
+
+
+def test_executors_add_how_patients_share_in_a_sum(tree, jobs):
+    algorithm = ALGORITHMS["logistic"].algorithm()
+    plan, here = algorithm.plan(algorithm.init(0)), ThreadWorkers(partition(), 7)
+    summed, there = here.sum(plan), tree.workers(partition())
+    found, expected = there.exposure(plan, summed), here.exposure(plan, summed)
+    assert found.members and found.slots == expected.slots and found.values == expected.values
+    assert [one.digest for one in found.members] == [one.digest for one in expected.members]
+    assert max(added for _, added in jobs) >= SLOTS - 1
+
+
+def test_a_sum_of_other_answers_is_not_taken(tree, monkeypatch):
+    def added(messages):
+        one = ask(messages)
+        wrong.append(one.names)
+        twice = wire.answers_added([one.sum, one.sum])
+        return one._replace(names=[*one.names[1:], "another"], sum=twice)
+
+    wrong, ask = [], tree.machines.added
+    monkeypatch.setattr(tree.machines, "added", added)
+    algorithm = ALGORITHMS["cross-table"].algorithm
+    here = fit(algorithm(), pc.Embedded(7).domain(partition())).state
+    assert codec.encode(fit(algorithm(), tree.domain(partition())).state) == codec.encode(here)
+    assert wrong
+
+
+def test_a_part_that_is_gone_is_named_by_its_slot(tree, tmp_path, monkeypatch):
+    def added(messages):
+        (tmp_path / "visits" / "v1.parquet").unlink(missing_ok=True)
+        found.append(ask(messages))
+        return found[-1]
+
+    found, ask = [], tree.machines.added
+    monkeypatch.setattr(tree.machines, "added", added)
+    data = pc.scan(write(visits(300), tmp_path / "visits"), BOOK)
+    with pytest.raises(pc.PolyclinicError) as caught:
+        fitted(data, tree)
+    assert caught.value.code == "UNREADABLE"
+    assert 0 < len(found[0].names) < len(found[0].answers)
+
+
+def test_processes_that_die_while_sums_are_added_change_no_byte(tree, tmp_path, monkeypatch):
+    """A Python process that has its answer, and an executor with those that it is to add."""
+    before, plus = spark_machines.held_back, Added.plus
+    first, executor, here = tmp_path / "python", tmp_path / "executor", []
+
+    def held_back(part, memory, threads):
+        for one in before(part, memory, threads):
+            if one.answers[0][0] == 1 and one.names and not first.exists():
+                first.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield one
+
+    def added(one, other):
+        if TaskContext.get() is None:
+            here.append(len(other.names))
+        elif first.exists() and not executor.exists():
+            executor.touch()
+            found = psutil.Process().parent().parent()
+            assert "CoarseGrainedExecutorBackend" in " ".join(found.cmdline())
+            found.kill()
+        return plus(one, other)
+
+    monkeypatch.setattr(spark_machines, "held_back", held_back)
+    monkeypatch.setattr(Added, "plus", added)
+    algorithm = ALGORITHMS["moments"].algorithm
+    expected = fit(algorithm(), pc.Embedded(7).domain(partition())).state
+    there = fit(algorithm(), tree.domain(partition())).state
+    assert codec.encode(there) == codec.encode(expected)
+    assert first.exists() and executor.exists()
+    assert max(here) > 1  # what comes here was added
 
 
 def test_rows_stay_with_the_process_that_has_read_them(spark, tmp_path):

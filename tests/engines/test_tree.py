@@ -55,6 +55,18 @@ def test_short_answers_come_at_once(cluster, replies):
     assert len(replies[0]) == WORKERS
 
 
+def test_a_tree_may_be_for_long_sums_alone(cluster, replies):
+    cluster.machines.tree = None
+    expected = state(cluster)
+    size = sum(words.nbytes for words in replies[0][0]["sum"]["words"].values())
+    for short in (0, 1):
+        replies.clear()
+        together = WORKERS * size + short
+        cluster.machines.tree = Tree(fan_in=2, workers=3, bytes=0, together=together)
+        assert state(cluster) == expected
+        assert (len(replies[0]) > 1) == bool(short)  # before a tree they come one by one
+
+
 def test_what_is_lost_on_its_way_is_computed_again(cluster, monkeypatch):
     lost = []
 
@@ -91,3 +103,9 @@ def test_a_holder_keeps_few_sums_for_others():
     assert holder.fetch("0") is None and holder.fetch("1") == b"sum" and holder.fetch("1") is None
     holder.drop("2")
     assert holder.fetch("2") is None
+
+
+def test_what_is_no_sum_is_not_held():
+    holder, asked = Holder(1 << 20), {"op": "sum", "name": "one", "rows": "of nobody", "hold": 0}
+    assert codec.decode(holder.answer(codec.encode(asked))) == {"unknown": True}
+    assert holder.fetch("one") is None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,12 @@ def words_shape(leaf: Leaf) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if leaf.ring == "int64":
         return (leaf.size,), np.dtype(np.int64)
     return (leaf.size, 2), np.dtype(np.uint64)
+
+
+def words_bytes(leaves: Sequence[Leaf]) -> int:
+    """Bytes of all leaves' ring forms."""
+    found = map(words_shape, leaves)
+    return sum(prod(shape) * kind.itemsize for shape, kind in found)
 
 
 def _to_words(leaves: Sequence[Leaf], values: Mapping[str, Any]) -> dict[str, Array]:

@@ -218,7 +218,8 @@ class Holder:
             asked = codec.decode(message)
             found = self._answer(asked)
             answer = codec.encode(found)
-            if len(answer) < asked.get("hold", LONGEST):
+            adds = "sum" in found or "exposure" in found
+            if not adds or len(answer) < asked.get("hold", LONGEST):
                 return answer
             self._keep(asked["name"], answer)
             return codec.encode({**{f: found[f] for f in TIMES if f in found}, "held": True})
@@ -275,11 +276,7 @@ class Holder:
         held = self._fetch(names) if self._fetch else []
         if not held or None in held:
             return {"missing": True}
-        answers = [codec.decode(one) for one in held]
-        if "exposure" in answers[0]:
-            seen = added(wire.exposure_from_data(one["exposure"]) for one in answers)
-            return {"exposure": wire.exposure_to_data(seen)}
-        return {"sum": added(Sum.from_data(one["sum"]) for one in answers).to_data()}
+        return wire.answers_added([codec.decode(one) for one in held])
 
     def _work(self, asked: Mapping[str, Any], rows: Rows, plan: Plan) -> dict[str, Any]:
         task = lookup(plan.task, plan.version)

@@ -35,14 +35,16 @@ class Talk(Protocol):
 class Tree:
     """When sums are added by workers, in groups, before they come here.
 
-    fan_in   answers that one worker adds
-    workers  from which on, and only
-    bytes    of answers that are at least so long
+    fan_in    answers that one worker adds
+    workers   from which on, and only
+    bytes     of answers that are at least so long
+    together  bytes from which on the sums of all workers are to be expected; 0: of any plan
     """
 
     fan_in: int = 16
     workers: int = 32
     bytes: int = 1 << 16
+    together: int = 0
 
 
 class Machines(Protocol):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import psutil
 from threadpoolctl import threadpool_limits
 
+from polyclinic.core import codec
 from polyclinic.core.task import load_installed
+from polyclinic.engines import wire
 from polyclinic.engines.held import Holder
 
 _held: dict[tuple[int, int], Holder] = {}
@@ -33,6 +36,41 @@ def answers(
     for slot, message in messages:
         if message is not None:
             yield slot, os.getpid(), _holder(memory, threads).answer(message)
+
+
+class Added(NamedTuple):
+    """Answers of some slots, and one sum of those among them that only say that they are held.
+
+    answers  slot, process and answer of each
+    names    of the messages whose answers are in the sum
+    sum      as in an answer; {}: of none
+    """
+
+    answers: list[tuple[int, int, bytes]]
+    names: list[str]
+    sum: dict[str, Any]
+
+    def plus(self, other: Added) -> Added:
+        """Both together."""
+        sums = [one for one in (self.sum, other.sum) if one]
+        total = wire.answers_added(sums) if len(sums) > 1 else {**self.sum, **other.sum}
+        return Added(self.answers + other.answers, self.names + other.names, total)
+
+
+def held_back(
+    messages: Iterable[tuple[int, bytes | None]], memory: int, threads: int
+) -> Iterator[Added]:
+    """The same, where a message says from how many bytes on its answer is held: that goes along,
+    to be added to others. Nothing stays here, so Spark may run the task twice."""
+    for slot, message in messages:
+        if message is not None:
+            holder, name = _holder(memory, threads), codec.decode(message)["name"]
+            answer = slot, os.getpid(), holder.answer(message)
+            held = holder.fetch(name)
+            if held is None:
+                yield Added([answer], [], {})
+            else:
+                yield Added([answer], [name], codec.decode(held))
 
 
 def _holder(memory: int, threads: int) -> Holder:

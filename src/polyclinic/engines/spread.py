@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 from polyclinic.core import codec
-from polyclinic.core.contribution import Contribution, Sum
+from polyclinic.core.contribution import Contribution, Sum, words_bytes
 from polyclinic.core.errors import InputError
 from polyclinic.core.exposure import Exposure
 from polyclinic.core.federation import Memory
@@ -39,7 +39,7 @@ from polyclinic.engines import wire
 from polyclinic.engines.assign import assign
 from polyclinic.engines.held import WHOLE, Scanned, row_bytes
 from polyclinic.engines.holdings import Holdings
-from polyclinic.engines.machines import Machines
+from polyclinic.engines.machines import Machines, Tree
 from polyclinic.engines.overlap import Window
 from polyclinic.engines.rounds import Message, Round
 from polyclinic.engines.spool import spool
@@ -142,10 +142,7 @@ class SpreadWorkers:
         """Answers that cover all parts, in the order of the parts."""
         parts, chunks = (parts, False) if parts else self._parts(op, plan)
         todo, replies = set(parts), list[dict[str, Any]]()
-        tree = self.machines.tree if WHOLE not in todo and op in ("sum", "exposure") else None
-        if tree is not None and len(self._holdings.workers) < tree.workers:
-            tree = None
-
+        tree = self._tree(op, plan) if WHOLE not in todo else None
         while todo:
             hold = {"hold": tree.bytes} if tree else {}
             message = self._message(op, plan, {**(more or {}), **hold, "chunks": chunks})
@@ -159,6 +156,14 @@ class SpreadWorkers:
                 replies, tree = replies + up, None  # where one could not reach another
         self.machines.activity.end()
         return replies
+
+    def _tree(self, op: str, plan: Plan) -> Tree | None:
+        """How workers add their answers; None: each comes here."""
+        tree, workers = self.machines.tree, len(self._holdings.workers)
+        if tree is None or op not in ("sum", "exposure") or workers < tree.workers:
+            return None
+        leaves = lookup(plan.task, plan.version).leaves(plan)
+        return tree if workers * words_bytes(leaves) >= tree.together else None
 
     def overlap(self) -> Window:
         """Rounds of one fit that begin before the ones before them are summed."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from polyclinic.core.contribution import Sum
 from polyclinic.core.errors import (
     NOTHING_LEFT,
     EmptySite,
@@ -18,6 +19,7 @@ from polyclinic.core.errors import (
 )
 from polyclinic.core.exposure import Exposure, Members, Shares, packed, unpacked
 from polyclinic.core.ring import RingError
+from polyclinic.engines.workers import added
 
 NONE = np.zeros(0, dtype=np.int64)
 KINDS = {
@@ -75,6 +77,14 @@ def exposure_from_data(data: Mapping[str, Any]) -> Exposure:
             "members": tuple(map(_members_from_data, data["members"])),
         }
     )
+
+
+def answers_added(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sum, or the exposure, of one or more answers."""
+    if "exposure" in answers[0]:
+        seen = added(exposure_from_data(one["exposure"]) for one in answers)
+        return {"exposure": exposure_to_data(seen)}
+    return {"sum": added(Sum.from_data(one["sum"]) for one in answers).to_data()}
 
 
 def _ints(counts: Mapping[str, int]) -> dict[str, int]:
