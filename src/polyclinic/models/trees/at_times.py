@@ -110,18 +110,19 @@ class Table:
 def table_of(
     times: ByTime,
     risks: ByTime,
-    largest: Largest | None,
+    largest: Largest,
     parts: int,
     bound: int,
     top: Floats,
     mean: Floats,
+    limited: bool,
 ) -> Table:
     """The table of all rows.
 
     times    rows, those with the event, and the whole numbers of the weights of these
     risks    whole numbers of the weighted risks, at the same times
-    largest  None: nobody's risk is limited
     bound    2^bound is no less than a weight
+    limited  whether larger risks than a `parts`-th count as that
     """
     edges = np.searchsorted(times.stratum, np.arange(len(top) + 1))
     found = []
@@ -130,10 +131,10 @@ def table_of(
         at = np.flatnonzero((events > 0) & (rows >= parts))
         time, sums = times.time[a:b][at], np.cumsum(risks.sums[a:b], axis=0)[at]
         whole, most = floats_of(sums, bound), np.full(len(at), np.inf)
-        if largest is not None and len(at):
+        if limited and len(at):
             mine = largest.stratum == k
-            most, limited = _most(sums, time, largest.time[mine], largest.risk[mine], parts, bound)
-            whole = np.where(limited & (most > 0), parts * most, whole)
+            most, cut = _most(sums, time, largest.time[mine], largest.risk[mine], parts, bound)
+            whole = np.where(cut & (most > 0), parts * most, whole)
         weight = floats_of(times.sums[a:b, 2:][at], bound)
         share, square = np.zeros(len(at)), np.zeros(len(at))
         np.divide(weight, whole, out=share, where=whole > 0)
@@ -142,7 +143,9 @@ def table_of(
         until = (np.cumsum(part[::-1])[::-1] for part in (share, square, weight))
         found.append((time, whole, most, *until))
     start = np.cumsum([0, *(len(one[0]) for one in found)])
-    return Table(parts, top, mean, start, *(np.concatenate(part) for part in zip(*found, strict=True)))
+    return Table(
+        parts, top, mean, start, *(np.concatenate(part) for part in zip(*found, strict=True))
+    )
 
 
 def _most(

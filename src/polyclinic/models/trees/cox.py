@@ -140,7 +140,7 @@ class RiskSets:
         that are `near`."""
         if table is None:
             high = self.highest(margin)
-            table = self._alone(self.near(margin, high.mean, self.parts), high.mean, limited=False)
+            table = self._alone(self.near(margin, high.mean, self.parts), high.mean)
         margin, found = self.near(margin, table.mean, table.parts), np.zeros(len(margin))
         for k, here in self._slices:
             a, b = table.start[k : k + 2]
@@ -153,12 +153,9 @@ class RiskSets:
         return found
 
     def near(self, margin: Floats, mean: Floats, parts: int) -> Floats:
-        """Margins that are no further than `FAR` from the mean of their stratum, (n_strata,)."""
-        if parts == 1:
-            return margin
+        """Margins as `near` to the mean of their stratum, (n_strata,)."""
         found = np.empty(len(margin))
-        centre = mean[self.stratum]
-        found[self.order] = np.clip(margin[self.order], centre - FAR, centre + FAR)
+        found[self.order] = near(margin[self.order], mean[self.stratum], parts)
         return found
 
     def pairs(self, margin: Floats, least: int) -> tuple[Ints, Floats]:
@@ -184,12 +181,17 @@ class RiskSets:
         a, b = table.start[k : k + 2]
         return np.searchsorted(-table.time[a:b], -self.time[here])
 
-    def _alone(self, margin: Floats, mean: Floats | None = None, limited: bool = True) -> Table:
-        high = self.highest(margin)
-        largest = self.largest(margin, high.most, self.parts) if limited and self.parts > 1 else None
-        mean = high.mean if mean is None else mean
-        risks = self.risks(margin, high.most)
-        return table_of(self.times(), risks, largest, self.parts, self.bound, high.most, mean)
+    def _alone(self, margin: Floats, mean: Floats | None = None) -> Table:
+        """The table of no other rows; with `mean` that of losses."""
+        high, limited = self.highest(margin), self.parts > 1 and mean is None
+        largest = self.largest(margin, high.most, self.parts if limited else 1)
+        more = (self.parts, self.bound, high.most, high.mean if mean is None else mean, limited)
+        return table_of(self.times(), self.risks(margin, high.most), largest, *more)
+
+
+def near(margin: Floats, mean: Floats, parts: int) -> Floats:
+    """Margins in the loss, no further than `FAR` from a mean where risk sets are limited."""
+    return margin if parts == 1 else np.clip(margin, mean - FAR, mean + FAR)
 
 
 def _risk(margin: Floats, top: Floats) -> Floats:

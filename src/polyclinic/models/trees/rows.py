@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.core.design import exponent
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
@@ -195,7 +194,7 @@ class Rows:
             *order,
             parts=max(self.spec.cell, 1) * several,
             strata=self.spec.strata,
-            bound=exponent(self.spec.design.weight_bound),
+            bound=self.spec.weight_exponent,
         )
 
     @cached_property
