@@ -36,7 +36,7 @@ ASKED = ("times", "highest", "risks")
 
 @dataclass(frozen=True)
 class ExactShares:
-    """`Shares` in one sum, of which the sums are exact; (PARTS,) whole numbers and a number each."""
+    """`Shares` in one sum; total and squares as whole numbers, (PARTS,), so that they are exact."""
 
     total: Ints
     squares: Ints

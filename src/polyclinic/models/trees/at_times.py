@@ -1,14 +1,15 @@
 """What a hospital knows of those at risk at each time, added up from its chunks.
 
 Chunks say by stratum and time what they hold: numbers of rows and events, the events' weights, the
-risks, and the largest of these. From their sums follows a table of the times of events, which chunks
-are handed so that each finds the derivatives, or losses, of its own rows (cox.py). Times, and all
-else here, stay in the hospital.
+risks, and the largest of these. From their sums follows a table of the times of events, which
+chunks are handed so that each finds the derivatives, or losses, of its own rows (cox.py). Times,
+and all else here, stay in the hospital.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,7 +127,7 @@ def table_of(
     """
     edges = np.searchsorted(times.stratum, np.arange(len(top) + 1))
     found = []
-    for k, (a, b) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+    for k, (a, b) in enumerate(pairwise(edges.tolist())):
         rows, events = np.cumsum(times.sums[a:b, 0]), times.sums[a:b, 1]
         at = np.flatnonzero((events > 0) & (rows >= parts))
         time, sums = times.time[a:b][at], np.cumsum(risks.sums[a:b], axis=0)[at]
@@ -143,9 +144,8 @@ def table_of(
         until = (np.cumsum(part[::-1])[::-1] for part in (share, square, weight))
         found.append((time, whole, most, *until))
     start = np.cumsum([0, *(len(one[0]) for one in found)])
-    return Table(
-        parts, top, mean, start, *(np.concatenate(part) for part in zip(*found, strict=True))
-    )
+    columns = (np.concatenate(part) for part in zip(*found, strict=True))
+    return Table(parts, top, mean, start, *columns)
 
 
 def _most(

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 PARTS, BITS = 5, 31
-WIDE = (
-    62  # a `top` for numbers of which no bound is known; any number beyond its `top` counts as that
-)
+WIDE = 62  # a `top` where no bound is known; a number beyond its `top` counts as that
 
 
 def sums_of(x: Floats, starts: Ints, top: int) -> Ints:
