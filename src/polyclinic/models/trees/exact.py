@@ -2,7 +2,7 @@
 
 A number x, |x| <= 2^top, is held as five whole numbers of 31 bits each:
 
-    x = sum over j of w_j 2^(top - 31 (j + 1)),    0 <= w_j < 2^31 but for w_0, which has the sign
+    x = sum over j of w_j 2^(top - 31 (j + 1)),    |w_j| < 2^31, each with the sign of x
 
 What lies below 2^(top - 155) is dropped, number by number. Whole numbers are added exactly, up to
 2^31 of them. So numbers may lie 100 bits apart and still count with all of theirs, where the 128
@@ -27,7 +27,7 @@ def sums_of(x: Floats, starts: Ints, top: int) -> Ints:
     left = np.ldexp(np.clip(x, -np.ldexp(1.0, top), np.ldexp(1.0, top)), -top)
     for j in range(PARTS):
         left = np.ldexp(left, BITS)
-        whole = np.floor(left)
+        whole = np.trunc(left)
         left -= whole
         out[:, j] = np.add.reduceat(whole.astype(np.int64), starts)
     return out
@@ -35,11 +35,19 @@ def sums_of(x: Floats, starts: Ints, top: int) -> Ints:
 
 def floats_of(parts: Ints, top: int) -> Floats:
     """What whole numbers (..., PARTS) stand for, each within a few units of the last digit."""
+    parts = _carried(parts)
+    negative = parts[..., 0] < 0
+    parts = _carried(np.where(negative[..., None], -parts, parts))
+    found = np.zeros(parts.shape[:-1])
+    for j in range(PARTS - 1, -1, -1):
+        found += np.ldexp(parts[..., j].astype(np.float64), top - BITS * (j + 1))
+    return np.where(negative, -found, found)
+
+
+def _carried(parts: Ints) -> Ints:
+    """The same sums, in which all but the first number are below 2^31, and 0 or more."""
     parts = parts.copy()
     for j in range(PARTS - 1, 0, -1):
         parts[..., j - 1] += parts[..., j] >> BITS
         parts[..., j] &= (1 << BITS) - 1
-    found = np.zeros(parts.shape[:-1])
-    for j in range(PARTS - 1, -1, -1):
-        found += np.ldexp(parts[..., j].astype(np.float64), top - BITS * (j + 1))
-    return found
+    return parts

@@ -8,8 +8,8 @@ What leaves a site:
   `cell` patients next to each other count as one.
 - `trees.risk_sums` never crosses a border, like `trees.sums`.
 
-What they are computed from is asked of chunks step by step (at_risk.py): risk sets are of all rows of
-the site, and for the pairs the site gathers when and how each row ended, and its risk.
+What they are computed from is asked of chunks step by step (at_risk.py): risk sets are of all rows
+of the site, and for the pairs the site gathers when and how each row ended, and its risk.
 
 No time leaves. How sums that follow the order of times are kept from telling one patient's place in
 it is said in cox.py; the gate counts that `cell` is large enough for it. A patient's share in the
