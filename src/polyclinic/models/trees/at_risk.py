@@ -10,6 +10,7 @@ None of it leaves the site, times least of all; what does is in survival.py and 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class ExactShares:
     def shares(self) -> Shares:
         """As the gate reads them."""
         total, squares = (floats_of(one, WIDE) for one in (self.total, self.squares))
-        return Shares(total, squares, np.float64(self.first), np.float64(self.second))
+        return Shares(total, squares, np.asarray(self.first), np.asarray(self.second))
 
 
 class AtRisk:
@@ -169,16 +170,16 @@ def exposure_of(spec: Spec, columns: tuple[str, ...], found: Answer) -> Exposure
     )
 
 
-class BySteps:
+class BySteps(ABC):
     """Base of tasks that go step by step, in one place as well."""
 
     name: str
 
-    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
-        raise NotImplementedError
+    @abstractmethod
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps: ...
 
-    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
-        raise NotImplementedError
+    @abstractmethod
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer: ...
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
         return self._found(plan, partition)[0]

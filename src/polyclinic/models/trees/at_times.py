@@ -68,8 +68,8 @@ class Highest:
 
 @dataclass(frozen=True)
 class Largest:
-    """Risks of rows that are among the `parts` largest of their chunk and stratum at their time;
-    (n_rows,) each."""
+    """Risks of rows that are among the `parts` - 1 largest of their chunk and stratum at their
+    time; (n_rows,) each."""
 
     stratum: Ints
     time: Floats

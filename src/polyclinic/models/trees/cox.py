@@ -102,11 +102,12 @@ class RiskSets:
         return self._by_time(sums_of(self._weighted(margin, top), self.starts, self.bound))
 
     def largest(self, margin: Floats, top: Floats, parts: int) -> Largest:
-        """Of these the ones that may be among the `parts` largest of a risk set."""
+        """Of these the ones that may be among the `parts` - 1 largest of a risk set: the others are
+        never more than a `parts`-th of it."""
         risk, kept = self._weighted(margin, top), np.zeros(len(margin), dtype=bool)
-        for _, here in self._slices if parts > 1 else ():
+        for _, here in self._slices:
             left = risk[here]
-            for _ in range(parts):  # what each row drives out of the largest so far
+            for _ in range(parts - 1):  # what each row drives out of the largest so far
                 left = np.minimum(np.append(0.0, np.maximum.accumulate(left)[:-1]), left)
             kept[here] = left < risk[here]
         return Largest(self.stratum[kept], self.time[kept], risk[kept])
