@@ -9,13 +9,13 @@ from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.private_tasks import tasks as _private
 from polyclinic.models.trees.result import Fit
 from polyclinic.models.trees.spec import Feature, Spec
-from polyclinic.models.trees.survival import ConcordanceTask, EventsTask, HeldTask
+from polyclinic.models.trees.survival import ConcordanceTask, EventsTask, HeldTask, RiskSumsTask
 from polyclinic.models.trees.tasks import LossTask, StartTask, SumsTask
 
 tasks: list[Task] = [
     StartTask(),
     SumsTask(),
-    SumsTask("trees.risk_sums", 1, "site"),
+    RiskSumsTask(),
     CellsTask(),
     LossTask(),
     EventsTask(),

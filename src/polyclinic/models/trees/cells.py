@@ -11,11 +11,10 @@ enough patients nothing is joined, and the trees are those of the pooled rows, b
 Bins of a column are joined once for all patients of the cohort, before any tree: their cells move
 as a whole whatever the margins are, and are compared like cohorts with those of other edges.
 
-Derivatives of survival follow the order of times in risk sets of all rows: who makes these up is
-judged as well (survival.py).
+Derivatives of survival follow the order of times in risk sets of all rows (at_risk.py): who makes
+these up is judged as well (survival.py).
 
-What bins are joined to is found step by step over all chunks of the hospital's rows (joint.py),
-but for survival, whose rows stay together.
+What bins are joined to is found step by step over all chunks of the hospital's rows (joint.py).
 
 The gate counts again: a cell of fewer patients than its policy's minimum, or of which two patients
 are nearly all, refuses the round. It happens where `cell` is below the hospital's minimum.
@@ -35,15 +34,17 @@ from polyclinic.core.exposure import Exposure, Shares, packed
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Answer, Grain, Question, Steps, answered
+from polyclinic.core.task import Answer, Grain, Question, Steps
+from polyclinic.models.trees.at_risk import ASKED, BySteps, at_risk_of, exposure_of, told
+from polyclinic.models.trees.at_times import Table
 from polyclinic.models.trees.bins import Bools
 from polyclinic.models.trees.groups import Lines, lines_of
 from polyclinic.models.trees.joint import Joint, lines_to, state_at, together
 from polyclinic.models.trees.kernels import COUNT
 from polyclinic.models.trees.rows import Rows, line_columns, same_rows, spec_of, state_of
 from polyclinic.models.trees.stack import Stack
-from polyclinic.models.trees.survival import exposed_at, slots_of
-from polyclinic.models.trees.tasks import histogram_leaves, histograms
+from polyclinic.models.trees.survival import shares_at, slots_of
+from polyclinic.models.trees.tasks import columns_named, histogram_leaves, histograms
 
 Ints = NDArray[np.int64]
 
@@ -87,7 +88,7 @@ class RoutedRows(Rows):
 
 
 @dataclass(frozen=True)
-class CellsTask:
+class CellsTask(BySteps):
     """Histograms of nodes over the cells of a hospital."""
 
     name: str = "trees.cells"
@@ -97,36 +98,6 @@ class CellsTask:
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         return histogram_leaves(plan, "cells")
 
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return self._found(plan, partition)[0]
-
-    def exposure(
-        self, plan: Plan, partition: Partition, own: Mapping[str, NDArray[Any]]
-    ) -> Exposure:
-        """Shares of patients in the magnitudes that each cell adds up."""
-        found, spec = self._found(plan, partition)[1], spec_of(plan)
-        if not spec.survival:
-            return found
-        rows = same_rows(spec, state_of(plan), partition, RoutedRows)
-        margin = rows.margin[rows.used, 0]
-        everyone = exposed_at(rows, partition, rows.used, rows.risks, margin)
-        return replace(
-            found,
-            slots=everyone.slots,
-            weights=everyone.weights,
-            members=(*found.members, *everyone.members),
-        )
-
-    def _found(self, plan: Plan, partition: Partition) -> tuple[Contribution, Exposure]:
-        """Of all rows in one place."""
-        kept = partition.cache.get("cells of a plan")
-        if kept is None or kept[0] != plan.content_hash:
-            steps = self.steps(plan, partition.cache)
-            found = answered(steps, lambda question: self.part(plan, question, partition))
-            kept = partition.cache["cells of a plan"] = plan.content_hash, found
-        done: tuple[Contribution, Exposure] = kept[1]
-        return done
-
     def slots(self, plan: Plan) -> tuple[str, ...]:
         """Of survival, whose sums are about the risk sets of all rows; else none."""
         return slots_of(spec_of(plan)) if spec_of(plan).survival else ()
@@ -134,10 +105,6 @@ class CellsTask:
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         """Of survival the shares in all risk sets; else none: cells are judged each by itself."""
         return (), int(spec_of(plan).survival)
-
-    def by_steps(self, plan: Plan) -> bool:
-        """But for survival, where a derivative depends on all who are at risk."""
-        return not spec_of(plan).survival
 
     def together(self, one: Answer, other: Answer) -> Answer:
         """Sums of both, and what each chunk has side by side."""
@@ -153,6 +120,10 @@ class CellsTask:
         samples = sorted({tree // spec.at_once for tree in trees})
         members = yield from joint.members(samples, plan.cohort)
         exposure = Exposure(cells=_shares(spec, joint, first, state.asked), members=members)
+        if spec.survival:
+            shares = yield from joint.shares()
+            more = exposure_of(spec, columns_named(spec), shares)
+            exposure = replace(more, cells=exposure.cells, members=(*members, *more.members))
         return self._joined(plan, joint), exposure
 
     def _joined(self, plan: Plan, joint: Joint) -> Contribution:
@@ -190,6 +161,13 @@ class CellsTask:
         splits = map(tuple, asked["split"].tolist())
         rows.ways = dict(zip(splits, asked["left"], strict=True))
         rows.at(state_at(state, spec, asked["first"]))
+        if asked["ask"] in ASKED:
+            return told(asked, rows.risks, rows.margin[rows.used, 0])
+        if "table" in asked:
+            rows.table = Table(**asked["table"])
+        if asked["ask"] == "shares":
+            second = rows.risks.derivatives(rows.margin[rows.used, 0], rows.table)[1]
+            return shares_at(rows, partition, rows.used, second)
         nodes, several = asked["nodes"].tolist(), asked["several"]
         if asked["ask"] == "moved":
             pairs = zip(nodes, asked["where"], strict=True)
@@ -208,7 +186,8 @@ def joint_of(plan: Plan, kept: dict[str, Any]) -> Joint:
     found: Joint | None = kept.get("cells")
     same = found is not None and np.array_equal(found.class_weight, state.class_weight)
     if found is None or not same or found.spec != spec:
-        found = kept["cells"] = Joint(spec, state.class_weight)
+        at_risk = at_risk_of(kept, "used", spec, state.class_weight)
+        found = kept["cells"] = Joint(spec, state.class_weight, at_risk)
     return found
 
 

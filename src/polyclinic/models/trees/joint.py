@@ -12,7 +12,7 @@ tree. None of it leaves the site; what does is in cells.py.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from polyclinic.core import codec
 from polyclinic.core.exposure import Members, unpacked
 from polyclinic.core.task import Answer, Question
+from polyclinic.models.trees.at_risk import Asking, AtRisk, added
 from polyclinic.models.trees.bins import Bools
 from polyclinic.models.trees.groups import Lines, joined
 from polyclinic.models.trees.rows import State, split_of
@@ -31,7 +32,6 @@ from polyclinic.models.trees.tasks import columns_named
 
 Ints = NDArray[np.int64]
 Node = tuple[int, int]  # number of a tree, and of a node in it
-Asking = Generator[Question, Answer, Any]
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,18 @@ class Joint:
     patients  behind the rows that trees are fitted to
     cells     of nodes of the growing trees
     sums      histograms of the nodes that were asked for last, by bin
+    at_risk   of survival: what else is known of the rows that trees are fitted to
     """
 
-    def __init__(self, spec: Spec, class_weight: NDArray[np.float64]) -> None:
-        self.spec, self.class_weight = spec, class_weight
+    def __init__(self, spec: Spec, class_weight: NDArray[np.float64], at_risk: AtRisk) -> None:
+        self.spec, self.class_weight, self.at_risk = spec, class_weight, at_risk
         self.whole: Ints | None = None
         self.several, self.patients = False, 0
         self.cells: dict[Node, Cells] = {}
         self.sums: Mapping[str, Ints] = {}
         self._base: NDArray[np.float64] | None = None
         self._trees = Stack.none(spec.width)  # finished ones of which all ways are known
+        self._grown = self._trees  # all finished ones of a plan
         self._ways: dict[Node, Bools] = {}
         self._done: dict[Node, tuple[int, ...]] = {}
         self._behind: dict[int, Members] = {}
@@ -73,6 +75,7 @@ class Joint:
             self.several, self.patients = bool(found["several"]), int(found["patients"])
             self.whole = joined([lines_in(found["lines"])[0]], None, max(self.spec.cell, 1))
         self._begin(state)
+        self._grown = state.trees
         if not self.spec.forest:
             for first in range(self._trees.trees, state.trees.trees, self.spec.at_once):
                 many = min(self.spec.at_once, state.trees.trees - first)
@@ -129,9 +132,10 @@ class Joint:
         nodes = [at for pair in pairs.values() for at in pair]
         if not nodes and asked is None:
             return
+        at_risk = yield from self._at_risk(first)
         values = self._question("lines", first, nodes)
         sums = np.zeros((0, 2), np.int64) if asked is None else asked
-        found = yield Question({**values, "sums": sums})
+        found = yield Question({**values, **at_risk, "sums": sums})
         self.sums = found["sums"]
         lines = dict(zip(nodes, lines_in(found["lines"]), strict=True))
         where = dict[Node, Ints]()
@@ -141,7 +145,8 @@ class Joint:
             where |= dict.fromkeys(pair, one)
         if self.several and nodes:
             places = np.stack([where[at] for at in nodes])
-            found = yield Question({**self._question("moved", first, nodes), "where": places})
+            values = self._question("moved", first, nodes)
+            found = yield Question({**values, **at_risk, "where": places})
             lines = dict(zip(nodes, lines_in(found["lines"]), strict=True))
         else:
             lines = {at: one.at(where[at]) for at, one in lines.items()}
@@ -157,6 +162,23 @@ class Joint:
             "split": _nodes(list(self._ways)),
             "left": np.array(list(self._ways.values()), dtype=bool),
         }
+
+    def _at_risk(self, first: int) -> Asking:
+        """Of survival the table of risk sets while the trees behind the first ones grow."""
+        if not self.spec.survival:
+            return {}
+        assert self._base is not None
+        about = self._question("", first, [])
+        return (yield from self.at_risk.at(self._base, self._grown.first(first), about))
+
+    def shares(self) -> Asking:
+        """Of survival, how patients share in the curvature while the trees of now grow."""
+        first = self._grown.trees
+        table = yield from self._at_risk(first)
+        if self.at_risk.shares is None:
+            question = Question({**self._question("shares", first, []), **table})
+            self.at_risk.shares = yield question
+        return self.at_risk.shares
 
     def members(self, samples: list[int], cohort: Any) -> Asking:
         """Patients behind the sums of some samples, and the cohort's patients by cell of each
@@ -228,8 +250,8 @@ def together(one: Answer, other: Answer) -> dict[str, Any]:
             found[name] = {leaf: mine[leaf] + more[leaf] for leaf in mine}
         elif name == "behind":
             found[name] = [a + b for a, b in zip(mine, more, strict=True)]
-        else:  # counts, and lists of what each chunk has
-            found[name] = mine + more
+        else:
+            found[name] = added(name, mine, more)
     return found
 
 

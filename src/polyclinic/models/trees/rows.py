@@ -20,6 +20,7 @@ from polyclinic.core.sampling import uniform
 from polyclinic.models.learner import spec_in
 from polyclinic.models.survival.rows import outcome_of, strata_numbers
 from polyclinic.models.trees import kernels, losses
+from polyclinic.models.trees.at_times import Table
 from polyclinic.models.trees.bins import BLOCK, Bools, both_ways
 from polyclinic.models.trees.cox import RiskSets
 from polyclinic.models.trees.spec import Spec
@@ -174,6 +175,7 @@ class Rows:
         self.held = np.flatnonzero(mine & held)
         self.base: Floats | None = None
         self.margin: Floats = np.zeros((0, 0))
+        self.table: Table | None = None  # of survival: of these and other rows, at the margins
         self.trees = Stack.none(spec.width)
         self.nodes: list[Nodes] = []
         self._drawn: list[Floats] = []  # weights of the rows in each tree that grows now
@@ -188,7 +190,12 @@ class Rows:
         keys = self.keys[rows]
         several = int(np.unique(keys, return_counts=True)[1].max(initial=1))
         order = (self.time[rows], self.y[rows] > 0, self.weight[rows], keys, stratum)
-        return RiskSets(*order, parts=max(self.spec.cell, 1) * several)
+        return RiskSets(
+            *order,
+            parts=max(self.spec.cell, 1) * several,
+            strata=self.spec.strata,
+            bound=self.spec.weight_exponent,
+        )
 
     @cached_property
     def risks(self) -> RiskSets:
@@ -206,7 +213,7 @@ class Rows:
         if not self.spec.survival:
             return losses.derivatives(self.margin[rows], self.target[rows], self.spec)
         first, second = np.zeros((2, len(self.y), 1))
-        found = self.risks.derivatives(self.margin[self.used, 0])
+        found = self.risks.derivatives(self.margin[self.used, 0], self.table)
         first[self.used, 0], second[self.used, 0] = found
         return first, second
 

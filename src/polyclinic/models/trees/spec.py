@@ -173,6 +173,16 @@ class Spec:
         return self.loss == "cox"
 
     @cached_property
+    def strata(self) -> int:
+        """Combinations of levels of the strata; 1 where there are none."""
+        return int(np.prod(self.levels, dtype=np.int64))
+
+    @cached_property
+    def weight_exponent(self) -> int:
+        """Power of two that no row's weight exceeds."""
+        return exponent(self.design.weight_bound)
+
+    @cached_property
     def lanes(self) -> int:
         """Numbers that are predicted before the link: one, or one per class."""
         if self.loss == "softmax":

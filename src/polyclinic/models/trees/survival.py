@@ -8,6 +8,9 @@ What leaves a site:
   `cell` patients next to each other count as one.
 - `trees.risk_sums` never crosses a border, like `trees.sums`.
 
+What they are computed from is asked of chunks step by step (at_risk.py): risk sets are of all rows
+of the site, and for the pairs the site gathers when and how each row ended, and its risk.
+
 No time leaves. How sums that follow the order of times are kept from telling one patient's place in
 it is said in cox.py; the gate counts that `cell` is large enough for it. A patient's share in the
 curvature is their weight for the gate, as in Cox regression, and patients with the event are
@@ -24,17 +27,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
-from polyclinic.core.exposure import Exposure, Shares
+from polyclinic.core.exposure import Exposure, Shares, packed
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
+from polyclinic.core.task import Answer, Grain, Question, Steps
 from polyclinic.models.survival.exposure import ALLOWED, NOT_ALLOWED
+from polyclinic.models.trees.at_risk import (
+    ASKED,
+    BySteps,
+    ExactShares,
+    at_risk_of,
+    exposure_of,
+    together,
+    told,
+)
+from polyclinic.models.trees.at_times import Table
 from polyclinic.models.trees.cox import RiskSets
 from polyclinic.models.trees.predictor import TreesPredictor
 from polyclinic.models.trees.rows import Rows, rows_of, spec_of, state_of
 from polyclinic.models.trees.spec import Spec
-from polyclinic.models.trees.tasks import mask_of, members, rows_at_start
+from polyclinic.models.trees.tasks import (
+    SumsTask,
+    columns_named,
+    histograms,
+    mask_of,
+    members,
+    rows_at_start,
+)
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -44,36 +64,32 @@ PAIRS = ("concordant", "discordant", "tied_risk")
 
 def slots_of(spec: Spec) -> tuple[str, ...]:
     """Levels that every plan of survival names."""
-    count = int(np.prod(spec.levels, dtype=np.int64)) if spec.levels else 0
+    count = spec.strata if spec.levels else 0
     strata = [f"stratum{part} = {k}" for k in range(count) for part in ("", " with the event")]
     return ("outcome = 0", "outcome = 1", *strata)
 
 
-def exposed(rows: Rows, partition: Partition, chosen: Ints, weights: Floats) -> Exposure:
-    """Of sums over the rows `chosen`, who share in them by `weights`, one per chosen row."""
+def slots_in(rows: Rows, partition: Partition, chosen: Ints) -> dict[str, int]:
+    """Patients by how it ended, and by stratum, of the rows `chosen`."""
     mask, event = mask_of(chosen, partition.n_rows), rows.y > 0
     slots = {f"outcome = {k}": partition.patients(mask & (event == bool(k))) for k in (0, 1)}
     if rows.stratum is not None:
-        for k in range(int(np.prod(rows.spec.levels, dtype=np.int64))):
+        for k in range(rows.spec.strata):
             here = mask & (rows.stratum == k)
             slots[f"stratum = {k}"] = partition.patients(here)
             slots[f"stratum with the event = {k}"] = partition.patients(here & event)
+    return slots
+
+
+def shares_at(rows: Rows, partition: Partition, chosen: Ints, second: Floats) -> dict[str, Any]:
+    """Of a chunk the patients behind the rows `chosen`, and how they share in the curvature, of
+    which each row's is given, (n_chosen,)."""
     key = None if partition.key is None else partition.key[chosen]
-    return Exposure(
-        slots=slots,
-        weights=Shares.of(weights, key),
-        members=(members(rows.spec, partition, mask),),
-    )
-
-
-def exposed_at(
-    rows: Rows, partition: Partition, chosen: Ints, risks: RiskSets, margin: Floats
-) -> Exposure:
-    """The same with the rows' shares in the curvature at margins of the chosen rows, and the
-    fewest patients that make up a risk set, or that a risk is taken of."""
-    weights = risks.derivatives(margin)[1] * rows.weight[chosen]
-    found = exposed(rows, partition, chosen, weights)
-    return found + Exposure(slots={"of one risk": max(rows.spec.cell, 1)})
+    return {
+        "slots": slots_in(rows, partition, chosen),
+        "weights": vars(ExactShares.of(second * rows.weight[chosen], key)),
+        "persons": [packed(np.unique(partition.persons[chosen]))],
+    }
 
 
 class Survival:
@@ -117,20 +133,24 @@ class EventsTask(Survival):
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Patients by how it ended, and how those with the event share in its weight."""
         rows = rows_at_start(plan, partition)
-        found = exposed(rows, partition, rows.used, (rows.weight * rows.y)[rows.used])
-        lost = rows.chosen & ~rows.allowed
+        lost, weight = rows.chosen & ~rows.allowed, rows.weight * rows.y
         more = {
             ALLOWED: partition.patients(rows.chosen & rows.allowed),
             NOT_ALLOWED: partition.patients(lost),
         }
-        return found + Exposure(slots=more)
+        key = None if partition.key is None else partition.key[rows.used]
+        return Exposure(
+            slots={**slots_in(rows, partition, rows.used), **more},
+            weights=Shares.of(weight[rows.used], key),
+            members=(members(rows.spec, partition, mask_of(rows.used, partition.n_rows)),),
+        )
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
         return (*super().slots(plan), ALLOWED, NOT_ALLOWED)
 
 
 @dataclass(frozen=True)
-class HeldTask(Survival):
+class HeldTask(Survival, BySteps):
     """Partial likelihood of the rows that are held out."""
 
     name: str = "trees.held"
@@ -140,31 +160,52 @@ class HeldTask(Survival):
     def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
         return Leaf("loss", ring="int64", kind="loss"), Leaf("weight", ring="int64", kind="sum")
 
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        rows, parts, weight = _held(plan, partition)
-        sums: dict[str, Any] = {"loss": _whole(parts), "weight": _whole(weight)}
-        return Contribution(
-            sums, Evidence(partition.patients(mask_of(rows.held, partition.n_rows)))
-        )
-
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """How patients share in the loss and in its curvature."""
-        rows, parts, _ = _held(plan, partition)
-        margin = rows.margin[rows.held, 0]
-        found = exposed_at(rows, partition, rows.held, rows.held_risks, margin)
-        key = None if partition.key is None else partition.key[rows.held]
-        slots = {"of one risk": found.slots["of one risk"]}  # few events add nothing
-        return replace(found, columns={"(loss)": Shares.of(np.abs(parts), key)}, slots=slots)
-
     def slots(self, plan: Plan) -> tuple[str, ...]:
         return ()
 
     def candidates(self, plan: Plan) -> tuple[tuple[str, ...], int]:
         return ("(loss)",), 1
 
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """The loss and its weight; 0 where too few patients have the event."""
+        spec, weight = spec_of(plan), state_of(plan).class_weight
+        held = at_risk_of(kept, "held", spec, weight)
+        table, near = yield from held.tables({}, losses=True)
+        asked = {"ask": "losses", "table": vars(table), "near": vars(near)}
+        found = yield Question(asked)
+        exposure = exposure_of(spec, columns_named(spec), found)
+        counted = found["ended"] >= spec.cell
+        sums = {name: found[name] if counted else 0 for name in ("loss", "weight")}
+        shares = ExactShares(**found["losses"]) if counted else ExactShares.of(np.zeros(0))
+        exposure = replace(
+            exposure,
+            columns={"(loss)": shares.shares},
+            slots={"of one risk": exposure.slots["of one risk"]},  # few events add nothing
+        )
+        return Contribution(sums, Evidence(found["patients"])), exposure
+
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """What one chunk's rows add."""
+        asked, rows = question.values, rows_of(plan, partition)
+        held, sets = rows.held, rows.held_risks
+        margin = rows.margin[held, 0]
+        if asked["ask"] in ASKED:
+            return told(asked, sets, margin)
+        parts, event = sets.losses(margin, Table(**asked["near"])), (rows.y * rows.weight)[held]
+        second = sets.derivatives(margin, Table(**asked["table"]))[1]
+        key = None if partition.key is None else partition.key[held]
+        return {
+            **shares_at(rows, partition, held, second),
+            "loss": _whole(parts),
+            "weight": _whole(event),
+            "losses": vars(ExactShares.of(np.abs(parts), key)),
+            "ended": partition.patients(mask_of(held[event > 0], partition.n_rows)),
+            "patients": partition.patients(mask_of(held, partition.n_rows)),
+        }
+
 
 @dataclass(frozen=True)
-class ConcordanceTask(Survival):
+class ConcordanceTask(Survival, BySteps):
     """Pairs of the patients that are held out, or else of those that were fitted."""
 
     name: str = "trees.concordance"
@@ -175,37 +216,76 @@ class ConcordanceTask(Survival):
         counts = (Leaf(name, (), "pairs", "int64") for name in PAIRS)
         return (*counts, Leaf("squares", (3,), "sums of squares of pairs", scale=40))
 
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        rows, chosen, risks, margin = _ranked(plan, partition)
-        counts, squares = risks.pairs(margin, max(rows.spec.cell, 1))
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """Pairs of all rows, of which chunks tell when and how each ended, and its risk."""
+        spec = spec_of(plan)
+        which = "held" if spec.validation else "used"
+        (table,) = yield from at_risk_of(kept, which, spec, np.zeros(0)).tables({})
+        found = yield Question({"ask": "ranks", "table": vars(table)}, long=True)
+        time, event, margin, stratum = (
+            np.concatenate(found[name]) for name in ("time", "event", "margin", "stratum")
+        )
+        order = np.arange(len(time))
+        sets = RiskSets(time, event, np.ones(len(time)), order, stratum)
+        counts, squares = sets.pairs(margin, max(spec.cell, 1))
         values: dict[str, Any] = dict(zip(PAIRS, counts.tolist(), strict=True))
-        patients = partition.patients(mask_of(chosen, partition.n_rows))
-        return Contribution({**values, "squares": squares}, Evidence(patients))
+        done = Contribution({**values, "squares": squares}, Evidence(found["patients"]))
+        return done, exposure_of(spec, columns_named(spec), found)
 
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """Shares in the curvature."""
-        rows, chosen, risks, margin = _ranked(plan, partition)
-        return exposed_at(rows, partition, chosen, risks, margin)
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """A chunk's rows at the margins of the plan's trees."""
+        asked, spec, state = question.values, spec_of(plan), state_of(plan)
+        rows = rows_at_start(plan, partition)
+        chosen, sets = (rows.held, rows.held_risks) if spec.validation else (rows.used, rows.risks)
+        margin = TreesPredictor(spec, state.base, state.trees).margin(partition.columns)[chosen, 0]
+        if asked["ask"] in ASKED:
+            return told(asked, sets, margin)
+        second = sets.derivatives(margin, Table(**asked["table"]))[1]
+        number = np.zeros(len(chosen), np.int64) if rows.stratum is None else rows.stratum[chosen]
+        return {
+            **shares_at(rows, partition, chosen, second),
+            "patients": partition.patients(mask_of(chosen, partition.n_rows)),
+            "time": [rows.time[chosen]],
+            "event": [rows.y[chosen] > 0],
+            "margin": [margin],
+            "stratum": [number],
+        }
+
+
+@dataclass(frozen=True)
+class RiskSumsTask(SumsTask):
+    """Histograms of nodes of survival inside one trust domain. It has no `exposure` either."""
+
+    name: str = "trees.risk_sums"
+    version: int = 1
+    grain: Grain = "site"
+
+    def by_steps(self, plan: Plan) -> bool:
+        """Always."""
+        return True
+
+    def together(self, one: Answer, other: Answer) -> Answer:
+        """Sums of both."""
+        return together(one, other)
+
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """Risk sets once for each tree, and then the histograms."""
+        state = state_of(plan)
+        used = at_risk_of(kept, "used", spec_of(plan), state.class_weight)
+        table = yield from used.at(state.base, state.trees, {})
+        found = yield Question({"ask": "sums", **table})
+        sums = {leaf.name: found[leaf.name] for leaf in self.leaves(plan)}
+        return Contribution(sums, Evidence(found["patients"])), Exposure()
+
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """What one chunk's rows add."""
+        asked, rows, state = question.values, rows_of(plan, partition), state_of(plan)
+        if asked["ask"] in ASKED:
+            return told(asked, rows.risks, rows.margin[rows.used, 0])
+        rows.table = Table(**asked["table"])
+        sums = histograms(rows, state.trees.trees, state.asked)
+        return {**sums, "patients": partition.n_patients}
 
 
 def _whole(parts: Floats) -> int:
     return int(np.rint(np.ldexp(np.minimum(parts, 2.0**30), 20)).sum())
-
-
-def _held(plan: Plan, partition: Partition) -> tuple[Rows, Floats, Floats]:
-    """The rows with each held-out one's loss and weight; 0 where too few have the event."""
-    rows = rows_of(plan, partition)
-    held = rows.held
-    event = rows.y * rows.weight
-    patients = partition.patients(mask_of(held[event[held] > 0], partition.n_rows))
-    if patients < rows.spec.cell:
-        return rows, np.zeros(len(held)), np.zeros(len(held))
-    return rows, rows.held_risks.losses(rows.margin[held, 0]), event[held]
-
-
-def _ranked(plan: Plan, partition: Partition) -> tuple[Rows, Ints, RiskSets, Floats]:
-    """The rows to be ranked, in what order they left, and what the plan's trees say of them."""
-    spec, state, rows = spec_of(plan), state_of(plan), rows_at_start(plan, partition)
-    chosen, risks = (rows.held, rows.held_risks) if spec.validation else (rows.used, rows.risks)
-    margin = TreesPredictor(spec, state.base, state.trees).margin(partition.columns)
-    return rows, chosen, risks, margin[chosen, 0]
