@@ -200,7 +200,7 @@ def regression(rows: int) -> Learner:
 
 
 def trees_over_files(rows: int) -> Learner:
-    """Boosting over files, through a hospital's gate: by one worker, which reads all of it."""
+    """Boosting over files, through a hospital's gate: chunk by chunk."""
     model = pc.GradientBoostingClassifier(n_estimators=3, max_depth=2)
     return Learner(
         f"boosting over {rows:,} rows in files",

@@ -34,9 +34,10 @@ SLOTS = 6
 
 @pytest.fixture(scope="module")
 def session():
-    from polyclinic.engines.spark_machines import started
-
-    found = started("local-cluster[2,1,1024]")
+    """Spark waits for the executor that has the rows, however busy the machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(spark_machines.HERE, "spark.locality.wait", "60s")
+        found = spark_machines.started("local-cluster[2,1,1024]")
     work = Path(os.environ["SPARK_HOME"] if "SPARK_HOME" in os.environ else _home()) / "work"
     logs = work / found.sparkContext.applicationId
     yield found
@@ -72,6 +73,59 @@ def test_the_kit_gives_the_bytes_of_one_process(name, spark):
     here = fit(algorithm(), pc.Embedded(3).domain(partition())).state
     there = fit(algorithm(), spark.domain(partition())).state
     assert codec.encode(here) == codec.encode(there)
+
+
+def test_rows_stay_with_the_process_that_has_read_them(spark, tmp_path):
+    data = pc.scan(write(visits(), tmp_path / "visits"), BOOK)
+    rows = pc.read({"hospital": data}, BOOK)
+    here = fitted(pc.read({"hospital": tmp_path / "visits"}, BOOK), pc.Embedded(3))
+    assert fitted(data, spark) == here
+    before = spark.worker_pids()
+    assert len(set(before.values())) == 2
+    shutil.rmtree(tmp_path / "visits")
+    assert fitted(rows, spark) == here
+    assert spark.worker_pids() == before
+
+
+def test_a_part_that_cannot_be_read_is_named(spark, tmp_path):
+    data = pc.scan(write(visits(300), tmp_path / "visits"), BOOK)
+    path = tmp_path / "visits" / "v1.parquet"
+    content, stamp = bytearray(path.read_bytes()), path.stat()
+    content[4:40] = b"\0" * 36
+    path.write_bytes(content)
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    with pytest.raises(pc.PolyclinicError) as caught:
+        fitted(data, spark)
+    assert caught.value.code == "UNREADABLE"
+    assert "v1.parquet, row group 0" in str(caught.value)
+
+
+def test_rows_are_let_go_at_the_end(session, files):
+    def held(_):
+        from polyclinic.engines import spark_worker
+
+        return len(spark_worker._held)
+
+    with pc.spark(session, partitions=2) as engine:
+        fitted(pc.scan(files, BOOK), engine)
+        slots = engine.machines._slots
+        assert slots.map(held).collect() == [1, 1]
+    assert slots.map(held).collect() == [0, 0]
+
+
+def test_an_executor_that_is_killed_changes_no_byte(spark, files):
+    def kill(done):
+        if done.number == 2:
+            python = psutil.Process(min(spark.worker_pids().values()))
+            executor = python.parent().parent()
+            assert "CoarseGrainedExecutorBackend" in " ".join(executor.cmdline())
+            executor.kill()
+            killed.append(executor.pid)
+
+    killed = []
+    expected = fitted(pc.scan(files, BOOK), pc.Embedded(3))
+    assert fitted(pc.scan(files, BOOK), spark, callbacks=[kill]) == expected
+    assert killed
 
 
 @pytest.fixture(scope="module")
@@ -178,59 +232,6 @@ def test_processes_that_die_while_sums_are_added_change_no_byte(tree, tmp_path, 
     assert codec.encode(there) == codec.encode(expected)
     assert first.exists() and executor.exists()
     assert max(here) > 1  # what comes here was added
-
-
-def test_rows_stay_with_the_process_that_has_read_them(spark, tmp_path):
-    data = pc.scan(write(visits(), tmp_path / "visits"), BOOK)
-    rows = pc.read({"hospital": data}, BOOK)
-    here = fitted(pc.read({"hospital": tmp_path / "visits"}, BOOK), pc.Embedded(3))
-    assert fitted(data, spark) == here
-    before = spark.worker_pids()
-    assert len(set(before.values())) == 2
-    shutil.rmtree(tmp_path / "visits")
-    assert fitted(rows, spark) == here
-    assert spark.worker_pids() == before
-
-
-def test_a_part_that_cannot_be_read_is_named(spark, tmp_path):
-    data = pc.scan(write(visits(300), tmp_path / "visits"), BOOK)
-    path = tmp_path / "visits" / "v1.parquet"
-    content, stamp = bytearray(path.read_bytes()), path.stat()
-    content[4:40] = b"\0" * 36
-    path.write_bytes(content)
-    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    with pytest.raises(pc.PolyclinicError) as caught:
-        fitted(data, spark)
-    assert caught.value.code == "UNREADABLE"
-    assert "v1.parquet, row group 0" in str(caught.value)
-
-
-def test_rows_are_let_go_at_the_end(session, files):
-    def held(_):
-        from polyclinic.engines import spark_worker
-
-        return len(spark_worker._held)
-
-    with pc.spark(session, partitions=2) as engine:
-        fitted(pc.scan(files, BOOK), engine)
-        slots = engine.machines._slots
-        assert slots.map(held).collect() == [1, 1]
-    assert slots.map(held).collect() == [0, 0]
-
-
-def test_an_executor_that_is_killed_changes_no_byte(spark, files):
-    def kill(done):
-        if done.number == 2:
-            python = psutil.Process(min(spark.worker_pids().values()))
-            executor = python.parent().parent()
-            assert "CoarseGrainedExecutorBackend" in " ".join(executor.cmdline())
-            executor.kill()
-            killed.append(executor.pid)
-
-    killed = []
-    expected = fitted(pc.scan(files, BOOK), pc.Embedded(3))
-    assert fitted(pc.scan(files, BOOK), spark, callbacks=[kill]) == expected
-    assert killed
 
 
 def test_a_frame_of_spark_is_a_hospital(session, spark, tmp_path):
