@@ -131,7 +131,9 @@ def _rounded(
             e = 0.0 if abs(at) > FAR else exp(-abs(at))
             e0 = 0.0 if abs(logit) > FAR else exp(-abs(logit))
             a = (1.0 if at >= 0.0 else e) / (1.0 + e)
-            soft = log((1.0 + e) / (1.0 + e0)) + max(at, 0.0) - max(logit, 0.0)
+            soft = max(at, 0.0) - max(logit, 0.0)
+            if e != e0:
+                soft += log((1.0 + e) / (1.0 + e0))
             run_loss += w * soft / t
             run_sharp += w * max(missed, 0.0)
             run_a += w * a

@@ -48,10 +48,11 @@ SLOW = 0.25  # a gain that falls by less calls for the curvature over all rows
 INNER = 0.1  # of what rounding the corners off takes: nearer to that optimum is not needed
 REACHED = 0.8  # of the tolerance: what sharp enough corners take at most
 SHARPER = 2.0  # from one optimum to the next
-WARM_SHARPER = 6.0  # the same on a sample, where a few sharp corners at the end do no harm
+WARM_SHARPER = 8.0  # the same on a sample, where a few sharp corners at the end do no harm
 SHARPEST = 2.0**60
 _UNKNOWN = {"primal": np.nan, "gap": np.nan, "rest": np.nan}
 SAFE = 8.0  # widths of a band in steps to the optimum: few rows move as far
+BAND_SAMPLE = 2.0  # times the rows of a sample, by which the first band is narrower
 DRAWN = 6.0  # the same after a sample, in steps of as many rows
 WIDEST, NARROWEST = 0.5, 0.02  # of bands: beyond, nothing is gained
 NARROWER = 0.25  # of a band: where this is enough there is a new one
@@ -119,7 +120,8 @@ class Newton:
 
     @property
     def _share(self) -> float:
-        return min(self.frame.spec.warm_rows / self.frame.moments.n, 1.0 / WARM_GAIN)
+        rows = self.frame.spec.warm_rows * (BAND_SAMPLE if self._by_bands else 1.0)
+        return min(rows / self.frame.moments.n, 1.0 / WARM_GAIN)
 
     @property
     def _by_bands(self) -> bool:
