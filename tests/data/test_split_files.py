@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
 
 import duckdb
 import numpy as np
 import pytest
 
 import polyclinic as pc
+from tests.data.test_query import STUDY, study_in
 from tests.engines.near import BOOK, FORMULA, near, visits, write
 
 NAMES = ["north", "south", "east"]
@@ -81,3 +83,37 @@ def test_what_cannot_be_split_is_said(frame, tmp_path):
     with pytest.raises(pc.InputError) as caught:
         pc.split(write(frame, tmp_path / "gaps"), "hospital", BOOK)
     assert caught.value.code == "MISSING_VALUES" and "2 rows" in caught.value.what
+
+
+def test_a_study_splits_files_and_what_a_database_answers(frame, tmp_path):
+    frame = frame.sort_values(["hospital", "patient", "age", "sex", "hba1c", "readmitted"])
+    write(frame.sample(frac=1, random_state=0), tmp_path / "visits")
+    with duckdb.connect(str(tmp_path / "ehr.duckdb")) as connection:
+        connection.execute("CREATE TABLE visits AS SELECT * FROM frame")
+
+    def study(source):
+        start, end = STUDY.index("[data.sites"), STUDY.index("[model]")
+        return study_in(tmp_path, f"{STUDY[:start]}{source}\n{STUDY[end:]}")
+
+    files = 'split = { at = "visits/*.parquet", by = "hospital", order = "patient" }'
+    query = 'split = { at = "ehr.duckdb", query = "SELECT * FROM visits", by = "hospital" }'
+    made = {}
+    for i, source in enumerate((files, query)):
+        done = pc.run(study(source), tmp_path / f"run-{i}")
+        made[source] = (done.folder / "coefficients.csv").read_bytes()
+        assert list(json.loads((done.folder / "study.json").read_text())["rows"]) == sorted(NAMES)
+    expected = pc.LogisticRegression().fit(
+        pc.split(frame, "hospital", BOOK), "readmitted ~ age + C(sex)"
+    )
+    assert set(made.values()) == {expected.summary().to_csv().encode()}
+    for wrong, said in (
+        ('split = { at = "visits/*.parquet" }', "by"),
+        (files.replace(" }", ', folder = "x" }').replace(', order = "patient"', ""), "folder"),
+        (files + '\nsites = { a = "a.csv" }', "one of"),
+    ):
+        with pytest.raises(pc.InputError) as caught:
+            pc.run(study(wrong), tmp_path / "wrong")
+        assert said in str(caught.value)
+    with pytest.raises(pc.InputError) as caught:
+        pc.run(study(files.replace('"hospital"', '"clinic"')), tmp_path / "wrong")
+    assert caught.value.code == "NO_COLUMN"

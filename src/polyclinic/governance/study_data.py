@@ -30,6 +30,30 @@ class AskedOf(Section):
         return self
 
 
+class SplitBy(Section):
+    """[data] split: files, or what a database answers, in which each value of a column is a
+    hospital; see `polyclinic.split`.
+
+    query   in place of files what a database answers
+    order   in which rows are written anew, where each hospital's or a patient's do not lie together
+    folder  where, if workers are on other machines
+    """
+
+    at: str
+    by: str
+    query: str | None = None
+    order: Literal["patient", "random"] | None = None
+    folder: str | None = None
+
+    @model_validator(mode="after")
+    def _answerable(self) -> SplitBy:
+        if self.query is not None:
+            AskedOf(at=self.at, query=self.query, folder=self.folder)
+        elif self.folder is not None and self.order is None:
+            raise ValueError("folder is of rows that are written anew: give query or order as well")
+        return self
+
+
 def _kind_of_site(value: Any) -> str:
     return "str" if isinstance(value, str) else "dict"
 
@@ -40,13 +64,15 @@ SiteRows = Annotated[  # as `validate` leaves these tags out of its words
 
 
 class Data(Section):
-    """[data]: codebook and files of the hospitals, a hub that they joined, or a named data set.
+    """[data]: codebook and files of the hospitals, one lake of them all, a hub that they joined, or
+    a named data set.
 
     unreadable  of files that are read in parts: whether the study stops at one that cannot be read
     """
 
     schema_: Annotated[str | None, Field(alias="schema")] = None
     sites: dict[str, SiteRows] | None = None
+    split: SplitBy | None = None
     unreadable: Literal["stop", "leave out"] = "stop"
     folder: str | None = None
     dataset: str | None = None
@@ -54,11 +80,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> Data:
-        given = [name for name in ("sites", "folder", "dataset", "hub") if getattr(self, name)]
-        if len(given) != 1:
-            raise ValueError("give one of: sites, folder, dataset, hub")
-        if self.unreadable != "stop" and not self.sites:
-            raise ValueError("unreadable is of the files that sites names")
+        sources = ("sites", "split", "folder", "dataset", "hub")
+        if len([name for name in sources if getattr(self, name)]) != 1:
+            raise ValueError(f"give one of: {', '.join(sources)}")
+        if self.unreadable != "stop" and not (self.sites or self.split):
+            raise ValueError("unreadable is of the files that sites or split names")
         if self.dataset is None and self.schema_ is None:
             raise ValueError('files need a codebook: schema = "..."')
         return self

@@ -381,6 +381,8 @@ def _forget_unused(content: dict[str, Any]) -> None:
     """Drop keys that say nothing: a study without them is the one that it always was."""
     if content["data"]["unreadable"] == "stop":
         del content["data"]["unreadable"]
+    if content["data"]["split"] is None:
+        del content["data"]["split"]
     for name in OF_NETWORKS[:2]:
         if content["model"][name] is None:
             del content["model"][name]

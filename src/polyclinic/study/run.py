@@ -25,14 +25,14 @@ from polyclinic.engines.clusters import cluster
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.engines.spark import spark
 from polyclinic.evaluation import Shuffle, exchanges
-from polyclinic.governance.study_data import AskedOf, Data
+from polyclinic.governance.study_data import AskedOf, Data, SplitBy
 from polyclinic.governance.study_file import EngineSection, Study, load_study
 from polyclinic.privacy.policy import Policy
 from polyclinic.report.html import write_report
 from polyclinic.report.results import SET_ASIDE, Results
 from polyclinic.report.travelled import travelled
 from polyclinic.study.describe import table_one_algorithm
-from polyclinic.study.door import read, scan
+from polyclinic.study.door import read, scan, split
 from polyclinic.study.estimator import Regression
 from polyclinic.study.evaluate import Evaluated, evaluate
 from polyclinic.study.formula import FormulaData, from_formula, on_other_sites, outcome_classes
@@ -140,9 +140,27 @@ def open_sites(study: Study, base: Path, in_parts: bool = False) -> Sites:
     if data.folder:
         return read(base / data.folder, base / str(data.schema_), policy=policy)
     book = Codebook.load(base / str(data.schema_))
+    if data.split:
+        return _split(base, data.split, book, data, policy)
     paths = data.sites or {}
     source = {s: _source(base, where, book, s, data, in_parts) for s, where in paths.items()}
     return read(source, book, policy=policy)
+
+
+def _split(base: Path, found: SplitBy, book: Codebook, data: Data, policy: Policy) -> Sites:
+    """A hospital of each value of a column."""
+    place: str | Path | Query = found.at if "://" in found.at else base / found.at
+    if found.query is not None:
+        place = Query(found.at, found.query, base)
+    how: dict[str, Any] = {"unreadable": data.unreadable, "order": found.order}
+    how["folder"] = _below(base, found.folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)  # it stands in the results
+        return split(place, found.by, book, policy=policy, **how)
+
+
+def _below(base: Path, folder: str | None) -> str | Path | None:
+    return folder if folder is None or "://" in folder else base / folder
 
 
 def _source(
@@ -151,8 +169,7 @@ def _source(
     """A hospital's file; what an address or a pattern names, Parquet files on a cluster, and what a
     database answers are read in parts."""
     if isinstance(where, AskedOf):
-        below = where.folder
-        folder = below if below is None or "://" in below else base / below
+        folder = _below(base, where.folder)
         return scan(Query(where.at, where.query, base), book, site=site, folder=folder)
     how: dict[str, Any] = {"site": site, "unreadable": data.unreadable}
     with warnings.catch_warnings():
