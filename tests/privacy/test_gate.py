@@ -141,6 +141,7 @@ WORKERS = {
     "engines/workers.py",
     "engines/held.py",
     "engines/spread.py",
+    "engines/wire.py",  # adds what workers of one domain hold
     "engines/overlap.py",  # adds what workers of one domain have sent, as spread.py does
 }
 
