@@ -67,6 +67,27 @@ def test_arrays_that_are_not_as_declared(leaves):
     assert caught.value.code == "SCHEMA_MISMATCH"
 
 
+def test_numbers_of_one_scale_are_told_apart():
+    leaves = [
+        Leaf("a", (2, 3), scale=3),
+        Leaf("n", (4,), ring="int64"),
+        Leaf("b", (1,)),
+        Leaf("none", (0,), scale=3),
+        Leaf("c", (5,), scale=3),
+    ]
+    rng = np.random.default_rng(0)
+    given = {one.name: rng.integers(-99, 99, one.shape) for one in leaves}
+    summed = Sum.of(leaves, Contribution(given, Evidence(1)))
+    alone = [
+        Sum.of([one], Contribution({one.name: given[one.name]}, Evidence(1))) for one in leaves
+    ]
+    found = open_total(leaves, summed.words).values
+    assert list(found) == list(summed.words) == list(given)
+    for one, own in zip(leaves, alone, strict=True):
+        assert summed.words[one.name].tobytes() == own.words[one.name].tobytes()
+        assert np.array_equal(found[one.name], given[one.name])
+
+
 def test_adding_does_not_change_what_was_added():
     one, two = Sum.of(LEAVES, contribution()), Sum.of(LEAVES, contribution())
     before = {name: words.copy() for name, words in one.words.items()}

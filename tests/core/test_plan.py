@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from polyclinic.core.codec import CodecError, decode, encode
+from polyclinic.core.codec import CodecError, Fixed, decode, encode
 from polyclinic.core.plan import Plan
 from tests.core.test_codec import keys, same, values
 from tests.core.toy import Descend
@@ -101,6 +101,16 @@ def test_a_plan_without_a_field_is_refused(field):
 def test_a_list_is_no_plan():
     with pytest.raises(CodecError):
         Plan.from_bytes(encode([1, 2]))
+
+
+def test_words_are_those_of_values_that_are_the_same_in_many_plans_too():
+    spec = {"columns": ["age", "sex at birth"], "site": {"of": ("hba1c",)}}
+    plain = Plan("t", {"spec": spec, "state": {"of": "dose"}})
+    fixed = Fixed(spec)
+    assert {"age", "sex", "birth", "hba1c", "dose", "spec"} <= plain.words
+    for _ in range(2):
+        assert Plan("t", {"spec": fixed, "state": {"of": "dose"}}).words == plain.words
+    assert Plan("t", {"spec": fixed}).words == plain.words - {"state", "dose"}
 
 
 def test_once_computes_once_per_plan():
