@@ -18,21 +18,23 @@ from polyclinic.engines.clusters import Cluster
 from polyclinic.engines.held import Holder
 from polyclinic.engines.machines import AllAtOnce, Arrived
 
-BOOK = Codebook.from_dict(
-    {
-        "format": 1,
-        "name": "visits",
-        "patient": {"id": "patient"},
-        "columns": {
-            "patient": {"type": "text"},
-            "age": {"type": "integer", "range": [0, 120]},
-            "sex": {"type": "category", "levels": {"f": "female", "m": "male"}},
-            "hba1c": {"type": "number", "range": [0, 30]},
-            "readmitted": {"type": "binary", "levels": {"0": "no", "1": "yes"}},
-        },
-        "derived": {"old": {"from": "age >= 65", "type": "binary"}},
+
+def book(name: str, more: Mapping[str, Any], **rest: Any) -> Codebook:
+    """The codebook of `visits` with these columns in place of the outcome."""
+    columns = {
+        "patient": {"type": "text"},
+        "age": {"type": "integer", "range": [0, 120]},
+        "sex": {"type": "category", "levels": {"f": "female", "m": "male"}},
+        "hba1c": {"type": "number", "range": [0, 30]},
+        **more,
     }
-)
+    head = {"format": 1, "name": name, "patient": {"id": "patient"}}
+    return Codebook.from_dict({**head, "columns": columns, **rest})
+
+
+YES = {"type": "binary", "levels": {"0": "no", "1": "yes"}}
+OLD = {"old": {"from": "age >= 65", "type": "binary"}}
+BOOK = book("visits", {"readmitted": YES}, derived=OLD)
 SCHEMA = """
 format = 1
 name = "visits"

@@ -13,32 +13,23 @@ import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.data.codebook import Codebook
 from polyclinic.engines import wire
 from polyclinic.models.learner import values
 from polyclinic.models.trees.level import roots
 from polyclinic.models.trees.rows import State
 from polyclinic.models.trees.stack import Stack
 from tests.engines.chaos import found_of
-from tests.engines.near import near, visits, write
+from tests.engines.near import YES, book, near, visits, write
 from tests.models.trees.test_cells import one_split
 from tests.models.trees.test_cox import spec, survival
 
-BOOK = Codebook.from_dict(
+BOOK = book(
+    "stays",
     {
-        "format": 1,
-        "name": "stays",
-        "patient": {"id": "patient"},
-        "columns": {
-            "patient": {"type": "text"},
-            "age": {"type": "integer", "range": [0, 120]},
-            "sex": {"type": "category", "levels": {"f": "female", "m": "male"}},
-            "hba1c": {"type": "number", "range": [0, 30]},
-            "days": {"type": "number", "range": [0, 4000]},
-            "died": {"type": "binary", "levels": {"0": "no", "1": "yes"}},
-            "weight": {"type": "number", "range": [0, 4]},
-        },
-    }
+        "days": {"type": "number", "range": [0, 4000]},
+        "died": YES,
+        "weight": {"type": "number", "range": [0, 4]},
+    },
 )
 PLAIN, STRATA = "Surv(days, died) ~ age + hba1c", "Surv(days, died) ~ age + strata(sex)"
 MODELS = {
