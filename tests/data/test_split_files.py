@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import polyclinic as pc
+from polyclinic.governance.study_file import load_study
 from tests.data.test_query import STUDY, study_in
 from tests.engines.near import BOOK, FORMULA, near, visits, write
 
@@ -117,3 +118,11 @@ def test_a_study_splits_files_and_what_a_database_answers(frame, tmp_path):
     with pytest.raises(pc.InputError) as caught:
         pc.run(study(files.replace('"hospital"', '"clinic"')), tmp_path / "wrong")
     assert caught.value.code == "NO_COLUMN"
+
+
+def test_a_study_that_splits_nothing_is_the_one_that_it_always_was(tmp_path):
+    start = STUDY.index("[data.sites")
+    model = '[model]\nkind = "logistic"\nformula = "readmitted ~ age"\n'
+    files = 'sites = { a = "a.csv", b = "b.csv" }\n'
+    found = load_study(study_in(tmp_path, STUDY[:start] + files + model))
+    assert found.hash.startswith("fe25f8dc67f488add3b05ba17e9e170f")  # of before
