@@ -28,6 +28,11 @@ def keras():
         pytest.skip("Keras is not installed, or does not compute with PyTorch")
 
 
+@pytest.fixture(autouse=True)
+def seeded(keras):
+    keras.utils.set_random_seed(0)  # it draws the weights that a model begins with
+
+
 @pytest.fixture
 def data():
     rng = np.random.default_rng(0)
@@ -61,7 +66,7 @@ def test_averaging_trains_a_classifier_with_running_statistics(keras, data):
     layers = keras.layers
     model = dense(keras, layers.Dense(8, activation="relu"), layers.BatchNormalization())
     before = model.get_weights()
-    strategy = pc.FedAvg(rounds=3, local_epochs=8, batch_size=10, lr=0.03, optimizer="adam")
+    strategy = pc.FedAvg(rounds=8, local_epochs=8, batch_size=10, lr=0.03, optimizer="adam")
     net = pc.KerasNetwork(model, strategy=strategy).fit(x, y, sites=SITES)
     assert net.score(x, y) > 0.9
     assert all((a == b).all() for a, b in zip(before, model.get_weights(), strict=True))
