@@ -57,6 +57,7 @@ class DaskMachines:
     ) -> None:
         self.policy, self.speculate = policy, speculate
         self.spool: tuple[str, ...] = () if spool is None else (spool,)
+        self.here = address is None and spool is None
         self.speeds, self.memory = Speeds(), dict[str, int]()
         self.tree: Tree | None = Tree()
         self.activity = Activity()

@@ -28,6 +28,7 @@ from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
 from polyclinic.engines.caches import Cache
+from polyclinic.engines.served import Served
 from polyclinic.engines.spool import Spooled
 from polyclinic.engines.workers import added
 
@@ -50,6 +51,7 @@ class Source(Protocol):
     @property
     def gone(self) -> bool: ...
     def needed(self, plan: Plan) -> tuple[str, ...]: ...
+    def row_bytes(self, columns: Sized) -> int: ...
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition: ...
 
 
@@ -67,6 +69,10 @@ class Scanned:
         columns = self.selected.columns
         return tuple(name for name in columns if name in plan.words) or columns[:1]
 
+    def row_bytes(self, columns: Sized) -> int:
+        """Of memory that a row takes."""
+        return row_bytes(columns)
+
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """Some columns of the selected rows from `first` up to `stop`."""
         return self.selected.load(self.place, first, stop, columns)
@@ -78,6 +84,8 @@ class Scanned:
 
 def source_of(data: Mapping[str, Any]) -> Source:
     """The rows that a client names."""
+    if "address" in data:
+        return Served.from_data(data)
     if "folder" in data:
         return Spooled.from_data(data)
     return Scanned(Selected.from_data(data["selected"]), Located.from_data(data["place"]))
@@ -139,9 +147,8 @@ class Rows:
 
     def bytes(self) -> int:
         """Of the columns that are held."""
-        if self.source.mapped:
-            return 0
-        return sum(part.rows * row_bytes(part.columns) for part in self.parts.values())
+        each = self.source.row_bytes
+        return sum(part.rows * each(part.columns) for part in self.parts.values())
 
     @property
     def caches(self) -> list[Cache]:
@@ -379,7 +386,7 @@ class Holder:
         part = rows.parts.get(number) or Part(rows.of(number))
         more = [name for name in columns if name not in part.columns]
         if more or part.whole is None:
-            size = part.rows * row_bytes(more)
+            size = part.rows * rows.source.row_bytes(more)
             if not rows.source.mapped and not self._room(rows, size):
                 return None
             part.take(self._load(rows, part.edges[0], part.edges[-1], more), rows.streamed)

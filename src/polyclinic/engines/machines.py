@@ -54,6 +54,7 @@ class Machines(Protocol):
     speculate  whether partitions of a straggler are also computed by others
     speeds     of each worker, as measured
     memory     bytes of columns that each worker holds; who is not in it holds what it gets
+    here       whether workers are processes of this machine and account, which stay
     spool      folders that all workers see, for rows in memory, quick ones first; (): there is none
     tree       when sums are added by workers in groups; None: never
     activity   what is going on, for who watches
@@ -63,6 +64,7 @@ class Machines(Protocol):
     speculate: bool
     speeds: Speeds
     memory: dict[str, int]
+    here: bool
     spool: tuple[str, ...]
     tree: Tree | None
     activity: Activity
@@ -110,6 +112,7 @@ class AllAtOnce:
     """
 
     speculate = False
+    here = False
     tree: Tree | None = None
 
     def __init__(self, policy: Policy) -> None:

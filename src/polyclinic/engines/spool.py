@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,21 +47,17 @@ class Spooled:
 
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """The rows from `first` up to `stop`."""
-        files = {name: self._file(f"column-{self.columns.index(name)}") for name in columns}
-        key = self._file("key")[first:stop] if self.about["key"] else None
-        person = self._file("person")[first:stop] if self.about["person"] else None
-        return Partition(
-            {name: values[first:stop] for name, values in files.items()},
-            key,
-            self.about["site"],
-            self.about["first"] + first,
-            person,
-            self.about["outside"],
-            self.about["population"],
-        )
 
-    def _file(self, name: str) -> Any:
-        return np.load(Path(self.folder) / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        def some(name: str) -> Any:
+            path = Path(self.folder) / f"{name}.npy"
+            return np.load(path, mmap_mode="r", allow_pickle=False)[first:stop]
+
+        values = {name: some(f"column-{self.columns.index(name)}") for name in columns}
+        return with_rows(values, some, first, self.about)
+
+    def row_bytes(self, columns: Sized) -> int:
+        """None beside the file's own."""
+        return 0
 
     def to_data(self) -> dict[str, Any]:
         """As workers get it."""
@@ -79,14 +75,7 @@ class Spooled:
 def spool(rows: Partition, places: Sequence[str]) -> Spooled:
     """Write rows into a new folder, which this account alone reads, in the first place with room,
     else in the last."""
-    if rows.media:
-        raise InputError(
-            "images and series stay in this process",
-            code="WRONG_VALUE",
-            site=rows.site or None,
-            rule="workers of a cluster compute on columns of numbers",
-            next="leave engine= out",
-        )
+    refuse_media(rows)
     size = sum(np.asarray(values).nbytes for values in rows.columns.values())
     room = [place for place in places if size <= _room(place)] or places[-1:]
     folder = Path(tempfile.mkdtemp(prefix="rows-", dir=room[0]))
@@ -95,7 +84,24 @@ def spool(rows: Partition, places: Sequence[str]) -> Spooled:
     for name, ordinals in (("key", rows.key), ("person", rows.person)):
         if ordinals is not None:
             np.save(folder / f"{name}.npy", ordinals, allow_pickle=False)
-    about = {
+    return Spooled(str(folder), tuple(rows.columns), about(rows))
+
+
+def refuse_media(rows: Partition) -> None:
+    """Raises WRONG_VALUE for images and series."""
+    if rows.media:
+        raise InputError(
+            "images and series stay in this process",
+            code="WRONG_VALUE",
+            site=rows.site or None,
+            rule="workers of a cluster compute on columns of numbers",
+            next="leave engine= out",
+        )
+
+
+def about(rows: Partition) -> dict[str, Any]:
+    """What `Partition` knows beside its columns, and which ordinals it has."""
+    return {
         "key": rows.key is not None,
         "person": rows.person is not None,
         "site": rows.site,
@@ -103,7 +109,18 @@ def spool(rows: Partition, places: Sequence[str]) -> Spooled:
         "outside": rows.outside,
         "population": rows.population,
     }
-    return Spooled(str(folder), tuple(rows.columns), about)
+
+
+def with_rows(
+    values: Mapping[str, NDArray[Any]],
+    ordinals: Callable[[str], NDArray[Any]],
+    first: int,
+    about: Mapping[str, Any],
+) -> Partition:
+    """Some rows, the first of them the `first` of those that are `about`."""
+    key, person = (ordinals(name) if about[name] else None for name in ("key", "person"))
+    rest = about["outside"], about["population"]
+    return Partition(values, key, about["site"], about["first"] + first, person, *rest)
 
 
 def _save(path: Path, values: NDArray[Any]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
@@ -42,11 +42,12 @@ from polyclinic.engines.holdings import Holdings
 from polyclinic.engines.machines import Machines, Tree
 from polyclinic.engines.overlap import Window
 from polyclinic.engines.rounds import Message, Round
+from polyclinic.engines.served import serve
 from polyclinic.engines.spool import spool
 from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
 
-PER_WORKER = 4  # partitions, so that they can be shared out anew
+PER_WORKER = 8  # partitions, so that they can be shared out anew
 A_PART = 16  # chunks at most, so that of rows that do not fit some are held
 A_NAME = 32  # letters of the shortest hash by which a plan names what the site keeps
 
@@ -72,13 +73,12 @@ class SpreadWorkers:
     """
 
     def __init__(self, machines: Machines, rows: Partition | Selected, partitions: int = 1) -> None:
-        self.machines = machines
-        self._mapped = isinstance(rows, Partition)
+        self.machines, workers = machines, machines.live()
+        self._fit = isinstance(rows, Partition)  # into memory here, so into that of a worker
         place, self._source, self.rows = (
-            self._located(rows) if isinstance(rows, Selected) else self._spooled(rows)
+            self._located(rows) if isinstance(rows, Selected) else self._given(rows)
         )
         n_rows, edge = (place.n_rows, place.edge)
-        workers = machines.live()
         edges = cuts(n_rows, edge, partitions)
         most = max(PER_WORKER * len(workers), -(-(len(edges) - 1) // A_PART))
         self._edges = grouped(edges, most)
@@ -202,7 +202,7 @@ class SpreadWorkers:
 
     def _room(self) -> dict[str, int]:
         """Rows that fit into the memory of each worker."""
-        if self._mapped:
+        if self._fit:
             return {}
         each = row_bytes(self._columns)
         return {worker: size // each for worker, size in self.machines.memory.items()}
@@ -235,7 +235,14 @@ class SpreadWorkers:
                 todo = {i: size for i, size in todo.items() if i not in found}
         return [found[i] for i in range(len(found))]
 
-    def _spooled(self, rows: Partition) -> tuple[Partition, dict[str, Any], About]:
+    def _given(self, rows: Partition) -> tuple[Partition, dict[str, Any], About]:
+        about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
+        room = min(self.machines.memory.values(), default=0) // 2  # for the sums, too
+        given = serve(rows, room) if self.machines.here else None
+        if given is not None:
+            served, end = given
+            weakref.finalize(self, _ended, end, self.machines)
+            return rows, served.to_data(), about
         if not self.machines.spool:
             raise InputError(
                 "rows in memory cannot be read by workers on other machines",
@@ -244,14 +251,14 @@ class SpreadWorkers:
                 next="polyclinic.scan(files, schema=...), or spool= a folder that all workers see",
             )
         spooled = spool(rows, self.machines.spool)
-        weakref.finalize(self, _removed, spooled.folder, self.machines)
-        about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
+        end = partial(shutil.rmtree, spooled.folder, ignore_errors=True)
+        weakref.finalize(self, _ended, end, self.machines)
         return rows, spooled.to_data(), about
 
 
-def _removed(folder: str, machines: Machines) -> None:
+def _ended(end: Callable[[], None], machines: Machines) -> None:
     """When nobody asks about these rows any more."""
-    shutil.rmtree(folder, ignore_errors=True)
+    end()
     machines.let_go()
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from polyclinic.study.arrays import native, reduced
 from polyclinic.study.learner import Classifier, Learner, Regressor
 
 Floats = NDArray[np.float64]
-NEAR = 8
+NEAR, AT_ONCE = 64, 4096  # columns, and rows of a sample, that are taken together
 
 
 class Trees(Learner):
@@ -77,23 +78,22 @@ class Trees(Learner):
         rows = x
         if weight.shape == (len(x),) and np.any(weight == 0):
             rows = x[weight > 0]
-        few = sampled(len(rows))
-
-        def some(start: int) -> dict[str, Sequence[float]]:
-            """Of columns that are neighbours in memory, which is read once."""
-            at = slice(start, start + NEAR)
-            columns = np.ascontiguousarray(rows[few, at].T, dtype=np.float64)
-            by_name = zip(names[at], columns, rows.T[at], strict=True)
-            return {
-                name: quantile_edges(c if np.isfinite(c).all() else whole, bins)
-                for name, c, whole in by_name
-                if name not in given
-            }
-
+        few = np.arange(len(rows))[sampled(len(rows), bins)]
+        edges = dict(given)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            found = pool.map(some, range(0, len(names), NEAR))
             gone = pool.map(lambda at: _gone(x[at : at + CHUNK_ROWS]), range(0, len(x), CHUNK_ROWS))
-            edges = dict(given) | {name: at for part in found for name, at in part.items()}
+            for start in range(0, len(names), NEAR):
+                near = rows[:, start : start + NEAR]
+                some = np.empty((near.shape[1], len(few)), dtype=np.float32)
+                list(pool.map(partial(_gather, near, few, some), range(0, len(few), AT_ONCE)))
+                found = {
+                    name: pool.submit(
+                        quantile_edges, c if np.isfinite(c).all() else near[:, j], bins
+                    )
+                    for j, (name, c) in enumerate(zip(names[start:], some, strict=False))
+                    if name not in given
+                }
+                edges |= {name: one.result() for name, one in found.items()}
             missing = np.array(names)[np.any(list(gone), axis=0)]
         return {"edges": edges, "bins": "ranges", "gaps": tuple(missing.tolist())}
 
@@ -156,6 +156,13 @@ class Trees(Learner):
         (n_rows, n_outcomes, n_features + 1).
         """
         return explained(self.result_, self.matrix(X))
+
+
+def _gather(x: NDArray[Any], few: NDArray[np.int64], out: NDArray[np.float32], start: int) -> None:
+    """Some of the few rows, by column."""
+    at = slice(start, start + AT_ONCE)
+    with np.errstate(over="ignore"):
+        out[:, at] = x[few[at]].T
 
 
 def _gone(x: NDArray[Any]) -> NDArray[np.bool_]:

@@ -10,7 +10,7 @@ import pytest
 from polyclinic.core.design import Design, Term
 from polyclinic.core.errors import PolyclinicError
 from polyclinic.models.trees import Feature, Spec, kernels
-from polyclinic.models.trees.bins import both_ways, place, quantile_edges
+from polyclinic.models.trees.bins import both_ways, place, quantile_edges, sampled
 from polyclinic.models.trees.groups import joined, lines_of
 from polyclinic.models.trees.level import units
 from polyclinic.models.trees.split import Rules, scan
@@ -114,6 +114,15 @@ def test_edges_are_quantiles_of_the_finite_values():
     at = np.quantile(values, np.linspace(0, 1, 17)[1:-1], method="lower")
     above = values[np.searchsorted(values, at) + 1]
     assert quantile_edges(x, 16) == tuple(((at + above) / 2).astype(np.float32).tolist())
+
+
+def test_edges_of_many_rows_are_found_by_as_many_for_each_bin():
+    assert sampled(32_000, 32) == slice(None)
+    assert [len(sampled(10**6, bins)) for bins in (32, 64, 256)] == [32_000, 64_000, 100_000]
+    x = np.random.default_rng(0).normal(size=100_000)
+    inner = np.searchsorted(np.sort(x), quantile_edges(x, 32))
+    held = np.diff(np.concatenate([[0], inner, [len(x)]]))
+    assert len(held) == 32 and np.abs(held / len(x) * 32 - 1.0).max() < 0.15
 
 
 def test_every_row_of_a_leaf_gets_its_value():

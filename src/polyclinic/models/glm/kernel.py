@@ -1,8 +1,8 @@
 """Loss, gradient and Hessian of a generalised linear model over the rows of one partition.
 
-Rows are taken in blocks that fit the cache. A block's design is read once; the Hessian is a
-symmetric rank update of the block weighted by square roots. Within a partition blocks are added in
-their order, so its result does not depend on threads.
+Rows are taken in blocks that fit the cache. A block's design is read once; the Hessian is its
+product with itself, weighted. Within a partition blocks are added in their order, so its result
+does not depend on threads.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from polyclinic.models.glm.family import Family
 
 Floats = NDArray[np.float64]
 BLOCK_ROWS = 4096  # smaller blocks lose to the interpreter lock, larger ones to the cache
+A_PRODUCT = 1_000_000  # multiplications that OpenBLAS does without first copying what it multiplies
+FEWEST_ROWS = 384  # of such a product; of more columns a symmetric one of half the work is quicker
 TOO_LARGE = 2.0**52
 
 
@@ -74,7 +76,7 @@ def one_predictor(
     lead = int(intercept)
     loss, gradient, hessian = _empty(m, d, order)
     size = BLOCK_ROWS if order == 2 else 2 * BLOCK_ROWS
-    weighted = np.empty((min(size, len(rows.y)), d if order == 2 else 0))
+    products = _Products(d, lead, size)
     slope = np.ascontiguousarray(theta[:, lead:].T)
     for at, x in rows.blocks(shift, size):
         eta = x @ slope
@@ -92,13 +94,41 @@ def one_predictor(
             if intercept:
                 gradient[:, 0] += first.sum(axis=0)
         for k in range(m if order == 2 else 0):
-            root = np.sqrt(second[:, k])
-            z = weighted[: len(root)]
-            if intercept:
-                z[:, 0] = root
-            np.multiply(x, root[:, None], out=z[:, lead:])
-            hessian[k] += z.T @ z
+            products.add(hessian[k], x, second[:, k])
     return Derivatives(loss, gradient, hessian)
+
+
+class _Products:
+    """Weighted products of the columns, the intercept first, of blocks of `size` rows at most."""
+
+    def __init__(self, d: int, lead: int, size: int) -> None:
+        self._lead, p = lead, d - lead
+        at_once = min(size, A_PRODUCT // max(p * p, 1))
+        self._whole = at_once < FEWEST_ROWS
+        self._rows = -(-size // -(-size // at_once)) if not self._whole else size
+        self._weighted = np.empty((self._rows, d if self._whole else p))
+
+    def add(self, out: Floats, x: Floats, weight: Floats) -> None:
+        """Add those of the rows `x` to `out`, (d, d)."""
+        lead = self._lead
+        if self._whole:
+            root = np.sqrt(weight)
+            z = self._weighted[: len(root)]
+            z[:, :lead] = root[:, None]
+            np.multiply(x, root[:, None], out=z[:, lead:])
+            out += z.T @ z
+            return
+        if lead:
+            along = weight @ x
+            out[0, 0] += weight.sum()
+            out[0, 1:] += along
+            out[1:, 0] += along
+        for start in range(0, len(x), self._rows):
+            some = x[start : start + self._rows]
+            z = np.multiply(
+                some, weight[start : start + len(some), None], out=self._weighted[: len(some)]
+            )
+            out[lead:, lead:] += some.T @ z
 
 
 def many_predictors(

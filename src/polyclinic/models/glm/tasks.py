@@ -32,7 +32,6 @@ from polyclinic.models.glm.kernel import (
 from polyclinic.models.glm.rows import design_of, invalid, rows_of
 
 Floats = NDArray[np.float64]
-LARGE_BLOCK = 16_384  # rows, where nothing is copied
 
 
 @dataclass(frozen=True)
@@ -84,15 +83,14 @@ class MomentsTask(Exposed):
 
 def _column_sums(rows: Rows, shift: Floats | None) -> tuple[Floats, Floats]:
     """Sums of every column and of its squares, (n_terms,) each."""
-    x, xx = np.zeros(rows.x.shape[1]), np.zeros(rows.x.shape[1])
+    n_rows, p = rows.x.shape
+    x, xx, squares = np.zeros(p), np.zeros(p), np.empty((min(n_rows, BLOCK_ROWS), p))
+    ones = np.ones(len(squares))
     with np.errstate(over="ignore", invalid="ignore"):  # the ring refuses what is not finite
-        for at, block in rows.blocks(shift, BLOCK_ROWS if shift is not None else LARGE_BLOCK):
-            if rows.weight is None:
-                x += np.add.reduce(block, axis=0)
-                xx += np.einsum("ij,ij->j", block, block)
-            else:
-                x += rows.weight[at] @ block
-                xx += np.einsum("i,ij,ij->j", rows.weight[at], block, block)
+        for at, block in rows.blocks(shift):
+            weight = ones[: len(block)] if rows.weight is None else rows.weight[at]
+            x += weight @ block
+            xx += weight @ np.multiply(block, block, out=squares[: len(block)])
     return x, xx
 
 

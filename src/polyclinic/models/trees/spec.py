@@ -111,6 +111,8 @@ class Spec:
     private        noise in place of cells; None: exact sums
     """
 
+    nbytes = 0  # caches need not look into it: it is the plan's, and small beside rows
+
     design: Design
     features: tuple[Feature, ...]
     loss: str = "squared"

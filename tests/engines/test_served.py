@@ -1,0 +1,121 @@
+"""Rows in memory as workers of the same machine get them."""
+
+from __future__ import annotations
+
+import gc
+import socket
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import polyclinic as pc
+from polyclinic.core import codec
+from polyclinic.core.partition import Partition
+from polyclinic.engines import served
+from polyclinic.engines.held import source_of
+from polyclinic.engines.served import serve
+from tests.engines.near import near
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(3000, 4))
+ALL = 1 << 30
+
+
+def columns():
+    return {
+        "by row": X,
+        "by column": np.asfortranarray(X),
+        "every other": np.repeat(X, 2, axis=1)[:, ::2],
+        "one": X[:, 0],
+        "single": X.astype(np.float32),
+        "other end": X[:, 1].astype(">f8"),
+        "whole": np.arange(3000),
+        "flag": X[:, 2] > 0,
+        "empty": X[:, :0],
+    }
+
+
+@pytest.mark.parametrize("span", [(0, 3000), (17, 2001), (5, 5)])
+@pytest.mark.parametrize("ordinals", [(), ("key",), ("key", "person")])
+def test_workers_get_the_rows_as_they_are(span, ordinals, monkeypatch):
+    monkeypatch.setattr(served, "AT_ONCE", 1000)
+    own = {name: np.sort(RNG.integers(0, 900, 3000)) for name in ordinals}
+    rows = Partition(columns(), **own, site="a", first=40, outside=3, population=9)
+    given, end = serve(rows, ALL)
+    source = source_of(codec.decode(codec.encode(given.to_data())))
+    found, wanted = source.load(*span, tuple(rows.columns)), rows.slice(*span)
+    end()
+    for name, values in wanted.columns.items():
+        got = found.columns[name]
+        assert got.dtype == values.dtype and got.shape == values.shape
+        assert got.tobytes() == values.tobytes()
+    assert found.columns["by column"].flags.f_contiguous
+    for name in ("key", "person"):
+        assert np.array_equal(getattr(found, name), getattr(wanted, name)) or name not in own
+        assert (getattr(found, name) is None) == (name not in own)
+    assert (found.site, found.first, found.outside, found.population) == ("a", 40 + span[0], 3, 9)
+    per_row = sum(one.itemsize * max(one[:1].size, 0) for one in columns().values())
+    assert source.row_bytes(source.columns) == per_row + 8 * len(own) and not source.row_bytes(())
+
+
+def test_another_account_has_no_way_in_and_nothing_stays():
+    given, end = serve(Partition({"x": X[:, 0]}), ALL)
+    folder = Path(given.address).parent
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert not given.gone
+    end()
+    assert given.gone and not folder.exists()
+    with pytest.raises(OSError):
+        given.load(0, 1, ("x",))
+
+
+def test_a_worker_that_ends_in_the_middle_harms_nobody():
+    given, end = serve(Partition({"x": np.zeros(4_000_000)}), ALL)
+    for _ in range(3):
+        with socket.socket(socket.AF_UNIX) as talk:
+            talk.connect(given.address)
+            talk.sendall(np.array([0, 4_000_000], "<i8").tobytes()[:11])
+        with socket.socket(socket.AF_UNIX) as talk:
+            talk.connect(given.address)
+            talk.sendall(np.array([0, 4_000_000], "<i8").tobytes())
+            talk.recv(10)
+    assert given.load(7, 9, ("x",)).columns["x"].tolist() == [0.0, 0.0]
+    end()
+
+
+@pytest.mark.parametrize("reason", ["large", "no sockets", "long name"])
+def test_else_rows_go_through_files(reason, tmp_path, monkeypatch):
+    if reason == "no sockets":
+        monkeypatch.delattr(socket, "AF_UNIX")
+    if reason == "long name":
+        long = tmp_path / ("x" * 120)
+        long.mkdir()
+        monkeypatch.setattr(served.tempfile, "tempdir", str(long))
+    memory = 2 * X.nbytes - 1 if reason == "large" else ALL
+    (tmp_path / "files").mkdir()
+    cluster = near(tmp_path / "files", memory=memory)
+    cluster.machines.here = True
+    domain = cluster.domain(Partition({"X": X}))
+    assert domain is not None and len(list((tmp_path / "files").iterdir())) == 1
+    monkeypatch.undo()
+    assert not list(tmp_path.glob("x*/*"))  # nor is a folder of a socket left
+
+
+def test_a_fit_has_the_bytes_of_one_process_and_rows_are_let_go(tmp_path):
+    cluster = near(tmp_path)
+    cluster.machines.here = True
+    y = (X[:, 0] + RNG.logistic(size=3000) > 0).astype(float)
+    for x in (X, np.asfortranarray(X)):
+        one = pc.LogisticRegression().fit(x, y, engine=pc.Embedded(3))
+        other = pc.LogisticRegression().fit(x, y, engine=pc.Embedded(1))
+        spread = pc.LogisticRegression().fit(x, y, engine=cluster)
+        assert spread.coef_.tobytes() == other.coef_.tobytes()
+        np.testing.assert_allclose(spread.coef_, one.coef_, rtol=1e-10)
+    assert not list(tmp_path.iterdir())
+    del spread, other, one
+    gc.collect()
+    for holder in cluster.machines.holders.values():
+        holder.let_go()
+        assert not holder._rows
