@@ -19,6 +19,7 @@ from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Sum, words_bytes
 from polyclinic.core.errors import InputError
 from polyclinic.core.exposure import Exposure
+from polyclinic.core.exposure_data import exposure_from_data
 from polyclinic.core.federation import Memory
 from polyclinic.core.partition import Partition, cuts
 from polyclinic.core.plan import Plan
@@ -111,7 +112,7 @@ class SpreadWorkers:
             return self._stepped(task, plan)[1]
         own = summed.opened(task.leaves(plan))
         replies = self._ask("exposure", plan, more={"total": own})
-        return added(iter([wire.exposure_from_data(reply["exposure"]) for reply in replies]))
+        return added(iter([exposure_from_data(reply["exposure"]) for reply in replies]))
 
     def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
         """What a task has made of the answers of all chunks."""
