@@ -110,8 +110,8 @@ def test_workers_of_little_memory_hold_less_and_read_nothing_twice(files, tmp_pa
 
 def test_all_rows_at_one_worker_must_fit(files, tmp_path):
     data = pc.scan(files, BOOK)
-    with pytest.raises(pc.PolyclinicError) as caught:  # whose risk sets are of all rows
-        cox = pc.CoxRegression()
+    with pytest.raises(pc.PolyclinicError) as caught:  # whose steps are joined over all rows
+        cox = pc.CoxRegression(stratify=False, time_bins=4)
         cox.fit(data, "Surv(age, readmitted) ~ hba1c", engine=near(tmp_path, memory=100))
     assert caught.value.code == "TOO_LARGE_FOR_ONE"
 

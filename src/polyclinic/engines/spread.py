@@ -31,6 +31,7 @@ from polyclinic.core.task import (
     Stepwise,
     answered,
     facts_added,
+    goes_by_steps,
     lookup,
 )
 from polyclinic.data.located import Survey
@@ -84,6 +85,7 @@ class SpreadWorkers:
         most = max(PER_WORKER * len(workers), -(-(len(edges) - 1) // A_PART))
         self._edges = grouped(edges, most)
         self._partitions = partitions
+        self._large = isinstance(rows, Selected) and len(edges) > 2
         sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
         self._columns: set[str] = set()
@@ -95,7 +97,7 @@ class SpreadWorkers:
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added at the workers first."""
         task = lookup(plan.task, plan.version)
-        if isinstance(task, Stepwise) and task.by_steps(plan):
+        if goes_by_steps(task, plan, True, self._large):
             return Sum.of(task.leaves(plan), self._stepped(task, plan)[0])
         replies = self._ask("sum", plan)
         return added(iter([Sum.from_data(reply["sum"]) for reply in replies]))
@@ -108,7 +110,7 @@ class SpreadWorkers:
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""
         task = lookup(plan.task, plan.version)
-        if isinstance(task, Stepwise) and task.by_steps(plan):
+        if goes_by_steps(task, plan, True, self._large):
             return self._stepped(task, plan)[1]
         own = summed.opened(task.leaves(plan))
         replies = self._ask("exposure", plan, more={"total": own})

@@ -176,6 +176,11 @@ class BySteps(ABC):
 
     name: str
 
+    @property
+    def exact(self) -> bool:
+        """All sums are of whole numbers."""
+        return True
+
     @abstractmethod
     def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps: ...
 
