@@ -17,6 +17,7 @@ from polyclinic.core.fit import fit
 from polyclinic.engines.machines import Tree
 from polyclinic.engines.spark import bytes_of
 from tests.engines.near import BOOK, FORMULA, visits, write
+from tests.engines.test_steps_of_cox import asked, scanned
 from tests.study.test_conformance import ALGORITHMS, partition
 
 pytest.importorskip("pyspark")
@@ -85,6 +86,12 @@ def test_rows_stay_with_the_process_that_has_read_them(spark, tmp_path):
     shutil.rmtree(tmp_path / "visits")
     assert fitted(rows, spark) == here
     assert spark.worker_pids() == before
+
+
+def test_risk_sets_over_files_are_those_of_one_process(spark, tmp_path):
+    plan, selected = asked("derivatives"), scanned(tmp_path / "rows")
+    here, there = (engine.workers(selected).sum(plan) for engine in (pc.Embedded(3), spark))
+    assert codec.encode(here.to_data()) == codec.encode(there.to_data())
 
 
 def test_a_part_that_cannot_be_read_is_named(spark, tmp_path):

@@ -10,6 +10,7 @@ import pytest
 import polyclinic as pc
 from polyclinic.core import codec
 from polyclinic.core.exposure import Exposure, Members, Shares
+from polyclinic.core.exposure_data import exposure_from_data, exposure_to_data
 from polyclinic.core.fit import fit
 from polyclinic.engines import wire
 from polyclinic.engines.spread import grouped
@@ -109,8 +110,8 @@ def test_workers_of_little_memory_hold_less_and_read_nothing_twice(files, tmp_pa
 
 def test_all_rows_at_one_worker_must_fit(files, tmp_path):
     data = pc.scan(files, BOOK)
-    with pytest.raises(pc.PolyclinicError) as caught:  # whose risk sets are of all rows
-        cox = pc.CoxRegression()
+    with pytest.raises(pc.PolyclinicError) as caught:  # whose steps are joined over all rows
+        cox = pc.CoxRegression(stratify=False, time_bins=4)
         cox.fit(data, "Surv(age, readmitted) ~ hba1c", engine=near(tmp_path, memory=100))
     assert caught.value.code == "TOO_LARGE_FOR_ONE"
 
@@ -198,9 +199,9 @@ def test_an_exposure_travels_as_it_is():
         ),
         7,
     )
-    data = codec.decode(codec.encode(wire.exposure_to_data(found)))
-    back = wire.exposure_from_data(data)
-    assert codec.encode(wire.exposure_to_data(back)) == codec.encode(wire.exposure_to_data(found))
+    data = codec.decode(codec.encode(exposure_to_data(found)))
+    back = exposure_from_data(data)
+    assert codec.encode(exposure_to_data(back)) == codec.encode(exposure_to_data(found))
     assert back.leverage == float("inf") and back.alone and back.slots == found.slots
     for one, two in zip(back.members, found.members, strict=True):
         assert (one.columns, one.cell, one.candidate) == (two.columns, two.cell, two.candidate)
@@ -219,7 +220,7 @@ def test_exposures_are_added_on_their_way_and_their_patients_packed_one_by_one()
     parts = [Exposure(coefficients=2), seen(0), seen(9_000), seen(20_000)]
     data = wire.exposures_to_data(parts)
     assert max(len(codec.encode(one["patients"])) for one in data["members"]) < 5_000
-    back = wire.exposure_from_data(codec.decode(codec.encode(data)))
+    back = exposure_from_data(codec.decode(codec.encode(data)))
     total = parts[0] + parts[1] + parts[2] + parts[3]
     assert (back.slots, back.coefficients) == (total.slots, total.coefficients)
     assert [one.columns for one in back.members] == [("a",), ("b",)]
@@ -240,7 +241,7 @@ def test_memory_does_not_grow_with_the_patients_behind_a_sum():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * size * pieces / 8
-    assert len(wire.exposure_from_data(data).members[0].patients) == size * pieces
+    assert len(exposure_from_data(data).members[0].patients) == size * pieces
 
 
 def test_an_error_travels_with_its_words_and_no_other_words():

@@ -9,10 +9,10 @@ import pytest
 
 import polyclinic as pc
 from polyclinic.core import codec
+from polyclinic.core.exposure_data import exposure_to_data
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.task import lookup
-from polyclinic.engines import wire
 from tests.engines.near import BOOK, near, visits, write
 from tests.models.trees import world
 
@@ -88,7 +88,7 @@ def test_the_gate_judges_the_same_numbers(spec, tmp_path):
             one, two = (codec.encode(each.to_data()) for each in found)
             assert one == two
             shown = [workers.exposure(plan, found[0]) for workers in (here, there)]
-            one, two = (codec.encode(wire.exposure_to_data(_there(each))) for each in shown)
+            one, two = (codec.encode(exposure_to_data(_there(each))) for each in shown)
             assert one == two
             seen.append(len(shown[0].members))
         return found[0].opened(task.leaves(plan))

@@ -11,9 +11,9 @@ import pytest
 
 import polyclinic as pc
 from polyclinic.core import codec
+from polyclinic.core.exposure_data import exposure_to_data
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.engines import wire
 from polyclinic.models.learner import values
 from polyclinic.models.trees.level import roots
 from polyclinic.models.trees.rows import State
@@ -122,7 +122,7 @@ def test_the_gate_judges_the_same_numbers(task, tmp_path):
         total = workers.sum(plan)
         shown = workers.exposure(plan, total)
         ordered = [tuple(sorted(set(one.patients.tolist()))) for one in shown.members]
-        data = wire.exposure_to_data(shown)
+        data = exposure_to_data(shown)
         del data["members"]
         seen.append((codec.encode(total.to_data()), codec.encode(data), sorted(ordered)))
     assert seen[0] == seen[1]

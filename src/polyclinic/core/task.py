@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from threading import RLock
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,13 +103,18 @@ Steps = Generator[Question, Answer, tuple[Contribution, Exposure]]
 
 
 @runtime_checkable
-class Stepwise(Protocol):
+class Stepwise(Task, Protocol):
     """A task of grain "site" whose site asks its chunks several questions, one after the other, and
     makes its contribution of what they hold together.
 
     Questions and answers stay inside the site: no gate judges them. What they end in has the same
-    bytes however rows are cut.
+    bytes wherever the chunks are.
     """
+
+    @property
+    def exact(self) -> bool:
+        """Whether these are the bytes of `local` over all rows, however rows are cut."""
+        ...
 
     def by_steps(self, plan: Plan) -> bool:
         """Whether it goes so; else all rows of the site in one call of `local`."""
@@ -130,6 +135,20 @@ class Stepwise(Protocol):
     def together(self, one: Answer, other: Answer) -> Answer:
         """The answer of two parts, the second behind the first."""
         ...
+
+
+def goes_by_steps(task: Task, plan: Plan, apart: bool, large: bool) -> TypeGuard[Stepwise]:
+    """Whether a site asks its chunks; else all rows are computed in one call.
+
+    Where both have the same bytes the engine decides, else the rows alone: over a scan, which may
+    be more than one process holds, the result is the same on every engine.
+
+    apart  whether chunks are with several workers
+    large  whether they are several chunks of a scan
+    """
+    if not isinstance(task, Stepwise) or not task.by_steps(plan):
+        return False
+    return apart if task.exact else large
 
 
 def answered(steps: Steps, ask: Callable[[Question], Answer]) -> tuple[Contribution, Exposure]:

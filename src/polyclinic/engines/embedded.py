@@ -77,8 +77,9 @@ class Embedded:
 
     def workers(self, rows: Partition | Selected) -> Held:
         """Workers over rows in memory, or over rows that are read now."""
+        scanned = isinstance(rows, Selected)
         whole = rows.gather() if isinstance(rows, Selected) else rows
-        return ThreadWorkers(self.placed(whole), self.partitions, self.threads)
+        return ThreadWorkers(self.placed(whole), self.partitions, self.threads, scanned)
 
     def placed(self, rows: Partition) -> Partition:
         """The rows with the device on which networks compute over them."""

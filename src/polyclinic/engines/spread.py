@@ -19,6 +19,7 @@ from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Sum, words_bytes
 from polyclinic.core.errors import InputError
 from polyclinic.core.exposure import Exposure
+from polyclinic.core.exposure_data import exposure_from_data
 from polyclinic.core.federation import Memory
 from polyclinic.core.partition import Partition, cuts
 from polyclinic.core.plan import Plan
@@ -30,6 +31,7 @@ from polyclinic.core.task import (
     Stepwise,
     answered,
     facts_added,
+    goes_by_steps,
     lookup,
 )
 from polyclinic.data.located import Survey
@@ -83,6 +85,7 @@ class SpreadWorkers:
         most = max(PER_WORKER * len(workers), -(-(len(edges) - 1) // A_PART))
         self._edges = grouped(edges, most)
         self._partitions = partitions
+        self._large = isinstance(rows, Selected) and len(edges) > 2
         sizes = {i: edges[-1] - edges[0] for i, edges in enumerate(self._edges)}
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
         self._columns: set[str] = set()
@@ -94,7 +97,7 @@ class SpreadWorkers:
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added at the workers first."""
         task = lookup(plan.task, plan.version)
-        if isinstance(task, Stepwise) and task.by_steps(plan):
+        if goes_by_steps(task, plan, True, self._large):
             return Sum.of(task.leaves(plan), self._stepped(task, plan)[0])
         replies = self._ask("sum", plan)
         return added(iter([Sum.from_data(reply["sum"]) for reply in replies]))
@@ -107,11 +110,11 @@ class SpreadWorkers:
     def exposure(self, plan: Plan, summed: Sum) -> Exposure:
         """How patients share in `summed`, for the gate."""
         task = lookup(plan.task, plan.version)
-        if isinstance(task, Stepwise) and task.by_steps(plan):
+        if goes_by_steps(task, plan, True, self._large):
             return self._stepped(task, plan)[1]
         own = summed.opened(task.leaves(plan))
         replies = self._ask("exposure", plan, more={"total": own})
-        return added(iter([wire.exposure_from_data(reply["exposure"]) for reply in replies]))
+        return added(iter([exposure_from_data(reply["exposure"]) for reply in replies]))
 
     def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
         """What a task has made of the answers of all chunks."""

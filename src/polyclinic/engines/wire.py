@@ -17,7 +17,8 @@ from polyclinic.core.errors import (
     Refused,
     Stopped,
 )
-from polyclinic.core.exposure import Exposure, Members, Shares, packed, unpacked
+from polyclinic.core.exposure import Exposure, packed
+from polyclinic.core.exposure_data import exposure_from_data, exposure_to_data
 from polyclinic.core.ring import RingError
 from polyclinic.engines.workers import added
 
@@ -46,64 +47,12 @@ def exposures_to_data(seen: Iterable[Exposure]) -> dict[str, Any]:
     return data
 
 
-def exposure_to_data(found: Exposure) -> dict[str, Any]:
-    """An exposure; patients in a few bits each."""
-    return {
-        "coefficients": int(found.coefficients),
-        "slots": _ints(found.slots),
-        "joint": _ints(found.joint),
-        "values": {name: _ints(counts) for name, counts in found.values.items()},
-        "columns": {name: vars(one) for name, one in found.columns.items()},
-        "weights": None if found.weights is None else vars(found.weights),
-        "crowd": found.crowd,
-        "cells": {name: vars(one) for name, one in found.cells.items()},
-        "leverage": np.array([found.leverage], dtype=np.float64),
-        "levels": int(found.levels),
-        "alone": bool(found.alone),
-        "members": [_members_to_data(one) for one in found.members],
-        "updates": int(found.updates),
-    }
-
-
-def exposure_from_data(data: Mapping[str, Any]) -> Exposure:
-    """The exposure that `exposure_to_data` has written."""
-    return Exposure(
-        **{
-            **data,
-            "columns": {name: Shares(**one) for name, one in data["columns"].items()},
-            "weights": None if data["weights"] is None else Shares(**data["weights"]),
-            "cells": {name: Shares(**one) for name, one in data["cells"].items()},
-            "leverage": float(data["leverage"][0]),
-            "members": tuple(map(_members_from_data, data["members"])),
-        }
-    )
-
-
 def answers_added(answers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The sum, or the exposure, of one or more answers."""
     if "exposure" in answers[0]:
         seen = added(exposure_from_data(one["exposure"]) for one in answers)
         return {"exposure": exposure_to_data(seen)}
     return {"sum": added(Sum.from_data(one["sum"]) for one in answers).to_data()}
-
-
-def _ints(counts: Mapping[str, int]) -> dict[str, int]:
-    return {name: int(count) for name, count in counts.items()}
-
-
-def _members_to_data(one: Members) -> dict[str, Any]:
-    return {
-        "columns": list(one.columns),
-        "patients": [packed(one.patients)],
-        "cell": None if one.cell is None else [one.cell[0], int(one.cell[1])],
-        "candidate": None if one.candidate is None else int(one.candidate),
-    }
-
-
-def _members_from_data(data: Mapping[str, Any]) -> Members:
-    cell = None if data["cell"] is None else (data["cell"][0], data["cell"][1])
-    patients = np.concatenate([unpacked(piece) for piece in data["patients"]])
-    return Members(tuple(data["columns"]), patients, cell, data["candidate"])
 
 
 def error_to_data(error: Exception) -> dict[str, Any]:

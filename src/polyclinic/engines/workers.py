@@ -11,19 +11,30 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, reduce
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from polyclinic.core.contribution import Sum
+from polyclinic.core.contribution import Contribution, Sum
 from polyclinic.core.exposure import Exposing, Exposure, Members
 from polyclinic.core.federation import Workers, remembered
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition, Rows
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Facts, Informed, Task, facts_added, lookup
+from polyclinic.core.task import (
+    Answer,
+    Facts,
+    Informed,
+    Question,
+    Stepwise,
+    Task,
+    answered,
+    facts_added,
+    goes_by_steps,
+    lookup,
+)
 
 T = TypeVar("T")
 INLINE_CELLS = 2_000_000  # below this many numbers a second thread costs more than it brings
@@ -45,9 +56,16 @@ class ThreadWorkers:
     rows : all rows of the domain.
     partitions : contiguous parts to cut them into.
     threads : at most so many at once; None: one per core.
+    scanned : whether the rows were read from a scan.
     """
 
-    def __init__(self, rows: Partition, partitions: int = 1, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        rows: Partition,
+        partitions: int = 1,
+        threads: int | None = None,
+        scanned: bool = False,
+    ) -> None:
         self.rows = rows
         self.parts = [chunk for part in rows.split(partitions) for chunk in part.chunks()]
         cells = sum(values.size for values in rows.columns.values())
@@ -55,12 +73,17 @@ class ThreadWorkers:
         self.threads = 1 if cells < INLINE_CELLS else min(cores, max(1, len(self.parts)))
         self.whole = rows.split(max(partitions, self.threads))
         self._chunks = self.parts if partitions == 1 else rows.chunks()
+        self._large = scanned and len(self.parts) > 1
         self._known: dict[str, Facts] = {}
+        self._kept: dict[str, Any] = {}  # what tasks know of all rows
+        self._last: tuple[str, tuple[Contribution, Exposure]] | None = None
 
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added in ring form as they arrive."""
         task = lookup(plan.task, plan.version)
         leaves = task.leaves(plan)
+        if goes_by_steps(task, plan, False, self._large):
+            return Sum.of(leaves, self._stepped(task, plan)[0])
 
         def one(partition: Partition) -> Sum:
             return Sum.of(leaves, task.local(plan, partition))
@@ -83,6 +106,8 @@ class ThreadWorkers:
         task = lookup(plan.task, plan.version)
         if not isinstance(task, Exposing):
             return Exposure(members=(Members(("",), np.unique(self.rows.persons)),))
+        if goes_by_steps(task, plan, False, self._large):
+            return self._stepped(task, plan)[1]
         own = summed.opened(task.leaves(plan))
         parts = self._parts(task, plan, task.leaves(plan))
         return added(self._each(lambda part: task.exposure(plan, part, own), parts))
@@ -99,6 +124,17 @@ class ThreadWorkers:
         if task.grain == "site":
             return [self.rows]
         return self.whole if all(leaf.ring == "int64" for leaf in leaves) else self.parts
+
+    def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
+        """What a task has made of the answers of all chunks."""
+        if self._last is None or self._last[0] != plan.content_hash:
+
+            def ask(question: Question) -> Answer:
+                answers = self._each(lambda part: task.part(plan, question, part), self.parts)
+                return reduce(task.together, answers)
+
+            self._last = plan.content_hash, answered(task.steps(plan, self._kept), ask)
+        return self._last[1]
 
     def _facts(self, task: Informed, plan: Plan) -> Facts:
         about = task.about(plan)

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from polyclinic.core.exposure import Shares
+from polyclinic.models.exact import WIDE, floats_of, sums_of
 from polyclinic.models.trees.at_risk import AtRisk, ExactShares, together, told
 from polyclinic.models.trees.cox import RiskSets
-from polyclinic.models.trees.exact import WIDE, floats_of, sums_of
 from tests.models.trees.test_cox import spec, survival
 
 

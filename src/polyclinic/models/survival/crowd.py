@@ -46,18 +46,30 @@ def _crowd(one: Stratum, beta: Floats, person: Ints) -> float:
     if not np.all(np.isfinite(risk)):
         return 0.0  # such sums are lost
     risk = risk if one.weight is None else risk * one.weight
-    before, fresh = _before(risk, person)
+    before, fresh = earlier(risk, person)
     whole, left = np.cumsum(risk)[one.last], np.cumsum(fresh)[one.last]
     squares = np.cumsum(risk * (risk + 2.0 * before))[one.last]
+    return min(carried(whole, squares, left), _leaving(one, risk, person, whole))
+
+
+def carried(whole: Floats, squares: Floats, left: Ints | Bools) -> float:
+    """Fewest patients, effectively, who carry a risk set of far more.
+
+    whole, squares, left  risk, squares of the patients' risks and patients of each risk set
+    """
     carrying = whole * whole / np.maximum(squares, 1e-300)
-    found = np.where(carrying * PART < left, carrying, np.inf)
-    return min(float(found.min()), _leaving(one, risk, person, whole))
+    return float(np.where(carrying * PART < left, carrying, np.inf).min(initial=np.inf))
 
 
-def _before(risk: Floats, person: Ints) -> tuple[Floats, Bools]:
+def nearly_all_leave(whole: Floats) -> Ints:
+    """Risk sets, the latest first, after which nearly all risk leaves before the next one."""
+    return np.flatnonzero(whole[:-1] < (1.0 - ALL) * whole[1:])
+
+
+def earlier(risk: Floats, person: Ints) -> tuple[Floats, Bools]:
     """Per row the risk of the patient's rows before it, and whether it is the first of them."""
     order = np.argsort(person, kind="stable")
-    fresh = np.append(True, np.diff(person[order]) > 0)
+    fresh = np.append(True, np.diff(person[order]) > 0)[: len(person)]
     starts = np.flatnonzero(fresh)
     sums = np.cumsum(risk[order]) - risk[order]
     before, first = np.zeros(len(risk)), np.zeros(len(risk), dtype=bool)
@@ -69,7 +81,7 @@ def _before(risk: Floats, person: Ints) -> tuple[Floats, Bools]:
 def _leaving(one: Stratum, risk: Floats, person: Ints, whole: Floats) -> float:
     """Fewest patients, effectively, who leave with nearly all risk between two times of events."""
     fewest = np.inf
-    for k in np.flatnonzero(whole[:-1] < (1.0 - ALL) * whole[1:]):
+    for k in nearly_all_leave(whole):
         rows = slice(int(one.last[k]) + 1, int(one.last[k + 1]) + 1)
         parts = np.bincount(person[rows], risk[rows])
         fewest = min(fewest, parts.sum() ** 2 / max(float(parts @ parts), 1e-300))

@@ -12,7 +12,7 @@ patients with the event are counted like a level, also in each stratum.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,6 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.models.glm.exposure import groups, names_a_site
 from polyclinic.models.glm.pairs import pair_counts, pair_slots, plain_counts
-from polyclinic.models.glm.scale import unpack
 from polyclinic.models.glm.support import (
     Data,
     factors_of,
@@ -37,6 +36,7 @@ from polyclinic.models.glm.support import (
 )
 from polyclinic.models.survival.crowd import crowds
 from polyclinic.models.survival.kernel import hazards, scores
+from polyclinic.models.survival.leverage import leverage
 from polyclinic.models.survival.rows import Rows, rows_of, spec_of, strata_of
 from polyclinic.models.survival.spec import CoxSpec
 
@@ -111,37 +111,66 @@ def slots_of(spec: CoxSpec, asked: Asked) -> tuple[str, ...]:
 
 
 def exposure_of(spec: CoxSpec, partition: Partition, own: Own, asked: Asked) -> Exposure:
-    """Of a site's rows in the round `plan`."""
-    design, rows = spec.design, rows_of(spec, partition)
+    """Of a site's rows in the round `plan`, all of them in one place."""
+    rows = rows_of(spec, partition)
+    if asked.theta is None:
+        return counted(spec, partition)
+    used = rows.used
+    rates = _rates(spec, partition, asked.theta)
+    x = rows.x[used]
+    centre = x.mean(axis=0) if len(x) else np.zeros(x.shape[1])
+    scored = scores_of(spec, partition, asked.theta[0]) if asked.scores else None
+    key = None if partition.key is None else partition.key[used]
+    return replace(
+        shared_of(spec, partition, asked, rates, centre, scored),
+        crowd=_crowd(spec, partition, asked, asked.theta),
+        leverage=leverage(x, rates[2][used, 0], own.get("hessian"), key),
+    )
+
+
+def counted(spec: CoxSpec, partition: Partition) -> Exposure:
+    """Who there is, whatever the coefficients."""
+    rows = rows_of(spec, partition)
     chosen = rows.allowed if rows.weight is None else rows.weight != 0
+    return Exposure(
+        slots=outcome_slots(rows, chosen, partition.key),
+        levels=max([0, *spec.levels]),
+        members=members(spec.design, partition, chosen),
+    )
+
+
+def shared_of(
+    spec: CoxSpec,
+    partition: Partition,
+    asked: Asked,
+    rates: Floats,
+    centre: Floats,
+    scored: Floats | None,
+) -> Exposure:
+    """How patients of some rows of a site share in what hangs on the coefficients, but for the
+    crowd and the leverage.
+
+    rates   per row and candidate: part in the loss, residual, part in the curvature, (3, n, m)
+    centre  the site's mean of each column, (p,)
+    scored  each row's part in minus the gradient, (n, p), where its squares are summed
+    """
+    design, rows = spec.design, rows_of(spec, partition)
     used = rows.used
     key = None if partition.key is None else partition.key[used]
-    found = outcome_slots(rows, chosen, partition.key)
-    shared = Exposure(
-        slots=found,
-        levels=max([0, *spec.levels]),
-        members=members(design, partition, chosen),
-    )
-    if asked.theta is None:
-        return shared
     data = _data(design, partition, rows, used, key)
     values = few_values(design, rows.x[used], key) | value_counts(design, data)
     single = factors_of(design)
     if single.terms:
         values |= few_values(single, single.matrix(data.columns), key)
     curved = asked.order == 2
-    rates = _rates(spec, partition, asked.theta)
     second = rates[2][used] if asked.flagged else rates[2][used, 0]
-    return shared + Exposure(
+    return counted(spec, partition) + Exposure(
         coefficients=len(design.terms) if asked.order >= 1 else 0,
         slots=_levels(design, data, key) | pair_counts(design, data, curved),
         joint=plain_counts(design, data) if curved else {},
         values=values,
-        columns=_columns(design, rows, rates, used, key, asked)
-        | _more(spec, partition, rows, used, key, asked),
+        columns=_columns(spec, rows, rates, centre, scored, asked, key),
         weights=Shares.of(second, key),
-        crowd=_crowd(spec, partition, asked, asked.theta),
-        leverage=_leverage(rows, rates[2][:, 0], used, own, key),
         levels=max((len(levels) + 1 for levels in groups(design).values()), default=0),
         alone=names_a_site(design, partition.site),
         members=(),
@@ -205,43 +234,31 @@ def _crowd(spec: CoxSpec, partition: Partition, asked: Asked, theta: Floats) -> 
 
 
 def _columns(
-    design: Design,
+    spec: CoxSpec,
     rows: Rows,
     rates: Floats,
-    used: NDArray[np.bool_],
-    key: NDArray[np.int64] | None,
+    centre: Floats,
+    scored: Floats | None,
     asked: Asked,
+    key: NDArray[np.int64] | None,
 ) -> dict[str, Shares]:
-    """Shares in the sums of each column, as `judged` names them."""
+    """Shares in the sums of each column, in products of score vectors, and in functions of the
+    events' times, as `judged` names them."""
+    design, used = spec.design, rows.used
     loss, first, second = rates[:, used] if asked.flagged else rates[:, used, 0]
     found = {LOSS: Shares.of(loss, key)}
     if asked.order >= 1:
-        x = rows.x[used]
-        x = np.abs(x - x.mean(axis=0)) if len(x) else x
+        x = np.abs(rows.x[used] - centre)
         for j, name in enumerate(design.names):
             part = x[:, j][:, None] if asked.flagged else x[:, j]
             found[name] = Shares.of((part * part if asked.order == 2 else part) * second, key)
             found[f"{RESIDUAL} {name}"] = Shares.of(part * first, key)
-    return found
-
-
-def _more(
-    spec: CoxSpec,
-    partition: Partition,
-    rows: Rows,
-    used: NDArray[np.bool_],
-    key: NDArray[np.int64] | None,
-    asked: Asked,
-) -> dict[str, Shares]:
-    """Shares in products of score vectors, and in functions of the events' times."""
-    found = {}
-    if asked.scores and asked.theta is not None:
-        parts = scores_of(spec, partition, asked.theta[0])[used]
-        for j, name in enumerate(spec.design.names):
-            found[f"{SCORE} {name}"] = Shares.of(parts[:, j] ** 2, key)
+    if scored is not None:
+        for j, name in enumerate(design.names):
+            found[f"{SCORE} {name}"] = Shares.of(scored[used, j] ** 2, key)
     if asked.times:
         time = np.where(rows.event, np.nan_to_num(rows.time), 0.0)[used]
-        found[TIME] = Shares.of(time / max(spec.design.response_bound, 1e-300), key)
+        found[TIME] = Shares.of(time / max(design.response_bound, 1e-300), key)
     return found
 
 
@@ -252,31 +269,6 @@ def scores_of(spec: CoxSpec, partition: Partition, beta: Floats) -> Floats:
         for one in strata_of(spec, partition):
             parts[one.rows] = scores(one, hazards(one, beta))
     return parts
-
-
-def _leverage(
-    rows: Rows,
-    curved: Floats,
-    used: NDArray[np.bool_],
-    own: Own,
-    key: NDArray[np.int64] | None,
-) -> float:
-    """Largest share of a patient in the information, from the site's own Hessian."""
-    if "hessian" not in own or not used.any():
-        return 0.0
-    weight = curved[used]
-    if not np.all(np.isfinite(weight)) or not weight.sum() > 0:
-        return 0.0
-    x = rows.x[used]
-    x = x - (weight @ x) / weight.sum()
-    hessian = unpack(own["hessian"][0], x.shape[1])
-    scale = np.sqrt(np.maximum(np.diag(hessian), 1e-300))
-    inverse = np.linalg.pinv(hessian / np.outer(scale, scale), rcond=1e-12, hermitian=True)
-    x = x / scale
-    h = np.einsum("ij,ij->i", x @ inverse, x) * weight
-    if key is not None:
-        h = np.add.reduceat(h, np.flatnonzero(np.diff(key, prepend=-1)))
-    return float(min(h.max(initial=0.0), 1.0))
 
 
 def _data(

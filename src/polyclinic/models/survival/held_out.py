@@ -15,6 +15,8 @@ Reference: Harrell, Lee & Mark, "Multivariable prognostic models", *Statistics i
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,13 +30,15 @@ from polyclinic.core.groups import group_size
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
+from polyclinic.core.task import Grain, Steps
+from polyclinic.models.survival.by_steps import Asker, ByRiskSets, Part, Ranked
 from polyclinic.models.survival.concordance import PAIRS, Pairs, concordance_of, grouped, pairs
-from polyclinic.models.survival.exposure import Asked, Exposed, Own, exposure_of, judged, slots_of
+from polyclinic.models.survival.exposure import Asked, judged, slots_of
 from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 from polyclinic.models.survival.tasks import theta_of
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 WEIGHT = "(weight)"
 PLACES = 2  # of what a hospital says of itself
 
@@ -51,25 +55,41 @@ def folds_of(plan: Plan) -> int:
     return folds
 
 
-def held_out_pairs(plan: Plan, partition: Partition) -> Pairs:
-    """Pairs of the site's patients within strata and folds."""
-    spec, folds = spec_of(plan), folds_of(plan)
-    size = group_size(spec.least)
-    found = Pairs.none()
-    for one in strata_of(spec, partition):
-        keys = partition.keys[one.rows]
-        for i, beta in enumerate(theta_of(plan)):
-            at = keys % folds == i if folds else np.ones(len(keys), dtype=bool)
-            eta = one.x[at] @ beta
-            if one.offset is not None:
-                eta = eta + one.offset[at]
-            risk = grouped(eta, keys[at], size)
-            if len(np.unique(risk)) > 1 or size == 1:  # one group only ranks nobody
-                found += pairs(one.time[at], one.is_event[at], risk)
+def held_out_pairs(plan: Plan, strata: Iterable[Ranked]) -> Pairs:
+    """Pairs of the site's patients of each stratum and fold."""
+    size, found = group_size(spec_of(plan).least), Pairs.none()
+    for one in strata:
+        risk = grouped(one.eta, one.keys, size)
+        if len(np.unique(risk)) > 1 or size == 1:  # one group only ranks nobody
+            found += pairs(one.time, one.event, risk)
     return found
 
 
-class _HeldOut(Exposed):
+def _in_place(plan: Plan, partition: Partition) -> Iterator[Ranked]:
+    """Strata and folds of rows in one place."""
+    for one in strata_of(spec_of(plan), partition):
+        keys = partition.keys[one.rows]
+        for beta, at in zip(theta_of(plan), _inside(plan, keys), strict=True):
+            eta = one.x[at] @ beta
+            if one.offset is not None:
+                eta = eta + one.offset[at]
+            yield Ranked(one.time[at], one.is_event[at], keys[at], eta)
+
+
+def _apart(plan: Plan, strata: Iterable[Ranked]) -> Iterator[Ranked]:
+    """Folds of strata under the coefficients of all of them."""
+    for one in strata:
+        for i, at in enumerate(_inside(plan, one.keys)):
+            yield Ranked(one.time[at], one.event[at], one.keys[at], one.eta[at, i])
+
+
+def _inside(plan: Plan, keys: Ints) -> list[NDArray[np.bool_]]:
+    """The patients of each fold."""
+    folds = folds_of(plan)
+    return [keys % folds == i for i in range(folds)] or [np.ones(len(keys), dtype=bool)]
+
+
+class _HeldOut(ByRiskSets):
     """What both tasks share."""
 
     def slots(self, plan: Plan) -> tuple[str, ...]:
@@ -85,16 +105,43 @@ class _HeldOut(Exposed):
         marked = [_mark(name, i) for i in range(len(theta_of(plan))) for name in names]
         return tuple(marked), 1
 
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+    def views(self, plan: Plan) -> list[Asked]:
+        """The coefficients of every fold."""
+        return [_one(plan, i) for i in range(len(theta_of(plan)))]
+
+    def counted(self, plan: Plan, partition: Partition) -> dict[str, int]:
+        """Patients of each fold, and those with the event."""
+        return _folds(plan, partition)
+
+    def judged(self, plan: Plan, seen: list[Exposure]) -> Exposure:
         """Of all rows under the coefficients of every fold, so that none covers another."""
-        spec = spec_of(plan)
         columns: dict[str, Shares] = {}
-        for i in range(len(theta_of(plan))):
-            one = exposure_of(spec, partition, own, _one(plan, i))
+        for i, one in enumerate(seen):
             columns |= {_mark(name, i): shares for name, shares in one.columns.items()}
             columns[_mark(WEIGHT, i)] = one.weights or Shares.of(np.zeros(0))
-        slots = {**one.slots, "of one risk": group_size(spec.least), **_folds(plan, partition)}
-        return replace(one, columns=columns, slots=slots)
+        size = group_size(spec_of(plan).least)
+        return replace(seen[-1], columns=columns, slots={**seen[-1].slots, "of one risk": size})
+
+    def local(self, plan: Plan, partition: Partition) -> Contribution:
+        counts, patients = _counted(plan, partition)
+        found = held_out_pairs(plan, _in_place(plan, partition))
+        return Contribution(self.values(counts, found), Evidence(patients))
+
+    @abstractmethod
+    def values(self, counts: Mapping[str, int], found: Pairs) -> dict[str, Any]:
+        """What leaves."""
+
+    def asking(self, asker: Asker) -> Steps:
+        yield from asker.at_times()
+        found, exposure = yield from asker.parts()
+        counts = {name: found[name] for name in ("n", "events")}
+        ranks = _apart(asker.plan, (yield from asker.ranked()))
+        values = self.values(counts, held_out_pairs(asker.plan, ranks))
+        return Contribution(values, Evidence(found["patients"])), exposure
+
+    def found(self, plan: Plan, part: Part) -> dict[str, Any]:
+        """Rows and events; pairs are of all chunks."""
+        return dict(_counted(plan, part.partition)[0])
 
 
 def _one(plan: Plan, fold: int) -> Asked:
@@ -128,10 +175,8 @@ class HeldOutTask(_HeldOut):
         counts = tuple(Leaf(name, (), "pairs", "int64") for name in PAIRS)
         return (*_COUNTS, *counts, Leaf("squares", (3,), "sums of squares of pairs", scale=40))
 
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        found = held_out_pairs(plan, partition)
-        counted, patients = _counted(plan, partition)
-        return Contribution({**counted, **found.leaves()}, Evidence(patients))
+    def values(self, counts: Mapping[str, int], found: Pairs) -> dict[str, Any]:
+        return {**counts, **found.leaves()}
 
 
 @dataclass(frozen=True)
@@ -156,17 +201,15 @@ class OwnHeldOutTask(_HeldOut):
         )
         return tuple(replace(leaf, small="hide") for leaf in found)
 
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
+    def judged(self, plan: Plan, seen: list[Exposure]) -> Exposure:
         """As of a sum of this site alone."""
-        return replace(super().exposure(plan, partition, own), alone=True)
+        return replace(super().judged(plan, seen), alone=True)
 
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        found = concordance_of(held_out_pairs(plan, partition))
-        counted, patients = _counted(plan, partition)
-        defined = found["pairs"] > 0
-        said = np.round([found["c"], found["se"]], PLACES) if defined else np.zeros(2)
-        values: dict[str, Any] = {**counted, "defined": int(defined), "concordance": said}
-        return Contribution(values, Evidence(patients))
+    def values(self, counts: Mapping[str, int], found: Pairs) -> dict[str, Any]:
+        one = concordance_of(found)
+        defined = one["pairs"] > 0
+        said = np.round([one["c"], one["se"]], PLACES) if defined else np.zeros(2)
+        return {**counts, "defined": int(defined), "concordance": said}
 
 
 _COUNTS = (

@@ -8,7 +8,10 @@ pairs, and sums of Schoenfeld residuals times functions of time. No row and no e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
@@ -16,22 +19,22 @@ from numpy.typing import NDArray
 
 from polyclinic.core.contribution import Contribution, Evidence
 from polyclinic.core.errors import PolyclinicError
-from polyclinic.core.exposure import Exposure
-from polyclinic.core.groups import group_size
+from polyclinic.core.exposure_data import exposure_from_data, exposure_to_data
 from polyclinic.core.leaf import Leaf
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.core.task import Grain
-from polyclinic.models.survival.concordance import PAIRS, Pairs, grouped, pairs
-from polyclinic.models.survival.exposure import Asked, Exposed, Own, scores_of
-from polyclinic.models.survival.kernel import Stratum, derivatives, hazards
+from polyclinic.core.task import Answer, Grain, Question, Steps
+from polyclinic.models.exact import WIDE, floats_of
+from polyclinic.models.survival.by_steps import Asker, ByRiskSets, InChunks, Part
+from polyclinic.models.survival.exposure import Asked, scores_of
+from polyclinic.models.survival.kernel import derivatives
+from polyclinic.models.survival.pieces import whole
+from polyclinic.models.survival.risk_sums import Band, ahead
 from polyclinic.models.survival.rows import rows_of, spec_of, strata_of
 
 Floats = NDArray[np.float64]
-SCALES = ("identity", "log", "rank")
-# Sums of times, of their logarithms and of the squares of both: for each as many events as the
-# minimum. Five whole numbers follow from their product, and that from the sum of logarithms.
-OF_TIMES, TIMED = 4, "patients with the event, by functions of its time"
+LARGEST = 2.0**61  # of a sum that chunks can tell
+LEAVES = ("loss", "gradient", "hessian")
 
 
 def theta_of(plan: Plan) -> Floats:
@@ -47,7 +50,7 @@ def theta_of(plan: Plan) -> Floats:
 
 
 @dataclass(frozen=True)
-class CountsTask(Exposed):
+class CountsTask(InChunks):
     """Patients and events."""
 
     name: str = "survival.counts"
@@ -74,9 +77,22 @@ class CountsTask(Exposed):
         }
         return Contribution(values, Evidence(patients))
 
+    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
+        """All of it at once."""
+        found = dict((yield Question({})))
+        seen, weight = found.pop("shared"), floats_of(found["weight"], WIDE)
+        exposure = reduce(add, map(exposure_from_data, seen[0]))
+        return Contribution({**found, "weight": weight}, Evidence(found["patients"])), exposure
+
+    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
+        """The counts of one chunk."""
+        values = self.local(plan, partition).leaves
+        shared = [[exposure_to_data(self.exposure(plan, partition, {}))]]
+        return {**values, "weight": whole(np.asarray(values["weight"])), "shared": shared}
+
 
 @dataclass(frozen=True)
-class DerivativesTask(Exposed):
+class DerivativesTask(ByRiskSets):
     """Loss, gradient and Hessian of the site's own risk sets at candidates "theta" (m, n_terms)."""
 
     name: str = "survival.derivatives"
@@ -108,11 +124,58 @@ class DerivativesTask(Exposed):
             values["gradient"] = sums.gradient
         if order == 2:
             values["hessian"] = sums.hessian[(slice(None), *np.triu_indices(sums.hessian.shape[1]))]
-        return Contribution(values, Evidence(_patients(plan, partition)))
+        return Contribution(values, Evidence(patients_of(plan, partition)))
+
+    def asking(self, asker: Asker) -> Steps:
+        order, p = asker.plan.values["state"]["order"], len(asker.known.times.wide)
+        second = np.zeros((len(asker.top), p, p))
+
+        def use(k: int, band: Band) -> None:
+            second[k] += band.products()
+
+        yield from asker.at_times(use if order == 2 else None)
+        found, exposure = yield from asker.parts()
+        upper = np.triu_indices(p)
+        sums = {name: floats_of(found[name], WIDE) for name in LEAVES[: order + 1]}
+        if order == 2:
+            with np.errstate(all="ignore"):
+                sums["hessian"] = sums["hessian"] - second[:, upper[0], upper[1]]
+        lost = asker.sums.lost | (found["lost"] > 0) | _lost(sums)
+        for one in sums.values():
+            one[lost] = 0.0
+        if order == 2 and found["curved"][0] > 0 and not lost[0]:
+            mean = found["curved"][1:] / found["curved"][0]
+            answer = yield asker.question("leverage", mean=mean, hessian=sums["hessian"][0])
+            exposure = replace(exposure, leverage=float(answer["leverage"][0]))
+        values: dict[str, Any] = {**sums, "too_large": lost.astype(np.int64)}
+        return Contribution(values, Evidence(found["patients"])), exposure
+
+    def found(self, plan: Plan, part: Part) -> dict[str, Any]:
+        """The Hessian as if means over risk sets were 0; and sums of the first candidate's
+        curvature, alone and by the columns."""
+        x, order = part.piece.x, plan.values["state"]["order"]
+        sums: dict[str, Floats] = {"loss": part.rates[0].sum(axis=0)}
+        more: dict[str, Any] = {}
+        if order >= 1:
+            sums["gradient"] = -(part.rates[1].T @ x)
+        if order == 2:
+            upper = np.triu_indices(x.shape[1])
+            roots = (np.sqrt(np.maximum(own, 0.0))[:, None] for own in part.own.T)
+            sums["hessian"] = np.array([(z.T @ z)[upper] for z in (x * root for root in roots)])
+            curved = part.rates[2, :, 0]
+            more["curved"] = np.append(curved.sum(), curved @ part.rows.x[part.piece.rows])
+        lost = ~np.isfinite(part.rates).all(axis=(0, 1)) | _lost(sums)
+        return {**{name: whole(one) for name, one in sums.items()}, **more, "lost": lost * 1}
+
+
+def _lost(sums: Mapping[str, Floats]) -> NDArray[np.bool_]:
+    """Candidates of which a sum is larger than chunks can tell, or no number."""
+    found = [(np.abs(v.reshape(len(v), -1)) < LARGEST).all(axis=1) for v in sums.values()]
+    return np.asarray(~np.all(found, axis=0))
 
 
 @dataclass(frozen=True)
-class ScoresTask(Exposed):
+class ScoresTask(ByRiskSets):
     """Products of score vectors at the coefficients, for robust standard errors.
 
     "by" in the plan's state: "row" adds the square of each patient's summed score, "site" that of
@@ -134,122 +197,56 @@ class ScoresTask(Exposed):
         )
 
     def local(self, plan: Plan, partition: Partition) -> Contribution:
-        beta = theta_of(plan)[0]
-        parts = scores_of(spec_of(plan), partition, beta)
+        parts = scores_of(spec_of(plan), partition, theta_of(plan)[0])
         if plan.values["state"]["by"] == "site":
             parts = parts.sum(axis=0)[None]
-        elif partition.key is not None and len(parts):
-            starts = np.flatnonzero(np.diff(partition.key, prepend=partition.key[0] - 1))
-            parts = np.add.reduceat(parts, starts, axis=0)
-        meat = parts.T @ parts
-        clusters = int(np.count_nonzero(parts.any(axis=1)))
-        values: dict[str, Any] = {"clusters": clusters, "meat": meat[np.triu_indices(len(beta))]}
-        return Contribution(values, Evidence(_patients(plan, partition)))
+        else:
+            parts = _of_patients(parts, partition)
+        return Contribution(_meat(parts), Evidence(patients_of(plan, partition)))
+
+    def asking(self, asker: Asker) -> Steps:
+        known = asker.known
+        shape = len(known.times.time), len(known.times.wide)
+        vectors = {name: np.zeros(shape) for name in ("ahead", "less", "mean")}
+
+        def use(k: int, band: Band) -> None:
+            vectors["ahead"][band.times], vectors["less"][band.times] = band.moved()
+            vectors["mean"][band.times] = band.means()
+
+        yield from asker.at_times(use)
+        vectors["ahead"] = ahead(known, vectors["ahead"])
+        found, exposure = yield from asker.parts(vectors=vectors)
+        total = floats_of(found["total"], WIDE)
+        values: dict[str, Any] = _meat(total[None])
+        if asker.plan.values["state"]["by"] != "site":
+            values = {"clusters": found["clusters"], "meat": floats_of(found["meat"], WIDE)}
+        if asker.sums.lost[0]:
+            values["meat"] = np.full_like(values["meat"], np.nan)  # the ring refuses it
+        return Contribution(values, Evidence(found["patients"])), exposure
+
+    def found(self, plan: Plan, part: Part) -> dict[str, Any]:
+        parts = part.scored()
+        each = _meat(_of_patients(parts, part.partition))
+        return {**each, "meat": whole(each["meat"]), "total": whole(parts.sum(axis=0))}
 
 
-@dataclass(frozen=True)
-class ConcordanceTask(Exposed):
-    """Pairs of the site's patients, of the same stratum, by whether the risk ranks them rightly.
-
-    The risks of `group_size(least)` patients next to each other count as one: a pair that changes
-    sides as the coefficients change would show where its two patients lie.
-    With c the right ones of a row's pairs (ties half) and k all of them: sums of c, k, and of
-    their squares and products, which give the standard error.
-    """
-
-    name: str = "survival.concordance"
-    version: int = 1
-    grain: Grain = "site"
-
-    def asked(self, plan: Plan) -> Asked:
-        return Asked(theta_of(plan)[:1], 0)
-
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """That of the regression, and the fewest patients whose risks count as one."""
-        found, size = super().exposure(plan, partition, own), group_size(spec_of(plan).least)
-        return replace(found, slots={**found.slots, "of one risk": size})
-
-    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        counts = tuple(Leaf(name, (), "pairs", "int64") for name in PAIRS)
-        return (*counts, Leaf("squares", (3,), "sums of squares of pairs", scale=40))
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        beta, size = theta_of(plan)[0], group_size(spec_of(plan).least)
-        found = Pairs.none()
-        for one in strata_of(spec_of(plan), partition):
-            eta = one.x @ beta if one.offset is None else one.x @ beta + one.offset
-            risk = grouped(eta, partition.keys[one.rows], size)
-            found += pairs(one.time, one.is_event, risk)
-        return Contribution(found.leaves(), Evidence(_patients(plan, partition)))
+def _of_patients(parts: Floats, partition: Partition) -> Floats:
+    """Rows of a patient added up."""
+    if partition.key is None or not len(parts):
+        return parts
+    starts = np.flatnonzero(np.diff(partition.key, prepend=partition.key[0] - 1))
+    return np.asarray(np.add.reduceat(parts, starts, axis=0))
 
 
-@dataclass(frozen=True)
-class SchoenfeldTask(Exposed):
-    """Sums of Schoenfeld residuals times time, its logarithm, and its rank among the events."""
-
-    name: str = "survival.schoenfeld"
-    version: int = 1
-    grain: Grain = "site"
-
-    def asked(self, plan: Plan) -> Asked:
-        return Asked(theta_of(plan)[:1], 1, times=True)
-
-    def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
-        """That of the regression, and how many events stand behind each function of time."""
-        found = super().exposure(plan, partition, own)
-        events = found.slots["outcome = 1"]
-        timed = max(events // OF_TIMES, min(events, 1))
-        return replace(found, slots={**found.slots, TIMED: timed})
-
-    def slots(self, plan: Plan) -> tuple[str, ...]:
-        """Those of the regression, and the events."""
-        return (*super().slots(plan), TIMED)
-
-    def leaves(self, plan: Plan) -> tuple[Leaf, ...]:
-        size, bound = theta_of(plan).shape[1], spec_of(plan).design.response_bound
-        scale = max(0, int(np.ceil(np.log2(max(bound, 1.0)))))
-        return (
-            Leaf("events", (), "count", "int64"),
-            Leaf("times", (len(SCALES), 2), "sums of times", scale=2 * scale),
-            Leaf("residuals", (len(SCALES), size), "residuals by time", scale=scale),
-        )
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        beta = theta_of(plan)[0]
-        times = np.zeros((len(SCALES), 2))
-        residuals, events = np.zeros((len(SCALES), len(beta))), 0
-        for one in strata_of(spec_of(plan), partition):
-            with np.errstate(all="ignore"):  # the ring refuses what is not finite
-                part = _schoenfeld(one, beta)
-            for k, g in enumerate(_scales(one)):
-                times[k] += g.sum(), g @ g
-                residuals[k] += g @ part
-            events += len(part)
-        values: dict[str, Any] = {"events": events, "times": times, "residuals": residuals}
-        return Contribution(values, Evidence(_patients(plan, partition)))
+def _meat(parts: Floats) -> dict[str, Any]:
+    """Products of the scores of clusters, (n, p)."""
+    products = (parts.T @ parts)[np.triu_indices(parts.shape[1])]
+    return {"clusters": int(np.count_nonzero(parts.any(axis=1))), "meat": products}
 
 
-def _schoenfeld(one: Stratum, beta: Floats) -> Floats:
-    """x less its mean over the risk set, per event; tied ones share the mean of theirs."""
-    mean = hazards(one, beta).mean
-    ties = np.bincount(one.tie)
-    by_time = np.zeros((len(ties), mean.shape[1]))
-    np.add.at(by_time, one.tie, mean)
-    weight = np.ones(len(one.event)) if one.weight is None else one.weight[one.event]
-    part = one.x[one.event] - by_time[one.tie] / ties[one.tie][:, None]
-    return np.asarray(part * weight[:, None])
-
-
-def _scales(one: Stratum) -> tuple[Floats, ...]:
-    """Functions of the events' times as `SCALES` names them; log(0) is taken as log(1)."""
-    time = one.time[one.event]
-    ties = np.bincount(one.tie)
-    rank = (len(time) - np.cumsum(ties) + 0.5 * (ties + 1))[one.tie] / len(time)
-    return time, np.log(np.where(time > 0, time, 1.0)), rank
-
-
-def _patients(plan: Plan, partition: Partition) -> int:
+def patients_of(plan: Plan, partition: Partition) -> int:
+    """With a row that counts."""
     return partition.patients(rows_of(spec_of(plan), partition).used)
 
 
-tasks = [CountsTask(), DerivativesTask(), ScoresTask(), ConcordanceTask(), SchoenfeldTask()]
+tasks = [CountsTask(), DerivativesTask(), ScoresTask()]

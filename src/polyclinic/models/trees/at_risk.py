@@ -23,9 +23,10 @@ from polyclinic.core.exposure import Exposure, Members, Shares, unpacked
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Answer, Question, Steps, answered
-from polyclinic.models.trees.at_times import ByTime, Highest, Largest, table_of
+from polyclinic.models.by_time import ByTime
+from polyclinic.models.exact import PARTS, WIDE, floats_of, sums_of
+from polyclinic.models.trees.at_times import Highest, Largest, table_of
 from polyclinic.models.trees.cox import RiskSets, near
-from polyclinic.models.trees.exact import PARTS, WIDE, floats_of, sums_of
 from polyclinic.models.trees.spec import Spec
 from polyclinic.models.trees.stack import Stack
 
@@ -174,6 +175,11 @@ class BySteps(ABC):
     """Base of tasks that go step by step, in one place as well."""
 
     name: str
+
+    @property
+    def exact(self) -> bool:
+        """All sums are of whole numbers."""
+        return True
 
     @abstractmethod
     def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps: ...

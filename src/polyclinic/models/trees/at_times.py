@@ -14,37 +14,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.models.trees.exact import WIDE, floats_of, sums_of
+from polyclinic.models.by_time import ByTime
+from polyclinic.models.exact import WIDE, floats_of, sums_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class ByTime:
-    """Whole numbers by stratum, ascending, and in it by time, the latest first.
-
-    stratum, time (n_times,); sums (n_times, n_sums). A commutative monoid under `+`.
-    """
-
-    stratum: Ints
-    time: Floats
-    sums: Ints
-
-    def __add__(self, other: ByTime) -> ByTime:
-        names = [one.name for one in fields(self)]
-        both = [np.concatenate([getattr(self, name), getattr(other, name)]) for name in names]
-        stratum, time, sums = both
-        order = np.lexsort((-time, stratum))
-        stratum, time = stratum[order], time[order]
-        starts = starts_of(stratum, time)
-        return ByTime(stratum[starts], time[starts], np.add.reduceat(sums[order], starts, axis=0))
-
-
-def starts_of(stratum: Ints, time: Floats) -> Ints:
-    """Where each time begins of rows in that order."""
-    fresh = np.append(True, (np.diff(stratum) != 0) | (np.diff(time) != 0))
-    return np.flatnonzero(fresh[: len(time)])
 
 
 @dataclass(frozen=True)

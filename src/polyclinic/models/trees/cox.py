@@ -31,16 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.design import exponent
+from polyclinic.models.by_time import ByTime, starts_of
+from polyclinic.models.exact import PARTS, WIDE, sums_of
 from polyclinic.models.survival.concordance import grouped, pairs
 from polyclinic.models.trees.at_times import (
-    ByTime,
     Highest,
     Largest,
     Table,
-    starts_of,
     table_of,
 )
-from polyclinic.models.trees.exact import PARTS, WIDE, sums_of
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -260,6 +260,11 @@ class RiskSumsTask(SumsTask):
     version: int = 1
     grain: Grain = "site"
 
+    @property
+    def exact(self) -> bool:
+        """All sums are of whole numbers."""
+        return True
+
     def by_steps(self, plan: Plan) -> bool:
         """Always."""
         return True

@@ -33,21 +33,33 @@ def sums_of(x: Floats, starts: Ints, top: int) -> Ints:
     return out
 
 
+def words_of(x: Floats, top: int) -> Ints:
+    """The whole numbers of each number, (..., PARTS)."""
+    out = np.empty((PARTS, *x.shape), np.int64)
+    left = np.ldexp(np.clip(x, -np.ldexp(1.0, top), np.ldexp(1.0, top)), BITS - top)
+    for j in range(PARTS):
+        out[j] = left  # drops what is behind the point
+        left -= out[j]
+        left *= 2.0**BITS
+    return np.moveaxis(out, 0, -1)
+
+
 def floats_of(parts: Ints, top: int) -> Floats:
     """What whole numbers (..., PARTS) stand for, each within a few units of the last digit."""
-    parts = _carried(parts)
-    negative = parts[..., 0] < 0
-    parts = _carried(np.where(negative[..., None], -parts, parts))
-    found = np.zeros(parts.shape[:-1])
+    words = np.array(np.moveaxis(parts, -1, 0), order="C")
+    _carry(words)
+    negative = words[0] < 0
+    np.negative(words, out=words, where=negative)
+    _carry(words)
+    found = np.zeros(words.shape[1:])
     for j in range(PARTS - 1, -1, -1):
-        found += np.ldexp(parts[..., j].astype(np.float64), top - BITS * (j + 1))
+        found += words[j] * np.ldexp(1.0, top - BITS * (j + 1))
     return np.where(negative, -found, found)
 
 
-def _carried(parts: Ints) -> Ints:
-    """The same sums, in which all but the first number are below 2^31, and 0 or more."""
-    parts = parts.copy()
+def _carry(words: Ints) -> None:
+    """Makes of (PARTS, ...) the same sums, in which all but the first number are below 2^31, and 0
+    or more."""
     for j in range(PARTS - 1, 0, -1):
-        parts[..., j - 1] += parts[..., j] >> BITS
-        parts[..., j] &= (1 << BITS) - 1
-    return parts
+        words[j - 1] += words[j] >> BITS
+        words[j] &= (1 << BITS) - 1
