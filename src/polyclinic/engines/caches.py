@@ -89,14 +89,15 @@ def bytes_of(value: Any, known: set[int]) -> int:
         if isinstance(one, PLAIN) or id(one) in known:
             continue
         known.add(id(one))
-        if isinstance(one, Mapping):
+        size = getattr(one, "nbytes", None)
+        if isinstance(size, int):
+            total += 0 if isinstance(one, np.memmap) else size
+        elif isinstance(one, Mapping):
             todo += one.values()
         elif isinstance(one, list | tuple | set | frozenset):
             todo += [each for each in one if type(each) not in BARE]
-        elif not isinstance(one, np.memmap):
-            size = getattr(one, "nbytes", None)
-            total += size if isinstance(size, int) else 0
-            todo += [] if size is not None else getattr(one, "__dict__", {}).values()
+        else:
+            todo += getattr(one, "__dict__", {}).values()
     return total
 
 

@@ -124,7 +124,7 @@ def cluster(
         some away while the run goes on; "round_robin" or "random", for good.
     speculate : whether partitions of a worker that others would wait for are computed by those who
         are idle, too; whichever answer comes first counts.
-    spool : for rows in memory, a folder that all workers see; for processes here it is made.
+    spool : for rows in memory, a folder that all workers see; processes here need none.
     tls : files of a scheduler's keys: ``{"ca": ..., "cert": ..., "key": ...}``; None: those of
         Dask's own configuration.
     security : the same as a `distributed.Security`, of a cluster that was made in this process.

@@ -54,7 +54,7 @@ class Machines(Protocol):
     speculate  whether partitions of a straggler are also computed by others
     speeds     of each worker, as measured
     memory     bytes of columns that each worker holds; who is not in it holds what it gets
-    here       whether workers are processes of this machine and account, which stay
+    here       whether workers were started by this process, and can read its rows through a socket
     spool      folders that all workers see, for rows in memory, quick ones first; (): there is none
     tree       when sums are added by workers in groups; None: never
     activity   what is going on, for who watches

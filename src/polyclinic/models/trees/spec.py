@@ -36,6 +36,8 @@ class Feature:
     low, high  range in which they are searched
     """
 
+    nbytes = 0  # caches need not look into it: it is the plan's, and small beside rows
+
     name: str
     edges: tuple[float, ...] = ()
     levels: int = 0
@@ -110,8 +112,6 @@ class Spec:
     cell           patients in every number that leaves a hospital; 0: rows in one trust domain
     private        noise in place of cells; None: exact sums
     """
-
-    nbytes = 0  # caches need not look into it: it is the plan's, and small beside rows
 
     design: Design
     features: tuple[Feature, ...]
