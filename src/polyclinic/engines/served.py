@@ -88,10 +88,14 @@ def serve(rows: Partition, most: int) -> tuple[Served, Callable[[], None]] | Non
     refuse_media(rows)
     ordinals = [one for one in (rows.key, rows.person) if one is not None]
     arrays = [_plain(np.asarray(one)) for one in (*rows.columns.values(), *ordinals)]
-    if sum(one.nbytes for one in arrays) > most or not hasattr(socket, "AF_UNIX"):
+    if sum(one.nbytes for one in arrays) > most:
+        return None
+    try:
+        door = socket.socket(socket.AF_UNIX)
+    except AttributeError:
         return None
     folder = tempfile.mkdtemp(prefix="polyclinic-rows-")
-    address, door = f"{folder}/rows", socket.socket(socket.AF_UNIX)
+    address = f"{folder}/rows"
     try:
         door.bind(address)  # where its name is too long there is none
         door.listen(socket.SOMAXCONN)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from polyclinic.core.plan import Plan
 
 BLOCK = 1 << 24  # bytes that one thread copies at once
 SHARED = "/dev/shm"  # files in memory, where the system has them
+_READING = Lock()  # Python 3.11 sometimes fails where two threads parse a file's head at once
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Spooled:
         """The rows from `first` up to `stop`."""
 
         def some(name: str) -> Any:
-            path = Path(self.folder) / f"{name}.npy"
-            return np.load(path, mmap_mode="r", allow_pickle=False)[first:stop]
+            with _READING:
+                path = Path(self.folder) / f"{name}.npy"
+                return np.load(path, mmap_mode="r", allow_pickle=False)[first:stop]
 
         values = {name: some(f"column-{self.columns.index(name)}") for name in columns}
         return with_rows(values, some, first, self.about)
