@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import socket
 import stat
@@ -163,6 +164,27 @@ def test_else_rows_go_through_files(reason, tmp_path, monkeypatch):
     assert domain is not None and len(list((tmp_path / "files").iterdir())) == 1
     monkeypatch.undo()
     assert not list(tmp_path.glob("x*/*"))  # nor is a folder of a socket left
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("memory", [ALL, 0], ids=["socket", "files"])
+def test_a_fork_that_lets_go_of_rows_takes_them_from_nobody(memory, tmp_path):
+    cluster = near(tmp_path, memory=memory)
+    cluster.machines.here = True
+    workers = cluster.workers(Partition({"X": X}))
+    source = source_of(workers.located()[0])
+    child = os.fork()
+    if not child:
+        try:
+            del workers
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert not source.gone
+    assert np.array_equal(source.load(1, 3, ("X",)).columns["X"], X[1:3])
+    del workers
+    assert source.gone
 
 
 def test_a_fit_has_the_bytes_of_one_process_and_rows_are_let_go(tmp_path):
