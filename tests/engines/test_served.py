@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
+import resource
 import socket
 import stat
+import threading
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +32,10 @@ def columns():
     return {
         "by row": X,
         "by column": np.asfortranarray(X),
+        "first rows": np.asfortranarray(np.vstack([X, X]))[:3000],
         "every other": np.repeat(X, 2, axis=1)[:, ::2],
+        "backwards": X[::-1],
+        "far apart": np.repeat(X[:, 0], 3)[::3],
         "one": X[:, 0],
         "single": X.astype(np.float32),
         "other end": X[:, 1].astype(">f8"),
@@ -51,7 +59,8 @@ def test_workers_get_the_rows_as_they_are(span, ordinals, monkeypatch):
         got = found.columns[name]
         assert got.dtype == values.dtype and got.shape == values.shape
         assert got.tobytes() == values.tobytes()
-    assert found.columns["by column"].flags.f_contiguous
+    for name in ("by column", "first rows"):
+        assert found.columns[name].flags.f_contiguous
     for name in ("key", "person"):
         assert np.array_equal(getattr(found, name), getattr(wanted, name)) or name not in own
         assert (getattr(found, name) is None) == (name not in own)
@@ -85,6 +94,60 @@ def test_a_worker_that_ends_in_the_middle_harms_nobody():
     end()
 
 
+def test_rows_that_lie_apart_are_copied_piece_by_piece():
+    wide = np.random.default_rng(1).normal(size=(40_000, 100))
+    for x in (wide[:, :50], wide.T[:, ::2], np.asfortranarray(wide)[:20_000]):
+        tracemalloc.start()
+        given, end = serve(Partition({"x": x}), ALL)
+        found = given.load(0, len(x), ("x",)).columns["x"]
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        end()
+        assert found.tobytes() == x.tobytes()
+        assert peak < 1.3 * x.nbytes  # what is loaded is here, too
+
+
+def test_who_cannot_be_let_in_at_once_is_let_in_later(monkeypatch):
+    monkeypatch.setattr(served, "PAUSE", 0.01)
+    given, end = serve(Partition({"x": X[:, 0]}), ALL)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (second.fileno() + 1, hard))
+            first.connect(given.address)
+            second.connect(given.address)
+            time.sleep(0.1)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        second.settimeout(30.0)
+        second.sendall(np.array([0, 2], "<i8").tobytes())
+        assert second.recv(16, socket.MSG_WAITALL) == X[:2, 0].tobytes()
+    end()
+
+
+@pytest.mark.parametrize("what", ["socket", "Thread"])
+def test_nothing_is_left_where_there_are_too_many(what, tmp_path, monkeypatch):
+    def none_left(*args, **more):
+        raise {"socket": OSError, "Thread": RuntimeError}[what]
+
+    monkeypatch.setattr(served.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(served.socket if what == "socket" else served, what, none_left)
+    assert serve(Partition({"x": X[:, 0]}), ALL) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_its_thread_ends_with_it():
+    before = set(threading.enumerate())
+    given, end = serve(Partition({"x": X[:, 0]}), ALL)
+    given.load(0, 3000, ("x",))
+    mine = set(threading.enumerate()) - before
+    assert mine
+    end()
+    for one in mine:
+        one.join(30.0)
+        assert not one.is_alive()
+
+
 @pytest.mark.parametrize("reason", ["large", "no sockets", "long name"])
 def test_else_rows_go_through_files(reason, tmp_path, monkeypatch):
     if reason == "no sockets":
@@ -103,11 +166,32 @@ def test_else_rows_go_through_files(reason, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("x*/*"))  # nor is a folder of a socket left
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("memory", [ALL, 0], ids=["socket", "files"])
+def test_a_fork_that_lets_go_of_rows_takes_them_from_nobody(memory, tmp_path):
+    cluster = near(tmp_path, memory=memory)
+    cluster.machines.here = True
+    workers = cluster.workers(Partition({"X": X}))
+    source = source_of(workers.located()[0])
+    child = os.fork()
+    if not child:
+        try:
+            del workers
+            gc.collect()
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert not source.gone
+    assert np.array_equal(source.load(1, 3, ("X",)).columns["X"], X[1:3])
+    del workers
+    assert source.gone
+
+
 def test_a_fit_has_the_bytes_of_one_process_and_rows_are_let_go(tmp_path):
     cluster = near(tmp_path)
     cluster.machines.here = True
     y = (X[:, 0] + RNG.logistic(size=3000) > 0).astype(float)
-    for x in (X, np.asfortranarray(X)):
+    for x in (X, np.asfortranarray(X), np.asfortranarray(np.vstack([X, X]))[:3000]):
         one = pc.LogisticRegression().fit(x, y, engine=pc.Embedded(3))
         other = pc.LogisticRegression().fit(x, y, engine=pc.Embedded(1))
         spread = pc.LogisticRegression().fit(x, y, engine=cluster)

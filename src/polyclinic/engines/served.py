@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from polyclinic.core.plan import Plan
 from polyclinic.engines.spool import about, refuse_media, with_rows
 
 AT_ONCE = 1 << 20  # bytes that are handed over by one call
+PAUSE = 0.1  # seconds until somebody is let in where there were too many open files
 SPAN = np.dtype(("<i8", (2,)))  # of rows: the first, and the one behind the last
 Array = NDArray[Any]
 
@@ -87,22 +89,21 @@ def serve(rows: Partition, most: int) -> tuple[Served, Callable[[], None]] | Non
     or this system has no such sockets."""
     refuse_media(rows)
     ordinals = [one for one in (rows.key, rows.person) if one is not None]
-    arrays = [_plain(np.asarray(one)) for one in (*rows.columns.values(), *ordinals)]
+    arrays = [np.asarray(one) for one in (*rows.columns.values(), *ordinals)]
     if sum(one.nbytes for one in arrays) > most:
         return None
+    folder = tempfile.mkdtemp(prefix="polyclinic-rows-")
+    address, door = f"{folder}/rows", None
     try:
         door = socket.socket(socket.AF_UNIX)
-    except AttributeError:
-        return None
-    folder = tempfile.mkdtemp(prefix="polyclinic-rows-")
-    address = f"{folder}/rows"
-    try:
         door.bind(address)  # where its name is too long there is none
         door.listen(socket.SOMAXCONN)
-    except OSError:
-        _end(door, folder)
+        _beside(_open, door, address, arrays)
+    except (AttributeError, OSError, RuntimeError):  # no such sockets; too many files, threads
+        shutil.rmtree(folder, ignore_errors=True)
+        if door is not None:
+            door.close()
         return None
-    Thread(target=_open, args=(door, arrays), daemon=True, name="polyclinic rows").start()
     kinds = tuple((one.dtype.str, one.shape[1:], _across(one)) for one in arrays)
     return Served(address, tuple(rows.columns), kinds, about(rows)), lambda: _end(door, folder)
 
@@ -110,15 +111,29 @@ def serve(rows: Partition, most: int) -> tuple[Served, Callable[[], None]] | Non
 def _end(door: socket.socket, folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):
-        door.shutdown(socket.SHUT_RDWR)  # who waits at it wakes
-    door.close()
+        door.shutdown(socket.SHUT_RDWR)  # who waits at it wakes, and closes it
 
 
-def _open(door: socket.socket, arrays: Sequence[Array]) -> None:
-    with suppress(OSError):  # it was closed
+def _beside(work: Callable[..., None], *about: Any) -> None:
+    Thread(target=work, args=about, daemon=True, name="polyclinic rows").start()
+
+
+def _open(door: socket.socket, address: str, arrays: Sequence[Array]) -> None:
+    """Let everybody in until the address is removed. Closed elsewhere, the door's number could be
+    that of the next one before this thread has seen it."""
+    with door:
         while True:
-            talk, _ = door.accept()
-            Thread(target=_give, args=(talk, arrays), daemon=True, name="polyclinic rows").start()
+            try:
+                talk, _ = door.accept()
+            except OSError:
+                if not Path(address).exists():
+                    return
+                time.sleep(PAUSE)  # there are too many open files: later there may not be
+                continue
+            try:
+                _beside(_give, talk, arrays)
+            except RuntimeError:  # there are too many threads
+                _give(talk, arrays)
 
 
 def _give(talk: socket.socket, arrays: Sequence[Array]) -> None:
@@ -132,18 +147,19 @@ def _give(talk: socket.socket, arrays: Sequence[Array]) -> None:
                     talk.sendall(piece[at : at + AT_ONCE])
 
 
-def _plain(values: Array) -> Array:
-    """Contiguous by row or by column, as a worker is to have it."""
-    return values if values.flags.c_contiguous or _across(values) else np.ascontiguousarray(values)
-
-
 def _across(values: Array) -> bool:
-    return values.ndim == 2 and values.flags.f_contiguous and not values.flags.c_contiguous
+    """Whether each column lies in one piece, and rows do not."""
+    return (
+        values.ndim == 2 and not values.flags.c_contiguous and values.strides[0] == values.itemsize
+    )
 
 
 def _pieces(values: Array) -> Iterator[memoryview]:
-    """The bytes of some rows, piece by piece as they lie."""
-    pieces = [values] if values.flags.c_contiguous else values.T
+    """The bytes of some rows, piece by piece as a worker is to have them."""
+    pieces: Iterable[Array] = values.T if _across(values) else [values]
+    if not values.flags.c_contiguous and not _across(values):
+        step = max(AT_ONCE // values[:1].nbytes, 1)
+        pieces = (values[at : at + step] for at in range(0, len(values), step))
     for piece in pieces:
         yield np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
 

@@ -7,6 +7,7 @@ slow it gives some away. As sums are exact, the result has the same bytes.
 
 from __future__ import annotations
 
+import os
 import shutil
 import weakref
 from collections.abc import Callable, Mapping, Sequence
@@ -244,7 +245,7 @@ class SpreadWorkers:
         given = serve(rows, room) if self.machines.here else None
         if given is not None:
             served, end = given
-            weakref.finalize(self, _ended, end, self.machines)
+            weakref.finalize(self, _ended, end, self.machines, os.getpid())
             return rows, served.to_data(), about
         if not self.machines.spool:
             raise InputError(
@@ -255,12 +256,14 @@ class SpreadWorkers:
             )
         spooled = spool(rows, self.machines.spool)
         end = partial(shutil.rmtree, spooled.folder, ignore_errors=True)
-        weakref.finalize(self, _ended, end, self.machines)
+        weakref.finalize(self, _ended, end, self.machines, os.getpid())
         return rows, spooled.to_data(), about
 
 
-def _ended(end: Callable[[], None], machines: Machines) -> None:
-    """When nobody asks about these rows any more."""
+def _ended(end: Callable[[], None], machines: Machines, process: int) -> None:
+    """When nobody asks about these rows any more; a fork of the process has no say in that."""
+    if os.getpid() != process:
+        return
     end()
     machines.let_go()
 
