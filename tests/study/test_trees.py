@@ -80,6 +80,17 @@ def test_boosting_predicts_as_well_as_scikit_learn(frame):
     assert ours.mean() > theirs.mean() - 0.01 and ours.mean() > 0.7
 
 
+def test_a_frame_of_several_kinds_is_that_of_its_numbers(frame):
+    x, y = frame[0].assign(flag=frame[0].b > 1, whole=np.arange(2000) % 7), frame[1]
+    for mixed in (x, x.astype({"whole": "Int64"})):
+        model, numbers = (
+            pc.GradientBoostingClassifier(n_estimators=2).fit(one, y)
+            for one in (mixed, x.astype(float))
+        )
+        assert model._of_arrays == numbers._of_arrays
+        assert np.array_equal(model.predict_proba(mixed), numbers.predict_proba(x.astype(float)))
+
+
 def test_a_forest_predicts_as_well_as_scikit_learn(frame):
     x, y = frame
     model = pc.RandomForestClassifier(n_estimators=20)

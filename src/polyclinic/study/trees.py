@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_array, check_is_fitted
 
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
@@ -55,7 +56,7 @@ class Trees(Learner):
     def _fit_arrays(self, X: Any, y: Any, sample_weight: Any, *args: Any, **more: Any) -> Any:
         """Arrays have no codebook: their bins hold as many rows each."""
         self._of_arrays = {"edges": None, "bins": "ranges", "gaps": ()}
-        x = np.asarray(native(X))
+        x = _numbers(native(X))
         if x.ndim == 2 and x.dtype.kind in "fiub" and len(x):
             self._of_arrays = self._bins(x, _names(X, x.shape[1]), sample_weight)
         return super()._fit_arrays(X, y, sample_weight, *args, **more)
@@ -156,6 +157,15 @@ class Trees(Learner):
         (n_rows, n_outcomes, n_features + 1).
         """
         return explained(self.result_, self.matrix(X))
+
+
+def _numbers(X: Any) -> NDArray[Any]:
+    """The array of a frame; where its columns are of several kinds numpy alone finds objects."""
+    x = np.asarray(X)
+    if x.dtype.kind == "O":
+        with suppress(TypeError, ValueError):  # the fit says what is wrong
+            x = check_array(X, dtype=np.float64, ensure_all_finite=False)
+    return x
 
 
 def _gather(x: NDArray[Any], few: NDArray[np.int64], out: NDArray[np.float32], start: int) -> None:

@@ -116,6 +116,14 @@ def test_edges_are_quantiles_of_the_finite_values():
     assert quantile_edges(x, 16) == tuple(((at + above) / 2).astype(np.float32).tolist())
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("bins", [3, 256])
+def test_values_that_float32_does_not_hold_have_no_edge_between_them(bins):
+    assert quantile_edges(np.array([1e300, -1e300] * 9), bins) == ()
+    assert quantile_edges(np.array([1e300, 2.0, 1.0, np.nan, np.inf] * 9), bins) == (1.5,)
+    assert quantile_edges(np.array([np.nan, np.inf]), bins) == ()
+
+
 def test_edges_of_many_rows_are_found_by_as_many_for_each_bin():
     assert sampled(32_000, 32) == slice(None)
     assert [len(sampled(10**6, bins)) for bins in (32, 64, 256)] == [32_000, 64_000, 100_000]

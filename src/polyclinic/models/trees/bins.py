@@ -133,8 +133,10 @@ def quantile_edges(x: NDArray[Any], bins: int, seed: int = 0) -> tuple[float, ..
     if len(values) > bins:
         quantiles = x[np.floor(np.linspace(0, 1, bins + 1)[1:-1] * (len(x) - 1)).astype(np.int64)]
         at = np.minimum(np.searchsorted(values, quantiles), len(values) - 2)
+    else:
+        at = np.arange(len(values) - 1)
+    with np.errstate(invalid="ignore"):  # between two that float32 does not hold is no edge
         return as_edges((values[at].astype(np.float64) + values[at + 1]) / 2)
-    return as_edges((values[:-1].astype(np.float64) + values[1:]) / 2)
 
 
 def sampled(size: int, bins: int, seed: int = 0) -> Any:
