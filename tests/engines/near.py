@@ -161,6 +161,23 @@ def near(folder: Any, partitions: int = 1, **more: Any) -> Cluster:
     return Cluster(partitions, machines=Near(folder, **more))
 
 
+def lost_and_forgotten(cluster: Cluster, lost: int, forgotten: int) -> Any:
+    """A callback: after these rounds a worker is lost, and the site forgets what tasks have kept,
+    as if the process that asks had been started anew. Workers hold next to nothing."""
+    for one in cluster.machines.holders.values():
+        one.memory = 100
+
+    def after(done: Any) -> None:
+        if done.number == lost:
+            cluster.machines.lost.add("w1")
+        if done.number == forgotten:
+            for workers in cluster._known.values():
+                assert workers.stepped.kept
+                workers.stepped.kept.clear()
+
+    return after
+
+
 def visits(n: int = 700, seed: int = 0) -> pd.DataFrame:
     """Visits of patients with up to four each, side by side, in no order of the patient's name."""
     rng = np.random.default_rng(seed)

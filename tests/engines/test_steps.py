@@ -13,7 +13,7 @@ from polyclinic.core.exposure_data import exposure_to_data
 from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.task import lookup
-from tests.engines.near import BOOK, near, visits, write
+from tests.engines.near import BOOK, lost_and_forgotten, near, visits, write
 from tests.models.trees import world
 
 FORMULA = "readmitted ~ age + C(sex) + hba1c"
@@ -56,14 +56,7 @@ def test_trees_over_rows_that_fit_nowhere_are_those_of_one_process(name, files, 
 
 def test_a_lost_worker_and_a_site_that_forgets_change_no_byte(files, tmp_path):
     model, cluster = MODELS["boosting"], streamed(tmp_path, 3)
-
-    def lose(done):
-        if done.number == 5:
-            cluster.machines.lost.add("w1")
-        if done.number == 7:  # as if the process that asks had been started anew
-            for workers in cluster._known.values():
-                workers._kept.clear()
-
+    lose = lost_and_forgotten(cluster, 5, 7)
     expected = fitted(model, files, pc.Embedded(6))
     assert fitted(model, files, cluster, callbacks=[lose]) == expected
     assert "w1" not in cluster.machines.holders

@@ -18,7 +18,7 @@ from polyclinic.data.codebook import Codebook
 from polyclinic.data.scan import Selected
 from polyclinic.models.survival import risk_sums
 from tests.engines.chaos import found_of
-from tests.engines.near import YES, near, write
+from tests.engines.near import YES, lost_and_forgotten, near, write
 from tests.engines.test_steps_of_survival import BOOK, PLAIN, STRATA, stays
 from tests.models.survival.test_by_steps import TASKS, alike, plan_of, rows, spec, who
 
@@ -81,17 +81,7 @@ def test_a_model_of_chunks_is_that_of_all_rows(name, tmp_path):
 
 def test_a_lost_worker_and_a_site_that_forgets_change_no_byte(tmp_path):
     files, cluster = write(stays("ties", True), tmp_path / "stays"), near(tmp_path, 6, workers=3)
-    for one in cluster.machines.holders.values():
-        one.memory = 100
-
-    def lose(done):
-        if done.number == 2:
-            cluster.machines.lost.add("w1")
-        if done.number == 4:  # as if the process that asks had been started anew
-            for workers in cluster._known.values():
-                assert workers._kept
-                workers._kept.clear()
-
+    lose = lost_and_forgotten(cluster, 2, 4)
     expected = fitted("ties", files, tmp_path / "one", pc.Embedded(6))
     assert fitted("ties", files, tmp_path / "more", cluster, callbacks=[lose]) == expected
     assert "w1" not in cluster.machines.holders

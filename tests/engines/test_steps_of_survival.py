@@ -19,7 +19,7 @@ from polyclinic.models.trees.level import roots
 from polyclinic.models.trees.rows import State
 from polyclinic.models.trees.stack import Stack
 from tests.engines.chaos import found_of
-from tests.engines.near import YES, book, near, visits, write
+from tests.engines.near import YES, book, lost_and_forgotten, near, visits, write
 from tests.models.trees.test_cells import one_split
 from tests.models.trees.test_cox import spec, survival
 
@@ -75,17 +75,7 @@ def test_rows_that_fit_nowhere_leave_what_one_process_does(name, several, tmp_pa
 
 def test_a_lost_worker_and_a_site_that_forgets_change_no_byte(tmp_path):
     files, cluster = write(stays("ties", True), tmp_path / "stays"), near(tmp_path, 6, workers=3)
-    for one in cluster.machines.holders.values():
-        one.memory = 100
-
-    def lose(done):
-        if done.number == 5:
-            cluster.machines.lost.add("w1")
-        if done.number == 7:  # as if the process that asks had been started anew
-            for workers in cluster._known.values():
-                assert workers._kept
-                workers._kept.clear()
-
+    lose = lost_and_forgotten(cluster, 5, 7)
     expected = fitted("ties", files, tmp_path / "one", pc.Embedded(6))
     assert fitted("ties", files, tmp_path / "more", cluster, callbacks=[lose]) == expected
     assert "w1" not in cluster.machines.holders

@@ -162,6 +162,23 @@ def answered(steps: Steps, ask: Callable[[Question], Answer]) -> tuple[Contribut
         return found
 
 
+class Stepped:
+    """What a site finds by steps. It remembers the last plan, whose sum and exposure are asked for
+    one after the other, and what tasks keep of all rows."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Any] = {}
+        self._last: tuple[str, tuple[Contribution, Exposure]] | None = None
+
+    def found(
+        self, task: Stepwise, plan: Plan, ask: Callable[[Question], Answer]
+    ) -> tuple[Contribution, Exposure]:
+        """What the steps of a plan end in; `ask` answers their questions."""
+        if self._last is None or self._last[0] != plan.content_hash:
+            self._last = plan.content_hash, answered(task.steps(plan, self.kept), ask)
+        return self._last[1]
+
+
 @runtime_checkable
 class Keeping(Protocol):
     """A task that sums what it keeps of a chunk, so that the chunk is not read again."""

@@ -10,13 +10,13 @@ import importlib
 import warnings
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
+from polyclinic.core.parsing import PARSING
 
 Floats = NDArray[np.float32]
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -30,7 +30,6 @@ BAD = {
     "shape": "has another shape",
     "values": "holds NaN or infinity",
 }
-_READING = Lock()  # Python 3.11 sometimes fails where two threads parse a file's head at once
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R 601
 
 
@@ -208,13 +207,13 @@ def _array(path: Path, place: str) -> NDArray[Any]:
 @lru_cache(maxsize=4)
 def _opened(path: Path, name: str, size: int, changed: int) -> NDArray[Any]:
     """An npy as a map of the file; of an npz one array, which is held as a whole."""
-    with _READING:
+    with PARSING:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(found, np.ndarray):
         if name:
             raise Bad("unreadable")
         return found
-    with found, _READING:
+    with found, PARSING:
         names = found.files
         chosen = name or (names[0] if len(names) == 1 else "")
         if chosen not in names:

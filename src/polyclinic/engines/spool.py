@@ -9,19 +9,18 @@ from collections.abc import Callable, Mapping, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.core.errors import InputError
+from polyclinic.core.parsing import PARSING
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 
 BLOCK = 1 << 24  # bytes that one thread copies at once
 SHARED = "/dev/shm"  # files in memory, where the system has them
-_READING = Lock()  # Python 3.11 sometimes fails where two threads parse a file's head at once
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Spooled:
         """The rows from `first` up to `stop`."""
 
         def some(name: str) -> Any:
-            with _READING:
+            with PARSING:
                 path = Path(self.folder) / f"{name}.npy"
                 return np.load(path, mmap_mode="r", allow_pickle=False)[first:stop]
 

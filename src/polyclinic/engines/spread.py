@@ -29,8 +29,8 @@ from polyclinic.core.task import (
     Facts,
     Informed,
     Question,
+    Stepped,
     Stepwise,
-    answered,
     facts_added,
     goes_by_steps,
     lookup,
@@ -46,7 +46,7 @@ from polyclinic.engines.machines import Machines, Tree
 from polyclinic.engines.overlap import Window
 from polyclinic.engines.rounds import Message, Round
 from polyclinic.engines.served import serve
-from polyclinic.engines.spool import spool
+from polyclinic.engines.spool import Spooled, spool
 from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
 
@@ -91,8 +91,7 @@ class SpreadWorkers:
         self._holdings = Holdings(machines, {**sizes, WHOLE: n_rows}, workers)
         self._columns: set[str] = set()
         self._known: dict[str, Facts] = {}
-        self._kept: dict[str, Any] = {}  # what tasks know of all rows
-        self._last: tuple[str, tuple[Contribution, Exposure]] | None = None
+        self.stepped = Stepped()
         self._name = codec.digest([self._source, self._edges])
 
     def sum(self, plan: Plan) -> Sum:
@@ -119,10 +118,7 @@ class SpreadWorkers:
 
     def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
         """What a task has made of the answers of all chunks."""
-        if self._last is None or self._last[0] != plan.content_hash:
-            steps = task.steps(plan, self._kept)
-            self._last = plan.content_hash, answered(steps, partial(self._answer, task, plan))
-        return self._last[1]
+        return self.stepped.found(task, plan, partial(self._answer, task, plan))
 
     def _answer(self, task: Stepwise, plan: Plan, question: Question) -> Answer:
         """Of all chunks together. Where it is long each worker answers over one part at a time."""
@@ -243,10 +239,11 @@ class SpreadWorkers:
         about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
         room = min(self.machines.memory.values(), default=0) // 2  # for the sums, too
         given = serve(rows, room) if self.machines.here else None
-        if given is not None:
-            served, end = given
-            weakref.finalize(self, _ended, end, self.machines, os.getpid())
-            return rows, served.to_data(), about
+        source, end = given or self._in_files(rows)
+        weakref.finalize(self, _ended, end, self.machines, os.getpid())
+        return rows, source.to_data(), about
+
+    def _in_files(self, rows: Partition) -> tuple[Spooled, Callable[[], None]]:
         if not self.machines.spool:
             raise InputError(
                 "rows in memory cannot be read by workers on other machines",
@@ -255,9 +252,7 @@ class SpreadWorkers:
                 next="polyclinic.scan(files, schema=...), or spool= a folder that all workers see",
             )
         spooled = spool(rows, self.machines.spool)
-        end = partial(shutil.rmtree, spooled.folder, ignore_errors=True)
-        weakref.finalize(self, _ended, end, self.machines, os.getpid())
-        return rows, spooled.to_data(), about
+        return spooled, partial(shutil.rmtree, spooled.folder, ignore_errors=True)
 
 
 def _ended(end: Callable[[], None], machines: Machines, process: int) -> None:

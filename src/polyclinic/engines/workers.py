@@ -28,9 +28,9 @@ from polyclinic.core.task import (
     Facts,
     Informed,
     Question,
+    Stepped,
     Stepwise,
     Task,
-    answered,
     facts_added,
     goes_by_steps,
     lookup,
@@ -75,8 +75,7 @@ class ThreadWorkers:
         self._chunks = self.parts if partitions == 1 else rows.chunks()
         self._large = scanned and len(self.parts) > 1
         self._known: dict[str, Facts] = {}
-        self._kept: dict[str, Any] = {}  # what tasks know of all rows
-        self._last: tuple[str, tuple[Contribution, Exposure]] | None = None
+        self.stepped = Stepped()
 
     def sum(self, plan: Plan) -> Sum:
         """Contributions of all partitions, added in ring form as they arrive."""
@@ -127,14 +126,12 @@ class ThreadWorkers:
 
     def _stepped(self, task: Stepwise, plan: Plan) -> tuple[Contribution, Exposure]:
         """What a task has made of the answers of all chunks."""
-        if self._last is None or self._last[0] != plan.content_hash:
 
-            def ask(question: Question) -> Answer:
-                answers = self._each(lambda part: task.part(plan, question, part), self.parts)
-                return reduce(task.together, answers)
+        def ask(question: Question) -> Answer:
+            answers = self._each(lambda part: task.part(plan, question, part), self.parts)
+            return reduce(task.together, answers)
 
-            self._last = plan.content_hash, answered(task.steps(plan, self._kept), ask)
-        return self._last[1]
+        return self.stepped.found(task, plan, ask)
 
     def _facts(self, task: Informed, plan: Plan) -> Facts:
         about = task.about(plan)

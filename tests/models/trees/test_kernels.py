@@ -19,6 +19,12 @@ from tests.models.trees import world
 RNG = np.random.default_rng(3)
 
 
+@pytest.fixture(autouse=True)
+def same_numbers(monkeypatch):
+    """Whichever tests ran before."""
+    monkeypatch.setitem(globals(), "RNG", np.random.default_rng(3))
+
+
 @pytest.mark.parametrize("lanes", [2, 4])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_lines_are_the_sums_of_their_rows(lanes, dtype):
