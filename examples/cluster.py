@@ -1,4 +1,7 @@
-"""One hospital's visits as Parquet files, and two processes that fit over them together."""
+"""One hospital's visits as Parquet files, and two processes that fit over them together.
+
+Then two learners over an array that both processes hold.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 import polyclinic as pc
 
@@ -49,7 +53,13 @@ def main(folder: Path) -> None:
     data = pc.scan(folder / "visits/*.parquet", schema=folder / "visits.toml")
     with pc.cluster(workers=2) as c:
         model = pc.LogisticRegression().fit(data, "readmitted ~ age + C(sex) + hba1c", engine=c)
-    print(model)
+        print(model)
+
+        visits = pd.read_parquet(folder / "visits")
+        X, y = c.hold(visits[["age", "hba1c"]]), visits["readmitted"]
+        for learner in (pc.LogisticRegression(), pc.DecisionTreeClassifier(max_depth=3)):
+            risk = learner.fit(X, y, engine=c).predict_proba(X)[:, 1]
+            print(f"{type(learner).__name__}: AUROC {roc_auc_score(y, risk):.3f}")
 
 
 if __name__ == "__main__":

@@ -126,6 +126,32 @@ def test_workers_let_go_of_rows_as_soon_as_nobody_asks(cluster):
         time.sleep(0.05)
 
 
+def bytes_that_stay():
+    """Of arrays that a worker keeps for many fits; is run there."""
+    from polyclinic.engines.staying import staying_bytes
+
+    return staying_bytes()
+
+
+def test_workers_keep_what_is_held_until_it_is_let_go_of(cluster):
+    def kept():
+        return sum(cluster.machines.client.run(bytes_that_stay).values())
+
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2000, 3)), rng.integers(0, 3, 2000)
+    expected = pc.LogisticRegression().fit(x, y, engine=pc.Embedded(3)).coef_
+    x = cluster.hold(x)
+    for _ in range(2):
+        assert np.array_equal(pc.LogisticRegression().fit(x, y, engine=cluster).coef_, expected)
+        gc.collect()
+        assert kept() == x.nbytes
+    cluster.let_go(x)
+    end = time.monotonic() + 60
+    while kept():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
 def test_rounds_that_overlap_go_on_without_a_worker_that_is_killed(cluster):
     def kill(done):
         if done.number == 8:

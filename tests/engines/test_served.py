@@ -66,7 +66,9 @@ def test_workers_get_the_rows_as_they_are(span, ordinals, monkeypatch):
         assert (getattr(found, name) is None) == (name not in own)
     assert (found.site, found.first, found.outside, found.population) == ("a", 40 + span[0], 3, 9)
     per_row = sum(one.itemsize * max(one[:1].size, 0) for one in columns().values())
-    assert source.row_bytes(source.columns) == per_row + 8 * len(own) and not source.row_bytes(())
+    each = per_row + 8 * len(own)
+    assert source.bytes(*span, source.columns) == (span[1] - span[0]) * each
+    assert not source.bytes(*span, ())
 
 
 def test_another_account_has_no_way_in_and_nothing_stays():

@@ -16,6 +16,7 @@ from polyclinic.data.scan import Selected
 from polyclinic.engines.activity import Activity
 from polyclinic.engines.assign import POLICIES, Policy
 from polyclinic.engines.embedded import Embedded
+from polyclinic.engines.given import Stays
 from polyclinic.engines.machines import Machines
 from polyclinic.engines.spread import SpreadWorkers
 
@@ -45,13 +46,37 @@ class Cluster(Embedded):
         default_factory=OrderedDict, compare=False, repr=False
     )
 
+    _stays: Stays = field(default_factory=Stays, compare=False, repr=False)
+
     @property
     def name(self) -> str:
         return self.machines.name
 
+    def hold(self, rows: Any) -> Any:
+        """Rows that the workers keep from their first fit on: ``X = c.hold(X)``.
+
+        Parameters
+        ----------
+        rows : an array or a frame of numbers, (n_rows, n_columns), or (n_rows,).
+
+        Returns
+        -------
+        The same rows, an array in place and a frame as a copy, to be given to `fit` as often as
+        wanted. They cannot be written to until `let_go(X)`, or until the cluster is closed.
+
+        Raises
+        ------
+        InputError : WRONG_VALUE for other rows, and for workers on other machines without `spool`.
+        """
+        return self._stays.hold(self.machines, rows)
+
+    def let_go(self, rows: Any) -> None:
+        """Of rows that `hold` has given. Raises InputError (WRONG_VALUE) for others."""
+        self._stays.let_go(rows)
+
     def workers(self, rows: Partition | Selected) -> SpreadWorkers:
         if isinstance(rows, Partition):
-            return SpreadWorkers(self.machines, rows, self.partitions)
+            return SpreadWorkers(self.machines, rows, self.partitions, self._stays)
         name = codec.digest(rows.to_data())
         if name not in self._known:
             self._known[name] = SpreadWorkers(self.machines, rows, self.partitions)
@@ -80,6 +105,7 @@ class Cluster(Embedded):
 
     def close(self) -> None:
         """End what was started for it; workers that were there before go on."""
+        self._stays.close()
         self.machines.close()
 
     def __enter__(self) -> Self:

@@ -7,6 +7,7 @@ send work to it.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -42,11 +43,15 @@ class LocalWorkers:
                 silence_logs=40,
             )
         self.address = str(self._cluster.scheduler_address)
-        command = self._command(threads)
+        # it stops the work a hundred times a second, for a page that nobody sees
+        unseen = {} if dashboard else {"DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False"}
+        about, command = {**os.environ, **unseen}, self._command(threads)
         for number in range(workers):
             one = [*command, "--name", f"worker-{number}"]
             self.processes.append(
-                subprocess.Popen(one, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                subprocess.Popen(
+                    one, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=about
+                )
             )
 
     def _command(self, threads: int) -> list[str]:

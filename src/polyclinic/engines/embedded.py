@@ -81,6 +81,18 @@ class Embedded:
         whole = rows.gather() if isinstance(rows, Selected) else rows
         return ThreadWorkers(self.placed(whole), self.partitions, self.threads, scanned)
 
+    def hold(self, rows: Any) -> Any:
+        """Rows for many fits, as a cluster's workers keep them; here they are where they are used.
+
+        Returns
+        -------
+        `rows` itself.
+        """
+        return rows
+
+    def let_go(self, rows: Any) -> None:
+        """Of rows that `hold` has given: nothing is kept here."""
+
     def placed(self, rows: Partition) -> Partition:
         """The rows with the device on which networks compute over them."""
         named = self.device

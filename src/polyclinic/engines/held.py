@@ -28,8 +28,7 @@ from polyclinic.data.located import Located
 from polyclinic.data.scan import Selected
 from polyclinic.engines import wire
 from polyclinic.engines.caches import Cache
-from polyclinic.engines.served import Served
-from polyclinic.engines.spool import Spooled
+from polyclinic.engines.staying import Completed, forget, given_from, staying_bytes
 from polyclinic.engines.workers import added
 
 T = TypeVar("T")
@@ -44,14 +43,14 @@ Fetch = Callable[[list[tuple[str, str]]], list[Any]]
 
 class Source(Protocol):
     """Rows that are read where they are needed; `mapped`: reading them takes no memory; `gone`:
-    they cannot be read any more."""
+    they cannot be read any more; `bytes`: of memory that some take."""
 
     @property
     def mapped(self) -> bool: ...
     @property
     def gone(self) -> bool: ...
     def needed(self, plan: Plan) -> tuple[str, ...]: ...
-    def row_bytes(self, columns: Sized) -> int: ...
+    def bytes(self, first: int, stop: int, columns: Sequence[str]) -> int: ...
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition: ...
 
 
@@ -69,9 +68,9 @@ class Scanned:
         columns = self.selected.columns
         return tuple(name for name in columns if name in plan.words) or columns[:1]
 
-    def row_bytes(self, columns: Sized) -> int:
-        """Of memory that a row takes."""
-        return row_bytes(columns)
+    def bytes(self, first: int, stop: int, columns: Sequence[str]) -> int:
+        """Of memory that these rows take."""
+        return (stop - first) * row_bytes(columns)
 
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """Some columns of the selected rows from `first` up to `stop`."""
@@ -84,10 +83,10 @@ class Scanned:
 
 def source_of(data: Mapping[str, Any]) -> Source:
     """The rows that a client names."""
-    if "address" in data:
-        return Served.from_data(data)
-    if "folder" in data:
-        return Spooled.from_data(data)
+    if "staying" in data:
+        return Completed.from_data(data)
+    if "selected" not in data:
+        return given_from(data)
     return Scanned(Selected.from_data(data["selected"]), Located.from_data(data["place"]))
 
 
@@ -147,8 +146,9 @@ class Rows:
 
     def bytes(self) -> int:
         """Of the columns that are held."""
-        each = self.source.row_bytes
-        return sum(part.rows * each(part.columns) for part in self.parts.values())
+        each = self.source.bytes
+        parts = self.parts.values()
+        return sum(each(part.edges[0], part.edges[-1], list(part.columns)) for part in parts)
 
     @property
     def caches(self) -> list[Cache]:
@@ -253,6 +253,7 @@ class Holder:
         """Of rows that have gone: a map of a file holds its memory, also when it is removed."""
         for name in [name for name, rows in self._rows.items() if rows.source.gone]:
             del self._rows[name]
+        forget()
 
     def _answer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -386,7 +387,7 @@ class Holder:
         part = rows.parts.get(number) or Part(rows.of(number))
         more = [name for name in columns if name not in part.columns]
         if more or part.whole is None:
-            size = part.rows * rows.source.row_bytes(more)
+            size = rows.source.bytes(part.edges[0], part.edges[-1], more)
             if not rows.source.mapped and not self._room(rows, size):
                 return None
             part.take(self._load(rows, part.edges[0], part.edges[-1], more), rows.streamed)
@@ -454,7 +455,7 @@ class Holder:
 
     def _size(self) -> int:
         """Bytes of columns."""
-        return sum(rows.bytes() for rows in self._rows.values())
+        return sum((rows.bytes() for rows in self._rows.values()), staying_bytes())
 
 
 def _pieces_of(part: Part, whole: bool) -> list[Partition]:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -53,10 +54,13 @@ class Served:
         """All columns: what is in memory has been chosen before."""
         return self.columns
 
-    def row_bytes(self, columns: Sized) -> int:
-        """Of memory that a row takes; columns are all of them, or none."""
-        found = (np.dtype((kind, row)).itemsize for kind, row, _ in self.arrays)
-        return sum(found) if columns else 0
+    def bytes(self, first: int, stop: int, columns: Sized) -> int:
+        """Of memory that these rows take; columns are all of them, or none."""
+        return (stop - first) * self._row_bytes if columns else 0
+
+    @cached_property
+    def _row_bytes(self) -> int:
+        return sum(np.dtype((kind, row)).itemsize for kind, row, _ in self.arrays)
 
     def load(self, first: int, stop: int, columns: Sequence[str]) -> Partition:
         """The rows from `first` up to `stop`."""

@@ -57,8 +57,8 @@ class Spooled:
         values = {name: some(f"column-{self.columns.index(name)}") for name in columns}
         return with_rows(values, some, first, self.about)
 
-    def row_bytes(self, columns: Sized) -> int:
-        """None beside the file's own."""
+    def bytes(self, first: int, stop: int, columns: Sized) -> int:
+        """Of memory that these rows take: none beside the file's own."""
         return 0
 
     def to_data(self) -> dict[str, Any]:

@@ -7,10 +7,7 @@ slow it gives some away. As sums are exact, the result has the same bytes.
 
 from __future__ import annotations
 
-import os
-import shutil
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial, reduce
 from itertools import pairwise
@@ -18,7 +15,6 @@ from typing import Any
 
 from polyclinic.core import codec
 from polyclinic.core.contribution import Contribution, Sum, words_bytes
-from polyclinic.core.errors import InputError
 from polyclinic.core.exposure import Exposure
 from polyclinic.core.exposure_data import exposure_from_data
 from polyclinic.core.federation import Memory
@@ -40,13 +36,12 @@ from polyclinic.data.scan import Selected
 from polyclinic.engines import machines as lines
 from polyclinic.engines import wire
 from polyclinic.engines.assign import assign
+from polyclinic.engines.given import Stays, ends, give
 from polyclinic.engines.held import WHOLE, Scanned, row_bytes
 from polyclinic.engines.holdings import Holdings
 from polyclinic.engines.machines import Machines, Tree
 from polyclinic.engines.overlap import Window
 from polyclinic.engines.rounds import Message, Round
-from polyclinic.engines.served import serve
-from polyclinic.engines.spool import Spooled, spool
 from polyclinic.engines.tree import combined
 from polyclinic.engines.workers import added
 
@@ -73,13 +68,22 @@ class SpreadWorkers:
     machines : where the workers are.
     rows : all rows of the domain, in memory or where they lie.
     partitions : as in `ThreadWorkers`: with the same number the sums have the same bytes.
+    stays : arrays of which workers have their pieces.
     """
 
-    def __init__(self, machines: Machines, rows: Partition | Selected, partitions: int = 1) -> None:
+    def __init__(
+        self,
+        machines: Machines,
+        rows: Partition | Selected,
+        partitions: int = 1,
+        stays: Stays | None = None,
+    ) -> None:
         self.machines, workers = machines, machines.live()
         self._fit = isinstance(rows, Partition)  # into memory here, so into that of a worker
         place, self._source, self.rows = (
-            self._located(rows) if isinstance(rows, Selected) else self._given(rows)
+            self._located(rows)
+            if isinstance(rows, Selected)
+            else self._given(rows, stays or Stays())
         )
         n_rows, edge = (place.n_rows, place.edge)
         edges = cuts(n_rows, edge, partitions)
@@ -235,32 +239,11 @@ class SpreadWorkers:
                 todo = {i: size for i, size in todo.items() if i not in found}
         return [found[i] for i in range(len(found))]
 
-    def _given(self, rows: Partition) -> tuple[Partition, dict[str, Any], About]:
+    def _given(self, rows: Partition, stays: Stays) -> tuple[Partition, dict[str, Any], About]:
         about = About(tuple(rows.columns), rows.n_patients, rows.outside, rows.population)
-        room = min(self.machines.memory.values(), default=0) // 2  # for the sums, too
-        given = serve(rows, room) if self.machines.here else None
-        source, end = given or self._in_files(rows)
-        weakref.finalize(self, _ended, end, self.machines, os.getpid())
+        source, end = give(self.machines, rows, stays)
+        ends(self, end, self.machines)
         return rows, source.to_data(), about
-
-    def _in_files(self, rows: Partition) -> tuple[Spooled, Callable[[], None]]:
-        if not self.machines.spool:
-            raise InputError(
-                "rows in memory cannot be read by workers on other machines",
-                code="WRONG_VALUE",
-                rule="each worker reads its rows itself: they never pass through a scheduler",
-                next="polyclinic.scan(files, schema=...), or spool= a folder that all workers see",
-            )
-        spooled = spool(rows, self.machines.spool)
-        return spooled, partial(shutil.rmtree, spooled.folder, ignore_errors=True)
-
-
-def _ended(end: Callable[[], None], machines: Machines, process: int) -> None:
-    """When nobody asks about these rows any more; a fork of the process has no say in that."""
-    if os.getpid() != process:
-        return
-    end()
-    machines.let_go()
 
 
 def grouped(edges: list[int], most: int) -> list[list[int]]:

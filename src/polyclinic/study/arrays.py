@@ -262,12 +262,3 @@ def _two(y: NDArray[Any]) -> tuple[NDArray[Any], Floats] | None:
         return None
     check_classification_targets(ends)
     return ends, high.astype(np.float64)
-
-
-def native(X: Any) -> Any:
-    """pandas and arrays as they are; polars and arrow frames as pandas, so names are kept."""
-    if isinstance(X, (np.ndarray, list, pd.DataFrame)) or not hasattr(X, "columns"):
-        return X
-    import narwhals as nw
-
-    return nw.from_native(X, eager_only=True).to_pandas()

@@ -19,6 +19,7 @@ from polyclinic.core.design import Design
 from polyclinic.core.errors import DataWarning, InputError
 from polyclinic.core.fit import Callback, Run, Store, ask, fit
 from polyclinic.core.ring import RingError
+from polyclinic.data.frames import native
 from polyclinic.engines.embedded import About, Embedded, Sums
 from polyclinic.governance.asked import check_fits
 from polyclinic.models.distributions import t_quantile, t_tail
@@ -26,7 +27,7 @@ from polyclinic.models.glm import GLMFit, GLMPredictor, Solver, Spec, glm
 from polyclinic.models.glm.alone import predictor_of
 from polyclinic.models.glm.robust import robust_covariance, scores_plan
 from polyclinic.privacy.dp import DifferentialPrivacy
-from polyclinic.study.arrays import Arrays, from_arrays, native
+from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.faces import Shown
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.sites import Sites

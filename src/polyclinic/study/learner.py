@@ -23,13 +23,14 @@ from polyclinic.core.fit import Callback, Run, Store, fit
 from polyclinic.core.groups import SMALLEST, group_size
 from polyclinic.core.partition import Partition
 from polyclinic.core.ring import RingError
+from polyclinic.data.frames import native
 from polyclinic.engines.embedded import About, Embedded
 from polyclinic.engines.secure import SecureSums
 from polyclinic.governance.asked import asked, check_outcome, no_noise
 from polyclinic.models.learner import Asked, Column, Kind, Result, Spec, kind_of, last
 from polyclinic.models.predictor import Predictor
 from polyclinic.privacy.dp import DifferentialPrivacy
-from polyclinic.study.arrays import Arrays, coded, from_arrays, native
+from polyclinic.study.arrays import Arrays, coded, from_arrays
 from polyclinic.study.evaluate import Evaluated
 from polyclinic.study.formula import FormulaData, from_formula
 from polyclinic.study.shown import ShownLearner

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_array, check_consistent_length, valid
 from polyclinic.core.errors import InputError
 from polyclinic.core.federation import Domain, Inline
 from polyclinic.core.fit import Callback, Store, ask, fit
+from polyclinic.data.frames import native
 from polyclinic.engines.embedded import Embedded
 from polyclinic.models.learner import Asked, Column
 from polyclinic.models.survival import CoxFit
@@ -22,7 +23,7 @@ from polyclinic.models.survival.cox import diagnosis_plan
 from polyclinic.models.survival.predictor import CoxPredictor
 from polyclinic.models.survival.spec import CoxSpec
 from polyclinic.report.words import plural
-from polyclinic.study.arrays import Arrays, from_arrays, native
+from polyclinic.study.arrays import Arrays, from_arrays
 from polyclinic.study.evaluate import Judged
 from polyclinic.study.learner import Learner
 from polyclinic.study.sites import Sites

@@ -19,12 +19,13 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from polyclinic.core.design import Design
 from polyclinic.core.errors import InputError
 from polyclinic.core.partition import CHUNK_ROWS
+from polyclinic.data.frames import native
 from polyclinic.models.trees import Fit
 from polyclinic.models.trees.bins import quantile_edges, sampled
 from polyclinic.models.trees.export import booster_of, explained, xgboost_columns, xgboost_json
 from polyclinic.models.trees.kinds import DOMAIN_BINS
 from polyclinic.models.trees.words import to_svg, to_text
-from polyclinic.study.arrays import native, reduced
+from polyclinic.study.arrays import reduced
 from polyclinic.study.learner import Classifier, Learner, Regressor
 
 Floats = NDArray[np.float64]

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import numpy as np
 import pytest
 from scipy.optimize import approx_fprime
 from sklearn.linear_model import ElasticNet, Lasso, LogisticRegression, PoissonRegressor, Ridge
 
 from polyclinic.core.errors import InputError
+from polyclinic.core.fit import fit
 from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
-from polyclinic.models.glm import Solver
+from polyclinic.models.glm import Solver, glm, newton
 from polyclinic.models.glm.spec import Spec
 from polyclinic.models.glm.tasks import DerivativesTask
 
-from .conftest import CLASSES, design, sample
+from .conftest import CLASSES, design, domain, sample
 
 FAMILIES = ["gaussian", "binomial", "poisson", "gamma", "multinomial"]
 
@@ -55,6 +58,41 @@ def test_warm_start_changes_nothing(fit_glm):
     assert warm.rounds != cold.rounds  # the warm path was taken
     np.testing.assert_allclose(warm.coef, cold.coef, rtol=1e-10)
     np.testing.assert_allclose(warm.covariance, cold.covariance, rtol=1e-9)
+
+
+def asked_for(x, y, family, warm_rows, **more):
+    """The share of rows and the derivatives of each round of a fit."""
+    spec = Spec(design(x, y), family, CLASSES.get(family, 0), solver=Solver(warm_rows=warm_rows))
+    engine, asked = domain({"X": x, "y": y}), []
+    total = engine.total
+
+    def told(plan):
+        if "order" in plan.values:
+            rows = plan.values["rows"]
+            asked.append((round(rows.get("sample", 1.0), 3), plan.values["order"]))
+        return total(plan)
+
+    engine.total = told
+    fit(glm(spec), engine)
+    return asked
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_much_data_are_first_seen_in_a_small_sample_then_in_a_larger_one(family, monkeypatch):
+    x, y = sample(family, n=30_000)
+    warm, wide, *rest = [list(same) for _, same in groupby(asked_for(x, y, family, 600))]
+    assert set(warm) == {(0.02, 2)} and wide == [(0.2, 2)]
+    gradients, exact = rest
+    assert set(gradients) == {(1.0, 1)} and exact == [(1.0, 2)]
+    monkeypatch.setattr(newton, "WIDE", 0.03)
+    narrow, *rest = [list(same) for _, same in groupby(asked_for(x, y, family, 600))]
+    assert set(narrow) == {(0.02, 2)}
+    assert len(gradients) < len(rest[0])  # it pays
+
+
+def test_a_straight_line_is_found_in_one_step():
+    x, y = sample("gaussian", n=30_000)
+    assert asked_for(x, y, "gaussian", 600) == [(1.0, 2)] * 2
 
 
 def test_warm_start_on_an_ordered_file(fit_glm):

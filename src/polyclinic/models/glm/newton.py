@@ -6,10 +6,11 @@ The end is exact: all rows, until a step would move the information, and with it
 errors, by no more than the share `tolerance`; that step is still taken. With an L1 penalty the
 quadratic model is minimised by coordinate descent (proximal Newton).
 
-When the data are much larger than `warm_rows`, three phases save passes. "warm": Newton on a sample
-of rows drawn by hash. "near": all rows, gradients only, with the sample's Hessian as a metric that
-BFGS updates improve; a round costs a quarter of a Newton round. "exact": Newton rounds on all rows,
-of which one is then enough; it verifies the end and gives the standard errors.
+When the data are much larger than `warm_rows`, phases save passes. "warm": Newton on a sample of
+rows drawn by hash. "wide", where that are few of them: one Newton round on a larger sample. "near":
+all rows, gradients only, with the last sample's Hessian as a metric that BFGS updates improve; a
+round costs a quarter of a Newton round, and errors shrink as that Hessian's do. "exact": Newton
+rounds on all rows, of which one is then enough; it verifies the end and gives the standard errors.
 
 References: Nocedal & Wright, *Numerical Optimization* (2006), ch. 3; Lee, Sun & Saunders, "Proximal
 Newton-type methods", SIAM J. Optim. 24 (2014).
@@ -33,8 +34,8 @@ from polyclinic.models.glm.scale import Point, Scale
 from polyclinic.models.glm.solution import Optimum
 
 Floats = NDArray[np.float64]
-WARM_TOLERANCE = 3.0  # standard errors of the sample; the step from there is taken as well
 WARM_GAIN = 5  # the data are at least this many times the sample
+WIDE = 1.0 / WARM_GAIN  # share of the rows in the larger sample
 FEW_ROWS = 10_000  # a default sample is not smaller: then there is no warm start
 STALLED = 1e-6  # standard errors: a smaller step that no longer shrinks is rounding
 SEPARATED = 1e3  # standard units: no honest coefficient has such a standard error
@@ -52,7 +53,9 @@ class Newton:
 
     def init(self, seed: int) -> State:
         solver, n = self.scale.spec.solver, self.scale.moments.n
-        warm = solver.warm_rows > 0 and n >= WARM_GAIN * min(solver.warm_rows, FEW_ROWS)
+        many = n >= WARM_GAIN * min(solver.warm_rows, FEW_ROWS)
+        quadratic = self.scale.spec.family == "gaussian"  # there the first step is the last one
+        warm = solver.warm_rows > 0 and many and not quadratic
         return {
             "phase": "warm" if warm else "exact",
             "seed": seed,
@@ -74,7 +77,12 @@ class Newton:
 
     @property
     def _share(self) -> float:
-        return min(self.scale.spec.solver.warm_rows / self.scale.moments.n, 1.0 / WARM_GAIN)
+        """Of the rows, that the first sample has."""
+        return min(self.scale.spec.solver.warm_rows / self.scale.moments.n, WIDE)
+
+    def _sample(self, phase: str) -> tuple[float, int] | None:
+        """Share of the rows, and the draw: sites keep rows of the first one; None: all rows."""
+        return {"warm": (self._share, 0), "wide": (WIDE, 1)}.get(phase)
 
     @property
     def _leverage(self) -> float:
@@ -84,9 +92,10 @@ class Newton:
     def plan(self, state: State) -> Plan | None:
         if state["end"]:
             return None
-        rows = {}
-        if state["phase"] == "warm":
-            rows = {"sample": self._share, "seed": state["seed"], "round": 0, "part": 0}
+        rows, sample = {}, self._sample(state["phase"])
+        if sample is not None:
+            share, draw = sample
+            rows = {"sample": share, "seed": state["seed"], "round": draw, "part": 0}
         if state["searching"]:
             return self.scale.plan(self._candidates(state), 0, "step sizes", **rows)
         if state["phase"] == "near":
@@ -95,8 +104,9 @@ class Newton:
         return self.scale.plan(state["try"], 2, label, **rows)
 
     def update(self, state: State, plan: Plan, total: Total) -> State:
-        share = self._share if state["phase"] == "warm" else 1.0
-        state = {**state, "rounds": state["rounds"] + (state["phase"] != "warm")}
+        sample = self._sample(state["phase"])
+        share = 1.0 if sample is None else sample[0]
+        state = {**state, "rounds": state["rounds"] + (sample is None)}
         if state["phase"] == "near":
             return self._near(state, self.scale.point(total, state["try"]))
         if state["searching"]:
@@ -109,7 +119,7 @@ class Newton:
         return self._accept(state, point, share)
 
     def progress(self, state: State) -> Mapping[str, float]:
-        if state["objective"] is None or state["phase"] == "warm":
+        if state["objective"] is None or self._sample(state["phase"]):
             return {}
         unit = 2.0 ** (2 * self.scale.spec.response_exponent)
         return {"loss": state["objective"] * unit, "gain": state["gain"] * unit}
@@ -131,7 +141,7 @@ class Newton:
 
     def _accept(self, state: State, point: Point, share: float) -> State:
         active = state["active"]
-        if active is None or state["phase"] == "warm":
+        if active is None or share < 1.0:
             active = self._active(point)
         direction, decrease = self._direction(state["try"], point, active, share)
         step = float(np.sqrt(2.0 * max(decrease, 0.0)))
@@ -148,8 +158,8 @@ class Newton:
             "step": step,
             "searching": False,
         }
-        if state["phase"] == "warm":
-            return self._after_warm(new, step)
+        if share < 1.0:
+            return self._after_sample(new, step, share)
         return self._next(new, state["step"])
 
     def _next(self, new: State, last_step: float | None) -> State:
@@ -165,12 +175,17 @@ class Newton:
             return {**new, "end": "max_rounds"}
         return {**new, "try": polished}
 
-    def _after_warm(self, new: State, step: float) -> State:
+    def _after_sample(self, new: State, step: float, share: float) -> State:
         start = {**new, "try": new["theta"] + new["direction"]}
-        if step > WARM_TOLERANCE and not self._separated(new):
-            return start
+        if new["phase"] == "warm":
+            # Newton leaves step^2 sqrt(size / rows): little beside the sample's own sqrt(size)
+            is_near = step * step <= 0.25 * np.sqrt(share * self.scale.moments.n)
+            if not is_near and not self._separated(new):
+                return start
+            if 2 * share <= WIDE:
+                return {**start, **_FORGET, "phase": "wide"}
         whole = bool(new["active"].all()) and not self.scale.absolute.any()
-        metric = new["curvature"] / self._share + self.scale.quadratic
+        metric = new["curvature"] / share + self.scale.quadratic
         return {**start, **_FORGET, "phase": "near" if whole else "exact", "metric": metric}
 
     def _near(self, state: State, point: Point | None) -> State:
@@ -245,7 +260,7 @@ class Newton:
         best = int(np.argmin(losses))
         if losses[best] >= state["objective"]:
             end = "converged" if (state["step"] or 1.0) < STALLED else "no_descent"
-            if state["phase"] == "warm":
+            if share < 1.0:
                 return {
                     **state,
                     **_FORGET,

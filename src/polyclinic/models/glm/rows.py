@@ -33,8 +33,9 @@ def rows_of(plan: Plan, partition: Partition) -> tuple[Rows, int]:
 
     def take() -> tuple[Rows, int]:
         mask = drawn(plan, partition)
-        part = [None if v is None else v[mask] for v in (base.weight, base.offset)]
-        return Rows(base.x[mask], base.y[mask], *part), partition.patients(mask)
+        at = np.flatnonzero(mask)
+        part = [None if v is None else v[at] for v in (base.weight, base.offset)]
+        return Rows(base.x.take(at, axis=0), base.y[at], *part), partition.patients(mask)
 
     if chosen["round"] == 0 and "folds" not in chosen:
         draw = (chosen["seed"], chosen["sample"], chosen.get("part", 0))
