@@ -90,6 +90,11 @@ def test_rows_of_every_kind_are_held(x, cluster, read, kind):
     assert np.array_equal(fitted.coef_, pc.LogisticRegression().fit(rows, Y).coef_)
     if kind in ("frame", "polars"):
         assert list(fitted.feature_names_in_) == NAMES
+        assert cluster.hold(held) is held
+    cluster.let_go(held)
+    read.clear()
+    pc.LogisticRegression().fit(held, Y, engine=cluster)
+    assert "held" not in read
     if kind == "frame":
         assert list(held.index) == list(rows.index)
         rows.iloc[:] = 0.0
@@ -185,6 +190,18 @@ def test_what_is_no_array_of_numbers_is_refused(rows, said, cluster):
     with pytest.raises(pc.InputError, match=said) as error:
         cluster.hold(rows)
     assert error.value.code == "WRONG_VALUE" and error.value.next
+
+
+def test_workers_are_asked_what_they_hold_before_they_get_rows(x, cluster, monkeypatch):
+    memory, cluster.machines.memory = cluster.machines.memory, {}
+    live = cluster.machines.live
+
+    def welcome():
+        cluster.machines.memory = memory
+        return live()
+
+    monkeypatch.setattr(cluster.machines, "live", welcome)
+    assert isinstance(cluster._stays.of(cluster.hold(x)), Served)
 
 
 def test_workers_elsewhere_need_a_folder(x, cluster):

@@ -51,6 +51,8 @@ class Stays:
     def hold(self, machines: Machines, rows: Any) -> Any:
         """See `polyclinic.engines.clusters.Cluster.hold`."""
         rows = native(rows)
+        if isinstance(rows, pd.DataFrame) and self.of(np.asarray(rows)) is not None:
+            return rows
         values = numbers(rows)
         if self.of(values) is None:
             machines.live()  # only of those is it known how much they hold
