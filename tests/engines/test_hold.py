@@ -180,7 +180,8 @@ def test_rows_that_stay_count_as_memory_of_the_worker(x, cluster):
     ("rows", "said"),
     [
         (np.zeros((2, 2, 2)), "3 dimensions"),
-        (np.array([["a", "b"]]), "could not convert"),
+        (np.array([["a", "b"]]), "Cannot cast"),
+        (np.array([[1j]]), "Cannot cast"),
         (pd.DataFrame({"a": ["x"]}), "could not convert"),
         ([[1.0], [1.0, 2.0]], "inhomogeneous"),
         (7.0, "0 dimensions"),

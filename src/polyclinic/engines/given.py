@@ -123,7 +123,7 @@ def numbers(rows: Any) -> Array:
     try:
         values = np.array(rows) if isinstance(rows, pd.DataFrame) else np.asarray(rows)
         if values.dtype not in (np.dtype(np.float64), np.dtype(np.float32)):
-            values = values.astype(np.float64)
+            values = values.astype(np.float64, casting="unsafe" if _real(values) else "safe")
         if values.ndim in (1, 2):
             return values
         said = f"an array of {values.ndim} dimensions"
@@ -135,6 +135,10 @@ def numbers(rows: Any) -> Array:
         rule="an array or a frame of numbers, (n_rows, n_columns) or (n_rows,)",
         next="give such an array, or fit over the rows as they are",
     )
+
+
+def _real(values: Array) -> bool:
+    return values.dtype.kind in "fiubO"  # what objects are shows when they are read
 
 
 def _given(
