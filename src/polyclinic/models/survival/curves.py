@@ -28,7 +28,7 @@ from polyclinic.models.survival.curve import (
     kaplan_meier,
 )
 from polyclinic.models.survival.curve_spec import CurveSpec
-from polyclinic.models.survival.curve_tasks import score_of
+from polyclinic.models.survival.log_rank import score_of
 
 Floats = NDArray[np.float64]
 
