@@ -205,7 +205,8 @@ def _patients(rows: Ints, key: Ints | None) -> int:
 def _exposure(spec: CurveSpec, told: Mapping[str, Any]) -> Exposure:
     """The patients of each step: other steps that differ by a few would show these."""
     columns = spec.design.columns
-    who = [np.unique(np.concatenate([unpacked(one) for one in some])) for some in told["who"]]
+    found = (np.concatenate([unpacked(one) for one in some]) for some in told["who"])
+    who = [np.sort(some, kind="stable") for some in found]  # none is in two chunks
     return Exposure(
         slots=told["slots"],
         levels=len(spec.groups) if spec.by else 0,

@@ -1,6 +1,6 @@
 """Survival curves, cumulative incidence and log-rank tests over sites, one round each.
 
-What leaves the site: see `polyclinic.models.survival.curve_tasks`.
+What leaves the site: see `polyclinic.models.survival.curve_tasks` and `log_rank` beside it.
 """
 
 from __future__ import annotations
