@@ -158,6 +158,9 @@ def test_steps_of_chunks_are_those_of_all_rows(name, tmp_path):
     opened = expected.opened(task.leaves(plan))
     assert opened["left_out"] == (name == "few") and opened["not_allowed"] > 0
     assert (len(shown["members"]) > 3) == (opened["late"].sum() > 0) == (name != "few")
+    late, early = (np.cumsum(opened[end], axis=2) for end in ("late", "early"))
+    assert np.all(early >= late) and np.array_equal(early[:, :, -1], late[:, :, -1])
+    assert np.any(early > late) == (name not in ("few", "causes of groups"))
     for engine, source in (
         (pc.Embedded(7), selected),
         (near(tmp_path, 7), held),
