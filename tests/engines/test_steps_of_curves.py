@@ -180,6 +180,11 @@ def test_a_log_rank_test_of_chunks_is_that_of_all_rows(several, strata, monkeypa
     unknown = table(several)
     unknown.columns["place" if by == "place" else "few"][[10, 500, 620]] = [7.0, -1.0, 0.5]
     same(plan, unknown, 5)
+    bad = np.isnan(unknown.columns["time"])
+    bad[[10, 500, 620]] = True
+    slots = lookup(plan.task, plan.version).exposure(plan, unknown, {}).slots
+    assert slots["outcome: not allowed"] == unknown.patients(bad)
+    assert slots["outcome: allowed"] == unknown.patients(~bad)
 
 
 def test_rows_in_memory_and_those_of_one_chunk_are_tested_at_once(tmp_path):
