@@ -146,7 +146,7 @@ class Asker:
         self, use: Callable[[int, Band], None] | None = None, observed: bool = False
     ) -> Generator[Question, Answer, None]:
         """The risk sets; see `risk_sums`."""
-        efron = spec_of(self.plan).ties == "efron"
+        efron = self.task.spec(self.plan).ties == "efron"
         told = {"times": vars(self.known.times)}
         self.sums = yield from risk_sums(self.known, self.top, efron, told, use, observed)
 
@@ -196,6 +196,10 @@ class ByRiskSets(InChunks, ABC):
 
     name: str
 
+    def spec(self, plan: Plan) -> CoxSpec:
+        """The regression."""
+        return spec_of(plan)
+
     def views(self, plan: Plan) -> list[Asked]:
         """How the sums hang on the coefficients: one, or one for each fold."""
         return [self.asked(plan)]
@@ -219,12 +223,12 @@ class ByRiskSets(InChunks, ABC):
     def exposure(self, plan: Plan, partition: Partition, own: Own) -> Exposure:
         """Of rows in one place."""
         more = self.counted(plan, partition)
-        seen = [exposure_of(spec_of(plan), partition, own, one) for one in self.views(plan)]
+        seen = [exposure_of(self.spec(plan), partition, own, one) for one in self.views(plan)]
         return self.judged(plan, [replace(one, slots={**one.slots, **more}) for one in seen])
 
     def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps:
         """See the module."""
-        name = f"survival {key_of(spec_of(plan))}"
+        name = f"survival {key_of(self.spec(plan))}"
         if name not in kept:
             for old in [old for old in kept if old.startswith("survival ")]:
                 del kept[old]  # that of another model
@@ -235,7 +239,7 @@ class ByRiskSets(InChunks, ABC):
 
     def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
         """The answer of one chunk."""
-        spec, asked = spec_of(plan), question.values
+        spec, asked = self.spec(plan), question.values
         if asked["ask"] == "facts":
             return facts(spec, partition)
         views, times = self.views(plan), Times(**asked["times"])

@@ -72,13 +72,13 @@ class CurveSpec:
 
     @property
     def cox(self) -> CoxSpec:
-        """The Cox regression on the groups, whatever the terms of the design are."""
+        """The Cox regression on the groups, whatever else a design holds: no test has weights."""
         terms = tuple(
             Term(f"{self.by} = {k}", (Factor("level", self.by, (float(k),)),), 1.0)
             for k in range(1, len(self.groups))
         )
-        design = replace(self.design, terms=terms)
-        return CoxSpec(design, self.rows, self.cause, self.levels, "breslow")
+        design = replace(self.design, terms=terms, offset=None, weight=None)
+        return CoxSpec(design, {}, self.cause, self.levels, "breslow")
 
     def to_data(self) -> dict[str, Any]:
         return {

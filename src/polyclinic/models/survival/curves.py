@@ -1,6 +1,6 @@
 """Survival curves, cumulative incidence and log-rank tests over sites, one round each.
 
-What leaves the site: see `polyclinic.models.survival.curve_tasks`.
+What leaves the site: see `polyclinic.models.survival.curve_tasks` and `log_rank` beside it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from polyclinic.models.survival.curve import (
     kaplan_meier,
 )
 from polyclinic.models.survival.curve_spec import CurveSpec
-from polyclinic.models.survival.curve_tasks import score_of
+from polyclinic.models.survival.log_rank import score_of
 
 Floats = NDArray[np.float64]
 

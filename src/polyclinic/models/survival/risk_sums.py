@@ -184,15 +184,15 @@ def risk_sums(
     return found
 
 
-class _Totals:
+class Totals:
     """Running totals within strata, over one stretch of times after the other."""
 
-    def __init__(self, known: Known, columns: int) -> None:
+    def __init__(self, known: Known) -> None:
         self.edges = list(pairwise(known.times.start.tolist()))
-        self.sum = np.zeros((columns + 1, PARTS), np.int64)
+        self.sum = np.zeros((), np.int64)
 
     def upto(self, sums: Ints, here: slice) -> Ints:
-        """Totals at the times `here`, of their sums (times, columns, PARTS)."""
+        """Totals at the times `here`, of their sums (times, ...)."""
         found = np.empty_like(sums)
         for a, b in self.edges:
             low, high = max(a, here.start) - here.start, min(b, here.stop) - here.start
@@ -214,10 +214,10 @@ class _Adding:
     asked: Mapping[str, Any]
     bounds: Ints
     use: Callable[[int, Band], None] | None
-    totals: _Totals = field(init=False)
+    totals: Totals = field(init=False)
 
     def __post_init__(self) -> None:
-        self.totals = _Totals(self.known, len(self.bounds))
+        self.totals = Totals(self.known)
 
     def add(self, here: slice, by: ByTime) -> None:
         """The times `here`."""

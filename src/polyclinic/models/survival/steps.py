@@ -27,38 +27,42 @@ def interval_of(time: Floats, edges: Floats) -> Ints:
 
 def rows_for(least: int, key: Ints | None) -> int:
     """Rows behind which there are `least` patients, whoever they are."""
-    if key is None or not len(key) or least <= 1:
-        return least
-    return least * int(np.unique(key, return_counts=True)[1].max())
+    return rows_behind(least, most_rows(key))
 
 
-def joint_runs(
-    interval: Ints,
-    intervals: int,
-    size: int,
-    marks: NDArray[np.bool_],
-    least: Ints,
-    apart: bool = False,
+def most_rows(key: Ints | None) -> int:
+    """Most rows of one patient."""
+    if key is None or not len(key):
+        return 1
+    return int(np.unique(key, return_counts=True)[1].max())
+
+
+def rows_behind(least: int, most: int) -> int:
+    """Rows behind which there are `least` patients of at most `most` rows each."""
+    return least if least <= 1 else least * most
+
+
+def joint_runs_of(
+    rows: Ints, marks: Ints, size: int, least: Ints, apart: bool = False
 ) -> tuple[Ints, Ints, bool]:
     """Runs of `size` rows and more in which no mark is rare.
 
-    marks  (n_rows, q); in a run each of them is on none of the rows or on `least` (q,) and more
+    rows   in each interval, (intervals,)
+    marks  rows with each mark, (intervals, q); in a run each of them is on none or on `least` (q,)
+           and more
     apart  in a run of several intervals also outside of any one of them
-    Returns first and last interval of each row's run; False: all rows are one run that does not
-    hold enough.
+    Returns first and last interval of each interval's run, (intervals,), 0 where there is no row;
+    False: all rows are one run that does not hold enough.
     """
-    total = np.bincount(interval, minlength=intervals)
-    counts = np.zeros((intervals, marks.shape[1]), np.int64)
-    np.add.at(counts, interval, marks)
-    filled = np.flatnonzero(total)
+    filled = np.flatnonzero(rows)
 
     def enough(a: int, b: int) -> bool:
-        inside = counts[filled[a:b]]
+        inside = marks[filled[a:b]]
         seen = inside.sum(axis=0)
         rare = seen < least
         if apart and b - a > 1:
             rare |= seen - inside.max(axis=0) < least
-        return bool(total[filled[a:b]].sum() >= size and not np.any((seen > 0) & rare))
+        return bool(rows[filled[a:b]].sum() >= size and not np.any((seen > 0) & rare))
 
     ends = [0]
     for place in range(1, len(filled) + 1):
@@ -71,23 +75,70 @@ def joint_runs(
             ends.append(len(filled))
     if len(ends) == 1:
         ends.append(len(filled))
-    first, last = np.zeros(intervals, np.int64), np.zeros(intervals, np.int64)
+    first, last = np.zeros((2, len(rows)), np.int64)
     for a, b in pairwise(ends):
         if b > a:
             first[filled[a:b]], last[filled[a:b]] = filled[a], filled[b - 1]
-    return first[interval], last[interval], enough(*ends[-2:])
+    return first, last, enough(*ends[-2:])
+
+
+def base_runs_of(statuses: Ints, least: int) -> tuple[Ints, Ints]:
+    """First and last interval of each interval's base run, (intervals,) each.
+
+    statuses  rows that left in each way, (intervals, ways)
+    """
+    known = statuses[:, statuses.sum(axis=0) >= least]
+    wanted = np.full(known.shape[1], least)
+    first, last, _ = joint_runs_of(statuses.sum(axis=1), known, least, wanted)
+    return first, last
+
+
+def united_of(
+    first: Ints,
+    last: Ints,
+    rows: Ints,
+    marks: Ints,
+    size: int,
+    least: Ints,
+    apart: bool = False,
+) -> tuple[Ints, Ints, bool]:
+    """Base runs taken together as `joint_runs_of` takes intervals.
+
+    Where sums of each mark leave they are `apart`: else those of a base run less those of the mark
+    could be of a few.
+    """
+    filled = np.flatnonzero(rows)
+    of_runs, marks_of_runs = np.zeros_like(rows), np.zeros_like(marks)
+    np.add.at(of_runs, last[filled], rows[filled])
+    np.add.at(marks_of_runs, last[filled], marks[filled])
+    begin, end, whole = joint_runs_of(of_runs, marks_of_runs, size, least, apart)
+    starts = np.full(len(rows), len(rows), dtype=np.int64)
+    np.minimum.at(starts, last[filled], first[filled])
+    found = np.zeros((2, len(rows)), np.int64)
+    found[:, filled] = starts[begin[last[filled]]], end[last[filled]]
+    return found[0], found[1], whole
+
+
+def joint_runs(
+    interval: Ints,
+    intervals: int,
+    size: int,
+    marks: NDArray[np.bool_],
+    least: Ints,
+    apart: bool = False,
+) -> tuple[Ints, Ints, bool]:
+    """`joint_runs_of` by row: of marks (n_rows, q) the ends of each row's run, (n_rows,)."""
+    counts = _by_interval(interval, intervals, marks)
+    first, last, whole = joint_runs_of(*counts, size, least, apart)
+    return first[interval], last[interval], whole
 
 
 def base_runs(interval: Ints, intervals: int, status: Ints, least: int) -> tuple[Ints, Ints]:
-    """First and last interval of the base run of each row, (n_rows,) each.
-
-    status  the way in which each row left
-    """
-    levels = np.unique(status)
-    levels = levels[[int(np.sum(status == level)) >= least for level in levels]]
-    marks = status[:, None] == levels
-    first, last, _ = joint_runs(interval, intervals, least, marks, np.full(len(levels), least))
-    return first, last
+    """`base_runs_of` by row: of the way in which each row left, (n_rows,), the ends of its base
+    run."""
+    marks = status[:, None] == np.unique(status)
+    first, last = base_runs_of(_by_interval(interval, intervals, marks)[1], least)
+    return first[interval], last[interval]
 
 
 def united(
@@ -99,12 +150,18 @@ def united(
     least: Ints,
     apart: bool = False,
 ) -> tuple[Ints, Ints, bool]:
-    """Base runs taken together as `joint_runs` takes intervals.
+    """`united_of` by row: of the ends of each row's base run, (n_rows,), those of its run."""
+    starts = np.zeros(intervals, np.int64)
+    starts[last] = first
+    runs = np.arange(intervals)
+    rows, counts = _by_interval(last, intervals, marks)
+    begin, end, whole = united_of(starts, runs, rows, counts, size, least, apart)
+    return begin[last], end[last], whole
 
-    Where sums of each mark leave they are `apart`: else those of a base run less those of the mark
-    could be of a few.
-    """
-    begin, end, whole = joint_runs(last, intervals, size, marks, least, apart)
-    starts = np.full(intervals, intervals, dtype=np.int64)
-    np.minimum.at(starts, last, first)
-    return starts[begin], end, whole
+
+def _by_interval(interval: Ints, intervals: int, marks: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Rows in each interval, (intervals,), and those with each mark, (intervals, q)."""
+    counts = np.zeros((intervals, marks.shape[1]), np.int64)
+    for k, mark in enumerate(marks.T):
+        counts[:, k] = np.bincount(interval[mark], minlength=intervals)
+    return np.bincount(interval, minlength=intervals).astype(np.int64), counts

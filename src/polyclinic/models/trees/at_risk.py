@@ -10,7 +10,6 @@ None of it leaves the site, times least of all; what does is in survival.py and 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,11 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.core.contribution import Contribution
 from polyclinic.core.exposure import Exposure, Members, Shares, unpacked
-from polyclinic.core.partition import Partition
-from polyclinic.core.plan import Plan
-from polyclinic.core.task import Answer, Question, Steps, answered
+from polyclinic.core.task import Answer, Question
+from polyclinic.models.also_in_one_place import AlsoInOnePlace
 from polyclinic.models.by_time import ByTime
 from polyclinic.models.exact import PARTS, WIDE, floats_of, sums_of
 from polyclinic.models.trees.at_times import Highest, Largest, table_of
@@ -171,47 +168,12 @@ def exposure_of(spec: Spec, columns: tuple[str, ...], found: Answer) -> Exposure
     )
 
 
-class BySteps(ABC):
+class BySteps(AlsoInOnePlace):
     """Base of tasks that go step by step, in one place as well."""
-
-    name: str
-
-    @property
-    def exact(self) -> bool:
-        """All sums are of whole numbers."""
-        return True
-
-    @abstractmethod
-    def steps(self, plan: Plan, kept: dict[str, Any]) -> Steps: ...
-
-    @abstractmethod
-    def part(self, plan: Plan, question: Question, partition: Partition) -> Answer: ...
-
-    def local(self, plan: Plan, partition: Partition) -> Contribution:
-        return self._found(plan, partition)[0]
-
-    def exposure(self, plan: Plan, partition: Partition, own: Mapping[str, Any]) -> Exposure:
-        """How patients share in it."""
-        return self._found(plan, partition)[1]
-
-    def by_steps(self, plan: Plan) -> bool:
-        """Always."""
-        return True
 
     def together(self, one: Answer, other: Answer) -> Answer:
         """Sums of both, and what each chunk has side by side."""
         return together(one, other)
-
-    def _found(self, plan: Plan, partition: Partition) -> tuple[Contribution, Exposure]:
-        """Of all rows in one place."""
-        name = f"{self.name} of a plan"
-        kept = partition.cache.get(name)
-        if kept is None or kept[0] != plan.content_hash:
-            steps = self.steps(plan, partition.cache)
-            found = answered(steps, lambda question: self.part(plan, question, partition))
-            kept = partition.cache[name] = plan.content_hash, found
-        done: tuple[Contribution, Exposure] = kept[1]
-        return done
 
 
 _KINDS: dict[str, Any] = {
