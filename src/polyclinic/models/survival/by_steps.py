@@ -25,9 +25,9 @@ from polyclinic.core.partition import Partition
 from polyclinic.core.plan import Plan
 from polyclinic.core.task import Answer, Question, Steps
 from polyclinic.models.by_time import ByTime
-from polyclinic.models.glm.support import LOOKED_AT
 from polyclinic.models.survival import pieces
 from polyclinic.models.survival.exposure import LOSS, Asked, Exposed, Own, exposure_of, shared_of
+from polyclinic.models.survival.grid_runs import first_rows
 from polyclinic.models.survival.known import Known, Piece, Times, facts, known_of, piece_of
 from polyclinic.models.survival.leverage import leverage_of
 from polyclinic.models.survival.pieces import Table
@@ -279,7 +279,9 @@ def _added(name: str, mine: Any, more: Any) -> Any:
     if name in ("high", "heaviest", "highest", "leverage", "most"):
         return np.maximum(mine, more)
     if name == "head":
-        return np.concatenate([mine, more])[:LOOKED_AT]
+        return first_rows(mine, more)
+    if name == "by run":
+        return {name: vars(Shares(**one) + Shares(**more[name])) for name, one in mine.items()}
     if name in ("leaving", "shared"):  # of each candidate, or view
         return [one + two for one, two in zip(mine, more, strict=True)]
     return mine + more  # sums, counts, and lists of what each chunk has

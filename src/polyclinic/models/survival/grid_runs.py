@@ -98,7 +98,7 @@ def runs_of(spec: CoxSpec) -> Generator[Question, Answer, Runs]:
     rows, each = left.sum(axis=1), np.arange(intervals)
     if spec.least <= 1:  # one trust domain
         return Runs.of(each, each, rows, late, False)
-    head, most = found["head"], int(found["most"])
+    head, most = found["head"]["x"], int(found["most"])
     yes = [j for j in range(head.shape[1]) if len(np.unique(head[:, j])) <= 2]
     asked = Question({"ask": "marks", "late": late, "yes": np.array(yes, dtype=np.int64)})
     marks = (yield asked)["marks"]
@@ -121,14 +121,21 @@ def told(spec: CoxSpec, partition: Partition, asked: Mapping[str, Any]) -> dict[
     status = np.nan_to_num(partition.columns[str(spec.design.event)][used]).astype(np.int64)
     status = np.where(interval == len(spec.edges), 0, status)
     ways, count = np.unique(np.stack([interval, status]), axis=1, return_counts=True)
-    late = np.zeros(partition.n_rows, dtype=bool)
+    late, head = np.zeros(partition.n_rows, dtype=bool), used[:LOOKED_AT]
     late[used] = rows.event[used] & (interval == len(spec.edges))
     return {
         "left": [np.vstack([ways, count]).astype(np.int64)],
         "late": partition.patients(late),
         "most": most_rows(partition.key),
-        "head": rows.x[used[:LOOKED_AT]],
+        "head": {"keys": partition.keys[head], "x": rows.x[head]},
     }
+
+
+def first_rows(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[str, Any]:
+    """The first rows that are used of two chunks, whichever is the first."""
+    keys = np.concatenate([one["keys"], two["keys"]])
+    order = np.argsort(keys, kind="stable")[:LOOKED_AT]
+    return {"keys": keys[order], "x": np.concatenate([one["x"], two["x"]])[order]}
 
 
 def here(spec: CoxSpec, partition: Partition, runs: Runs) -> Here:

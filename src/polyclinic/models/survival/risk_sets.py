@@ -18,8 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from typing import Any
 
 import numpy as np
@@ -131,10 +129,10 @@ class RiskSetsTask(ByRiskSets):
         for name, one in sums.items():
             one[lost] = 0.0
             sums[name] = one / runs.widths.reshape(-1, *[1] * (one.ndim - 2))
-        shares = {}
-        for name in told[0]["by run"][0]:
-            each = [reduce(add, (Shares(**of[name]) for of in one["by run"])) for one in told]
-            shares[name] = _joined(each, np.concatenate)
+        shares = {
+            name: _joined([Shares(**one["by run"][name]) for one in told], np.concatenate)
+            for name in found["by run"]
+        }
         exposure = self._exposed(asker.plan, base, shares, behind, found["patients"])
         return _contribution(runs, behind, sums, lost, n_patients), exposure
 
@@ -166,7 +164,7 @@ class RiskSetsTask(ByRiskSets):
         return {
             **{name: whole(one) for name, one in sums.items()},
             "lost": (lost | lost_of(sums)).astype(np.int64),
-            "by run": [{name: vars(one) for name, one in shares.items()}],
+            "by run": {name: vars(one) for name, one in shares.items()},
         }
 
     def _shares(
