@@ -80,8 +80,7 @@ def test_a_model_of_chunks_is_that_of_all_rows(name, tmp_path):
     assert_allclose(many.baseline, one.baseline, rtol=1e-9)
     assert len(np.unique(one.baseline[1])) > 4
     assert many.left_out == one.left_out == (name in ("ties", "samples"))
-    assert many.beside.keys() == one.beside.keys()
-    for beside in one.beside:
+    for beside in one.beside or ():
         assert_allclose(many.beside[beside], one.beside[beside], rtol=1e-9)
 
 
