@@ -39,9 +39,9 @@ MODELS = {
 }
 
 
-def stays(name: str, several: bool):
+def stays(name: str, several: bool, n: int = 600):
     """Durations with ties, but of samples; nobody in the last fifth of the rows has the event."""
-    frame = visits(600)
+    frame = visits(n)
     frame = frame if several else frame.drop_duplicates("patient")
     rng = np.random.default_rng(3)
     time = 40 * rng.exponential(np.exp((60 - frame.age) / 30))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from threading import RLock
-from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ Facts = Mapping[str, NDArray[np.int64]]
 Grain = Literal["row", "patient", "site"]
 Answer = Mapping[str, Any]
 GROUP = "polyclinic.tasks"
+T = TypeVar("T")
 
 
 class Task(Protocol):
@@ -151,14 +152,14 @@ def goes_by_steps(task: Task, plan: Plan, apart: bool, large: bool) -> TypeGuard
     return apart if task.exact else large
 
 
-def answered(steps: Steps, ask: Callable[[Question], Answer]) -> tuple[Contribution, Exposure]:
+def answered(steps: Generator[Question, Answer, T], ask: Callable[[Question], Answer]) -> T:
     """What steps end in when `ask` answers their questions."""
     try:
         question = next(steps)
         while True:
             question = steps.send(ask(question))
     except StopIteration as end:
-        found: tuple[Contribution, Exposure] = end.value
+        found: T = end.value
         return found
 
 

@@ -27,6 +27,7 @@ from polyclinic.core.task import Answer, Question, Steps
 from polyclinic.models.by_time import ByTime
 from polyclinic.models.survival import pieces
 from polyclinic.models.survival.exposure import LOSS, Asked, Exposed, Own, exposure_of, shared_of
+from polyclinic.models.survival.grid_runs import first_rows
 from polyclinic.models.survival.known import Known, Piece, Times, facts, known_of, piece_of
 from polyclinic.models.survival.leverage import leverage_of
 from polyclinic.models.survival.pieces import Table
@@ -133,13 +134,15 @@ def _loss_of(loss: Floats, apart: Floats, key: Ints | None) -> Shares:
 class Asker:
     """The site's half of one plan: what is known of all its rows.
 
-    top  largest eta of each candidate and stratum
+    top   largest eta of each candidate and stratum
+    kept  what else is, whatever the coefficients; names begin with "survival "
     """
 
     task: ByRiskSets
     plan: Plan
     known: Known
     top: Floats
+    kept: dict[str, Any]
     sums: RiskSums = field(init=False)
 
     def at_times(
@@ -235,7 +238,7 @@ class ByRiskSets(InChunks, ABC):
             kept[name] = known_of((yield Question({"ask": "facts"}, long=True)))
         known: Known = kept[name]
         found = yield Question({"ask": "highest", "times": vars(known.times)})
-        return (yield from self.asking(Asker(self, plan, known, found["highest"])))
+        return (yield from self.asking(Asker(self, plan, known, found["highest"], kept)))
 
     def part(self, plan: Plan, question: Question, partition: Partition) -> Answer:
         """The answer of one chunk."""
@@ -273,8 +276,12 @@ def _added(name: str, mine: Any, more: Any) -> Any:
         return vars(ByTime(**mine) + ByTime(**more))
     if name == "low":
         return np.minimum(mine, more)
-    if name in ("high", "heaviest", "highest", "leverage"):
+    if name in ("high", "heaviest", "highest", "leverage", "most"):
         return np.maximum(mine, more)
+    if name == "head":
+        return first_rows(mine, more)
+    if name == "by run":
+        return {name: vars(Shares(**one) + Shares(**more[name])) for name, one in mine.items()}
     if name in ("leaving", "shared"):  # of each candidate, or view
         return [one + two for one, two in zip(mine, more, strict=True)]
     return mine + more  # sums, counts, and lists of what each chunk has

@@ -140,7 +140,7 @@ class DerivativesTask(ByRiskSets):
         if order == 2:
             with np.errstate(all="ignore"):
                 sums["hessian"] = sums["hessian"] - second[:, upper[0], upper[1]]
-        lost = asker.sums.lost | (found["lost"] > 0) | _lost(sums)
+        lost = asker.sums.lost | (found["lost"] > 0) | lost_of(sums)
         for one in sums.values():
             one[lost] = 0.0
         if order == 2 and found["curved"][0] > 0 and not lost[0]:
@@ -164,11 +164,11 @@ class DerivativesTask(ByRiskSets):
             sums["hessian"] = np.array([(z.T @ z)[upper] for z in (x * root for root in roots)])
             curved = part.rates[2, :, 0]
             more["curved"] = np.append(curved.sum(), curved @ part.rows.x[part.piece.rows])
-        lost = ~np.isfinite(part.rates).all(axis=(0, 1)) | _lost(sums)
+        lost = ~np.isfinite(part.rates).all(axis=(0, 1)) | lost_of(sums)
         return {**{name: whole(one) for name, one in sums.items()}, **more, "lost": lost * 1}
 
 
-def _lost(sums: Mapping[str, Floats]) -> NDArray[np.bool_]:
+def lost_of(sums: Mapping[str, Floats]) -> NDArray[np.bool_]:
     """Candidates of which a sum is larger than chunks can tell, or no number."""
     found = [(np.abs(v.reshape(len(v), -1)) < LARGEST).all(axis=1) for v in sums.values()]
     return np.asarray(~np.all(found, axis=0))
