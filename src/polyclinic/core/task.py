@@ -134,7 +134,7 @@ class Stepwise(Task, Protocol):
         ...
 
     def together(self, one: Answer, other: Answer) -> Answer:
-        """The answer of two parts, the second behind the first."""
+        """The answer of two parts, in any order: each worker adds up its own first."""
         ...
 
 
