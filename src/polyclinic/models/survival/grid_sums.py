@@ -54,17 +54,18 @@ class Sums:
         loss, gradient, hessian = -float(theta @ self.observed), -self.observed, np.zeros((p, p))
         ahead = [v[::-1].cumsum(axis=0)[::-1] if len(v) else v for v in (self.r, self.rx, self.rxx)]
         for k in np.flatnonzero(self.deaths):
-            nodes = max(1, round(self.deaths[k])) if efron else 1
-            for share in np.arange(nodes) / nodes:
-                d = self.deaths[k] / nodes
-                r = ahead[0][k] - share * self.r[k]
-                loss += d * np.log(r)
-                if len(self.rx):
-                    mean = (ahead[1][k] - share * self.rx[k]) / r
-                    gradient = gradient + d * mean
-                if len(self.rxx):
-                    second = unpack(ahead[2][k] - share * self.rxx[k], p) / r
-                    hessian += d * (second - np.outer(mean, mean))
+            d, share, r = self._nodes(k, ahead[0][k], efron)
+            loss += d * np.log(r).sum()
+            if len(self.rx):  # of the mean at a node, (all - share * own) / r, over all nodes
+                every, own = ahead[1][k], self.rx[k]
+                gradient = gradient + d * (every * (1 / r).sum() - own * (share / r).sum())
+            if len(self.rxx):
+                second = ahead[2][k] * (1 / r).sum() - self.rxx[k] * (share / r).sum()
+                twice = np.outer(every, own)
+                means = np.outer(every, every) * (1 / r**2).sum()
+                means += np.outer(own, own) * ((share / r) ** 2).sum()
+                means -= (twice + twice.T) * (share / r**2).sum()
+                hessian += d * (unpack(second, p) - means)
         return float(loss), gradient, hessian
 
     def hazards(self, efron: bool) -> Floats:
@@ -72,10 +73,16 @@ class Sums:
         ahead = self.r[::-1].cumsum()[::-1]
         found = np.zeros(len(self.deaths))
         for k in np.flatnonzero(self.deaths):
-            nodes = max(1, round(self.deaths[k])) if efron else 1
-            shares = np.arange(nodes) / nodes
-            found[k] = (self.deaths[k] / nodes / (ahead[k] - shares * self.r[k])).sum()
+            d, _, r = self._nodes(k, ahead[k], efron)
+            found[k] = d * (1 / r).sum()
         return found
+
+    def _nodes(self, k: int, ahead: float, efron: bool) -> tuple[float, Floats, Floats]:
+        """Events of each step in which those of an interval happen, the share of those who leave in
+        it that have left by then, and the sum of r over the others; (n,) each but the first."""
+        nodes = max(1, round(self.deaths[k])) if efron else 1
+        share = np.arange(nodes) / nodes
+        return self.deaths[k] / nodes, share, ahead - share * self.r[k]
 
 
 def _has(total: Any, name: str) -> bool:
