@@ -53,7 +53,7 @@ class Sums:
         p = len(theta)
         loss, gradient, hessian = -float(theta @ self.observed), -self.observed, np.zeros((p, p))
         ahead = [v[::-1].cumsum(axis=0)[::-1] if len(v) else v for v in (self.r, self.rx, self.rxx)]
-        for k in np.flatnonzero(self.deaths):
+        for k in np.flatnonzero(self.deaths).tolist():
             d, share, r = self._nodes(k, ahead[0][k], efron)
             loss += d * np.log(r).sum()
             if len(self.rx):  # of the mean at a node, (all - share * own) / r, over all nodes
@@ -61,10 +61,10 @@ class Sums:
                 gradient = gradient + d * (every * (1 / r).sum() - own * (share / r).sum())
             if len(self.rxx):
                 second = ahead[2][k] * (1 / r).sum() - self.rxx[k] * (share / r).sum()
-                twice = np.outer(every, own)
+                mixed = np.outer(every, own)
                 means = np.outer(every, every) * (1 / r**2).sum()
                 means += np.outer(own, own) * ((share / r) ** 2).sum()
-                means -= (twice + twice.T) * (share / r**2).sum()
+                means -= (mixed + mixed.T) * (share / r**2).sum()
                 hessian += d * (unpack(second, p) - means)
         return float(loss), gradient, hessian
 
@@ -72,7 +72,7 @@ class Sums:
         """Increments of the baseline's cumulative hazard at the edges, (K,)."""
         ahead = self.r[::-1].cumsum()[::-1]
         found = np.zeros(len(self.deaths))
-        for k in np.flatnonzero(self.deaths):
+        for k in np.flatnonzero(self.deaths).tolist():
             d, _, r = self._nodes(k, ahead[k], efron)
             found[k] = d * (1 / r).sum()
         return found
