@@ -61,7 +61,7 @@ def test_warm_start_changes_nothing(fit_glm):
 
 
 def asked_for(x, y, family, warm_rows, **more):
-    """The share of rows and the derivatives of each round of a fit."""
+    """The share of rows, their draw and the derivatives of each round of a fit."""
     spec = Spec(design(x, y), family, CLASSES.get(family, 0), solver=Solver(warm_rows=warm_rows))
     engine, asked = domain({"X": x, "y": y}), []
     total = engine.total
@@ -69,7 +69,8 @@ def asked_for(x, y, family, warm_rows, **more):
     def told(plan):
         if "order" in plan.values:
             rows = plan.values["rows"]
-            asked.append((round(rows.get("sample", 1.0), 3), plan.values["order"]))
+            share = round(rows.get("sample", 1.0), 3)
+            asked.append((share, rows.get("round"), plan.values["order"]))
         return total(plan)
 
     engine.total = told
@@ -81,18 +82,19 @@ def asked_for(x, y, family, warm_rows, **more):
 def test_much_data_are_first_seen_in_a_small_sample_then_in_a_larger_one(family, monkeypatch):
     x, y = sample(family, n=30_000)
     warm, wide, *rest = [list(same) for _, same in groupby(asked_for(x, y, family, 600))]
-    assert set(warm) == {(0.02, 2)} and wide == [(0.2, 2)]
+    assert set(warm) == {(0.02, 0, 2)}
+    assert wide == [(0.2, 1, 2)]  # asked for once, so sites need not keep it
     gradients, exact = rest
-    assert set(gradients) == {(1.0, 1)} and exact == [(1.0, 2)]
+    assert set(gradients) == {(1.0, None, 1)} and exact == [(1.0, None, 2)]
     monkeypatch.setattr(newton, "WIDE", 0.03)
     narrow, *rest = [list(same) for _, same in groupby(asked_for(x, y, family, 600))]
-    assert set(narrow) == {(0.02, 2)}
+    assert set(narrow) == {(0.02, 0, 2)}
     assert len(gradients) < len(rest[0])  # it pays
 
 
 def test_a_straight_line_is_found_in_one_step():
     x, y = sample("gaussian", n=30_000)
-    assert asked_for(x, y, "gaussian", 600) == [(1.0, 2)] * 2
+    assert asked_for(x, y, "gaussian", 600) == [(1.0, None, 2)] * 2
 
 
 def test_warm_start_on_an_ordered_file(fit_glm):
