@@ -135,6 +135,8 @@ def test_a_formula_of_another_kind_says_so(brca: pc.Sites) -> None:
         (pc.CoxRegression(), "E ~ age_at_index"),
         (pc.KaplanMeier(), "Surv(T, E) ~ age_at_index"),
         (pc.LogRank(), "Surv(T, E) ~ 1"),
+        (pc.LogRank(), "Surv(T, E) ~ race_white + weights(age_at_index)"),
+        (pc.KaplanMeier(), "Surv(T, E) ~ 1 + offset(age_at_index)"),
     ]
     for model, formula in wrong:
         with pytest.raises(InputError) as error:

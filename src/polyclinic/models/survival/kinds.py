@@ -131,6 +131,13 @@ def _curve_spec(asked_for: str, options: Mapping[str, Test], rule: str, asked: A
             rule='curves read "Surv(duration, event) ~ group", or "~ 1" for all patients',
             next="name one binary or category column",
         )
+    if design.weight or design.offset:
+        raise InputError(
+            "curves count patients",
+            code="BAD_FORMULA",
+            rule="weights() and offset() have no place in a curve or a log-rank test",
+            next="leave them out, or use a Cox regression",
+        )
     by = next(iter(groups), "")
     horizon = given.get("horizon")
     return CurveSpec(
