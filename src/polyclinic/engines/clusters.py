@@ -45,7 +45,6 @@ class Cluster(Embedded):
     _known: OrderedDict[str, SpreadWorkers] = field(
         default_factory=OrderedDict, compare=False, repr=False
     )
-
     _stays: Stays = field(default_factory=Stays, compare=False, repr=False)
 
     @property

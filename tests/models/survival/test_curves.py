@@ -148,7 +148,9 @@ def test_the_truth_lies_between_the_bounds(patients: Any, least: int, width: int
     late, early = np.zeros((2, len(edges) + 1), int), np.zeros((2, len(edges) + 1), int)
     interval = interval_of(time, edges)
     way = np.where(interval == len(edges), 0, event * 1)
-    first, last = base_runs(interval, len(edges) + 1, way, least)
+    first, last = (
+        ends[interval] for ends in base_runs(by_interval(interval, len(edges) + 1, way), least)
+    )
     np.add.at(late, (way, last), 1)
     np.add.at(early, (way, first), 1)
     low, high = bounds(Table(edges, late, early))
@@ -160,11 +162,19 @@ def test_the_truth_lies_between_the_bounds(patients: Any, least: int, width: int
     assert np.all(low <= truth + 1e-9) and np.all(truth <= high + 1e-9)
 
 
+def by_interval(interval: Any, intervals: int, groups: Any) -> Any:
+    """Rows in each interval that are in each group, (intervals, groups)."""
+    found = np.zeros((intervals, int(np.max(groups, initial=0)) + 1), dtype=np.int64)
+    np.add.at(found, (interval, groups), 1)
+    return found
+
+
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 2)), max_size=60), st.integers(1, 7))
 def test_base_runs_hold_enough_of_each_way(patients: list[tuple[int, int]], least: int) -> None:
     at = np.array([k for k, _ in patients], dtype=np.int64)
     way = np.array([w for _, w in patients], dtype=np.int64)
-    first, last = base_runs(at, 10, way, least)
+    ends = base_runs(by_interval(at, 10, way), least)
+    first, last = (one[at] for one in ends)
     assert np.all(first <= at) and np.all(at <= last)
     for w in (0, 1, 2):
         mine = way == w
@@ -173,8 +183,9 @@ def test_base_runs_hold_enough_of_each_way(patients: list[tuple[int, int]], leas
             assert np.bincount(first[mine])[first[mine]].min() >= least
     if least == 1:
         assert np.all(first == at) and np.all(last == at)
-    groups = np.arange(len(at)) % 2 == 0
-    begin, end, _ = united(first, last, 10, least, groups[:, None], np.array([least]))
+    rows, even = np.bincount(at, minlength=10), np.bincount(at[::2], minlength=10)
+    joined = united(*ends, rows, even[:, None], least, np.array([least]))[:2]
+    begin, end = (one[at] for one in joined)
     assert np.all(begin <= first) and np.all(last <= end)
     assert len(set(zip(begin.tolist(), end.tolist(), strict=True))) == len(np.unique(end))
 

@@ -32,7 +32,7 @@ from polyclinic.models.survival.curve_rows import Left, left, spec_of, ways_of
 from polyclinic.models.survival.curve_spec import CurveSpec
 from polyclinic.models.survival.exposure import ALLOWED, NOT_ALLOWED
 from polyclinic.models.survival.log_rank import LogRankTask
-from polyclinic.models.survival.steps import base_runs_of, most_rows, rows_behind, united_of
+from polyclinic.models.survival.steps import base_runs, most_rows, rows_behind, united
 
 Ints = NDArray[np.int64]
 
@@ -93,9 +93,9 @@ class Runs:
         out = bool(np.any((every > 0) & (every < least)))
         if spec.on_grid and len(cells.rows) and not out:
             levels, number = np.unique(status, return_inverse=True)
-            base = base_runs_of(cells.by(number, len(levels), intervals), least)
+            base = base_runs(cells.by(number, len(levels), intervals), least)
             wanted, rows = np.full(size, least), marks.sum(axis=1)
-            first, last, whole = united_of(*base, rows, marks, least, wanted, apart=True)
+            first, last, whole = united(*base, rows, marks, least, wanted, apart=True)
             out = not whole
         return Runs(first, last, out)
 

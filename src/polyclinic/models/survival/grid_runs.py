@@ -21,11 +21,11 @@ from polyclinic.models.glm.support import LOOKED_AT
 from polyclinic.models.survival.rows import key_of, rows_of
 from polyclinic.models.survival.spec import CoxSpec
 from polyclinic.models.survival.steps import (
-    base_runs_of,
+    base_runs,
     interval_of,
     most_rows,
     rows_behind,
-    united_of,
+    united,
 )
 
 Floats = NDArray[np.float64]
@@ -105,7 +105,7 @@ def runs_of(spec: CoxSpec) -> Generator[Question, Answer, Runs]:
     fewest = rows_behind(spec.least, most)
     size = rows_behind(max(spec.least, FEWEST, PER_COEFFICIENT * head.shape[1]), most)
     wanted = _wanted(len(yes), fewest)
-    first, last, whole = united_of(*base_runs_of(left, fewest), rows, marks, size, wanted)
+    first, last, whole = united(*base_runs(left, fewest), rows, marks, size, wanted)
     return Runs.of(first, last, rows, late, not whole)
 
 

@@ -25,11 +25,6 @@ def interval_of(time: Floats, edges: Floats) -> Ints:
     return np.asarray(np.searchsorted(edges, time, side="left"), dtype=np.int64)
 
 
-def rows_for(least: int, key: Ints | None) -> int:
-    """Rows behind which there are `least` patients, whoever they are."""
-    return rows_behind(least, most_rows(key))
-
-
 def most_rows(key: Ints | None) -> int:
     """Most rows of one patient."""
     if key is None or not len(key):
@@ -42,7 +37,7 @@ def rows_behind(least: int, most: int) -> int:
     return least if least <= 1 else least * most
 
 
-def joint_runs_of(
+def joint_runs(
     rows: Ints, marks: Ints, size: int, least: Ints, apart: bool = False
 ) -> tuple[Ints, Ints, bool]:
     """Runs of `size` rows and more in which no mark is rare.
@@ -82,18 +77,18 @@ def joint_runs_of(
     return first, last, enough(*ends[-2:])
 
 
-def base_runs_of(statuses: Ints, least: int) -> tuple[Ints, Ints]:
+def base_runs(statuses: Ints, least: int) -> tuple[Ints, Ints]:
     """First and last interval of each interval's base run, (intervals,) each.
 
     statuses  rows that left in each way, (intervals, ways)
     """
     known = statuses[:, statuses.sum(axis=0) >= least]
     wanted = np.full(known.shape[1], least)
-    first, last, _ = joint_runs_of(statuses.sum(axis=1), known, least, wanted)
+    first, last, _ = joint_runs(statuses.sum(axis=1), known, least, wanted)
     return first, last
 
 
-def united_of(
+def united(
     first: Ints,
     last: Ints,
     rows: Ints,
@@ -102,7 +97,7 @@ def united_of(
     least: Ints,
     apart: bool = False,
 ) -> tuple[Ints, Ints, bool]:
-    """Base runs taken together as `joint_runs_of` takes intervals.
+    """Base runs taken together as `joint_runs` takes intervals.
 
     Where sums of each mark leave they are `apart`: else those of a base run less those of the mark
     could be of a few.
@@ -111,57 +106,9 @@ def united_of(
     of_runs, marks_of_runs = np.zeros_like(rows), np.zeros_like(marks)
     np.add.at(of_runs, last[filled], rows[filled])
     np.add.at(marks_of_runs, last[filled], marks[filled])
-    begin, end, whole = joint_runs_of(of_runs, marks_of_runs, size, least, apart)
+    begin, end, whole = joint_runs(of_runs, marks_of_runs, size, least, apart)
     starts = np.full(len(rows), len(rows), dtype=np.int64)
     np.minimum.at(starts, last[filled], first[filled])
     found = np.zeros((2, len(rows)), np.int64)
     found[:, filled] = starts[begin[last[filled]]], end[last[filled]]
     return found[0], found[1], whole
-
-
-def joint_runs(
-    interval: Ints,
-    intervals: int,
-    size: int,
-    marks: NDArray[np.bool_],
-    least: Ints,
-    apart: bool = False,
-) -> tuple[Ints, Ints, bool]:
-    """`joint_runs_of` by row: of marks (n_rows, q) the ends of each row's run, (n_rows,)."""
-    counts = _by_interval(interval, intervals, marks)
-    first, last, whole = joint_runs_of(*counts, size, least, apart)
-    return first[interval], last[interval], whole
-
-
-def base_runs(interval: Ints, intervals: int, status: Ints, least: int) -> tuple[Ints, Ints]:
-    """`base_runs_of` by row: of the way in which each row left, (n_rows,), the ends of its base
-    run."""
-    marks = status[:, None] == np.unique(status)
-    first, last = base_runs_of(_by_interval(interval, intervals, marks)[1], least)
-    return first[interval], last[interval]
-
-
-def united(
-    first: Ints,
-    last: Ints,
-    intervals: int,
-    size: int,
-    marks: NDArray[np.bool_],
-    least: Ints,
-    apart: bool = False,
-) -> tuple[Ints, Ints, bool]:
-    """`united_of` by row: of the ends of each row's base run, (n_rows,), those of its run."""
-    starts = np.zeros(intervals, np.int64)
-    starts[last] = first
-    runs = np.arange(intervals)
-    rows, counts = _by_interval(last, intervals, marks)
-    begin, end, whole = united_of(starts, runs, rows, counts, size, least, apart)
-    return begin[last], end[last], whole
-
-
-def _by_interval(interval: Ints, intervals: int, marks: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Rows in each interval, (intervals,), and those with each mark, (intervals, q)."""
-    counts = np.zeros((intervals, marks.shape[1]), np.int64)
-    for k, mark in enumerate(marks.T):
-        counts[:, k] = np.bincount(interval[mark], minlength=intervals)
-    return np.bincount(interval, minlength=intervals).astype(np.int64), counts
